@@ -1,0 +1,276 @@
+//! Files and directories below a descriptor: open, make, rename, link, xattrs, locks, sync.
+
+use std::ffi::{CString, OsStr, OsString};
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::fcntl::{self, AtFlags, OFlag, OpenHow, RenameFlags, ResolveFlag};
+use nix::sys::stat::{self, Mode};
+use nix::unistd::{self, UnlinkatFlags};
+
+use super::failed;
+use crate::error::{Error, Kind, Result};
+
+/// The descriptor that stands for the working directory.
+pub(crate) const CWD: BorrowedFd<'static> = fcntl::AT_FDCWD;
+
+/// openat(2) of a directory, not following a final link.
+pub(crate) fn open_directory(at: BorrowedFd<'_>, path: impl AsRef<Path>) -> Result<OwnedFd> {
+    let path = path.as_ref();
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    fcntl::openat(at, path, flags, Mode::empty()).map_err(|e| failed(format_args!("open {}", path.display()), e))
+}
+
+/// openat(2) of a directory that a person named: a final link is followed.
+pub(crate) fn open_directory_follow(path: &Path) -> Result<OwnedFd> {
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    fcntl::open(path, flags, Mode::empty()).map_err(|e| failed(format_args!("open {}", path.display()), e))
+}
+
+/// openat2(2) with RESOLVE_IN_ROOT: the path resolves as if `root` were `/`, whatever links lie in it, and never
+/// through /proc's magic links.
+pub(crate) fn open_in_root(root: BorrowedFd<'_>, path: impl AsRef<Path>, flags: OFlag) -> Result<OwnedFd> {
+    let path = path.as_ref();
+    let how = OpenHow::new()
+        .flags(flags | OFlag::O_CLOEXEC)
+        .resolve(ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS);
+    loop {
+        match fcntl::openat2(root, path, how) {
+            // openat2(2): a rename elsewhere on the system can race with the check of "..".
+            Err(Errno::EAGAIN) => continue,
+            other => return other.map_err(|e| failed(format_args!("open {}", path.display()), e)),
+        }
+    }
+}
+
+/// mkdirat(2).
+pub(crate) fn make_directory(at: BorrowedFd<'_>, path: impl AsRef<Path>, mode: u32) -> Result<()> {
+    let path = path.as_ref();
+    stat::mkdirat(at, path, Mode::from_bits_truncate(mode)).map_err(|e| failed(format_args!("create {}", path.display()), e))
+}
+
+/// [`make_directory`], content when it is there already.
+pub(crate) fn ensure_directory(at: BorrowedFd<'_>, path: impl AsRef<Path>, mode: u32) -> Result<()> {
+    match make_directory(at, path, mode) {
+        Err(e) if e.kind() == Kind::AlreadyExists => Ok(()),
+        other => other,
+    }
+}
+
+/// unlinkat(2) with AT_REMOVEDIR.
+pub(crate) fn remove_directory(at: BorrowedFd<'_>, path: impl AsRef<Path>) -> Result<()> {
+    let path = path.as_ref();
+    unistd::unlinkat(at, path, UnlinkatFlags::RemoveDir).map_err(|e| failed(format_args!("remove {}", path.display()), e))
+}
+
+/// unlinkat(2).
+pub(crate) fn unlink(at: BorrowedFd<'_>, path: impl AsRef<Path>) -> Result<()> {
+    let path = path.as_ref();
+    unistd::unlinkat(at, path, UnlinkatFlags::NoRemoveDir).map_err(|e| failed(format_args!("remove {}", path.display()), e))
+}
+
+/// renameat2(2) with RENAME_NOREPLACE: fails with [`Kind::AlreadyExists`] when the new name is taken.
+pub(crate) fn rename(from_at: BorrowedFd<'_>, from: impl AsRef<Path>, to_at: BorrowedFd<'_>, to: impl AsRef<Path>) -> Result<()> {
+    rename_with(from_at, from.as_ref(), to_at, to.as_ref(), RenameFlags::RENAME_NOREPLACE)
+}
+
+/// renameat(2): what has the new name is replaced.
+pub(crate) fn rename_replace(from_at: BorrowedFd<'_>, from: impl AsRef<Path>, to_at: BorrowedFd<'_>, to: impl AsRef<Path>) -> Result<()> {
+    rename_with(from_at, from.as_ref(), to_at, to.as_ref(), RenameFlags::empty())
+}
+
+fn rename_with(from_at: BorrowedFd<'_>, from: &Path, to_at: BorrowedFd<'_>, to: &Path, flags: RenameFlags) -> Result<()> {
+    fcntl::renameat2(from_at, from, to_at, to, flags)
+        .map_err(|e| failed(format_args!("rename {} to {}", from.display(), to.display()), e))
+}
+
+/// symlinkat(2).
+pub(crate) fn symlink(target: impl AsRef<Path>, at: BorrowedFd<'_>, path: impl AsRef<Path>) -> Result<()> {
+    let path = path.as_ref();
+    unistd::symlinkat(target.as_ref(), at, path).map_err(|e| failed(format_args!("create {}", path.display()), e))
+}
+
+/// readlinkat(2).
+pub(crate) fn read_link(at: BorrowedFd<'_>, path: impl AsRef<Path>) -> Result<PathBuf> {
+    let path = path.as_ref();
+    fcntl::readlinkat(at, path).map(PathBuf::from).map_err(|e| failed(format_args!("read {}", path.display()), e))
+}
+
+/// fstatat(2), not following a final link.
+pub(crate) fn metadata_at(at: BorrowedFd<'_>, path: impl AsRef<Path>) -> Result<libc::stat> {
+    let path = path.as_ref();
+    stat::fstatat(at, path, AtFlags::AT_SYMLINK_NOFOLLOW).map_err(|e| failed(format_args!("stat {}", path.display()), e))
+}
+
+/// fstat(2).
+pub(crate) fn metadata(fd: BorrowedFd<'_>) -> Result<libc::stat> {
+    stat::fstat(fd).map_err(|e| failed("stat", e))
+}
+
+/// The names in a directory, `.` and `..` left out, in no order.
+pub(crate) fn list(at: BorrowedFd<'_>, path: impl AsRef<Path>) -> Result<Vec<OsString>> {
+    let path = path.as_ref();
+    let fail = |e| failed(format_args!("list {}", path.display()), e);
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let mut directory = nix::dir::Dir::openat(at, path, flags, Mode::empty()).map_err(fail)?;
+    let mut names = Vec::new();
+    for entry in directory.iter() {
+        let entry = entry.map_err(fail)?;
+        match entry.file_name().to_bytes() {
+            b"." | b".." => {}
+            name => names.push(OsString::from_vec(name.to_vec())),
+        }
+    }
+    Ok(names)
+}
+
+/// Reads a small regular file, at most `limit` bytes of it; more is an error, and so is anything that is not a
+/// regular file (a FIFO would block, a link would lead away).
+pub(crate) fn read_small(at: BorrowedFd<'_>, path: impl AsRef<Path>, limit: u64) -> Result<Vec<u8>> {
+    let path = path.as_ref();
+    let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+    let fd = fcntl::openat(at, path, flags, Mode::empty()).map_err(|e| failed(format_args!("open {}", path.display()), e))?;
+    read_small_fd(fd, path, limit)
+}
+
+/// [`read_small`] of a descriptor that is already open; `path` is for the error.
+pub(crate) fn read_small_fd(fd: OwnedFd, path: &Path, limit: u64) -> Result<Vec<u8>> {
+    let found = metadata(fd.as_fd())?;
+    if found.st_mode & libc::S_IFMT != libc::S_IFREG {
+        return Err(Error::new(Kind::Invalid, format!("read {}: not a regular file", path.display())));
+    }
+    let mut bytes = Vec::new();
+    std::fs::File::from(fd)
+        .take(limit + 1)
+        .read_to_end(&mut bytes)
+        .map_err(|e| Error::from_errno(format_args!("read {}", path.display()), e.raw_os_error().unwrap_or(libc::EIO)))?;
+    if bytes.len() as u64 > limit {
+        return Err(Error::new(Kind::Limit, format!("read {}: larger than {limit} bytes", path.display())));
+    }
+    Ok(bytes)
+}
+
+/// Writes a new file; with `sync` its bytes are on the disk when this returns (fsync(2)).
+pub(crate) fn write_new(at: BorrowedFd<'_>, path: impl AsRef<Path>, bytes: &[u8], mode: u32, sync: bool) -> Result<()> {
+    let path = path.as_ref();
+    let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let fd = fcntl::openat(at, path, flags, Mode::from_bits_truncate(mode))
+        .map_err(|e| failed(format_args!("create {}", path.display()), e))?;
+    let mut file = std::fs::File::from(fd);
+    file.write_all(bytes)
+        .and_then(|()| if sync { file.sync_all() } else { Ok(()) })
+        .map_err(|e| Error::from_errno(format_args!("write {}", path.display()), e.raw_os_error().unwrap_or(libc::EIO)))
+}
+
+/// syncfs(2): everything written to the filesystem so far is durable when it returns.
+pub(crate) fn sync_filesystem(fd: BorrowedFd<'_>) -> Result<()> {
+    unistd::syncfs(fd).map_err(|e| failed("sync the filesystem", e))
+}
+
+/// fsync(2) of a file or directory.
+pub(crate) fn sync(fd: BorrowedFd<'_>) -> Result<()> {
+    unistd::fsync(fd).map_err(|e| failed("sync", e))
+}
+
+/// How a lock is taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Lock {
+    /// Wait for it.
+    Exclusive,
+    /// Fail at once with [`Kind::InUse`] when somebody has it.
+    TryExclusive,
+}
+
+/// flock(2) on the open file behind `fd`: it ends when the last copy of the descriptor is closed, so it dies with its holder.
+pub(crate) fn lock(fd: BorrowedFd<'_>, how: Lock) -> Result<()> {
+    let operation = match how {
+        Lock::Exclusive => libc::LOCK_EX,
+        Lock::TryExclusive => libc::LOCK_EX | libc::LOCK_NB,
+    };
+    loop {
+        // SAFETY: flock takes a descriptor, which the borrow keeps open, and an integer.
+        #[expect(unsafe_code, reason = "nix's Flock wants to own a regular descriptor; ours are directories shared with openat")]
+        let result = unsafe { libc::flock(fd.as_raw_fd(), operation) };
+        match Errno::result(result) {
+            Ok(_) => return Ok(()),
+            Err(Errno::EINTR) => continue,
+            Err(e) => return Err(failed("lock", e)),
+        }
+    }
+}
+
+/// fsetxattr(2): creates or replaces an extended attribute.
+pub(crate) fn set_xattr(fd: BorrowedFd<'_>, name: &str, value: &[u8]) -> Result<()> {
+    let c_name = c_string(name.as_ref())?;
+    // SAFETY: the name is a C string and the value's pointer and length are those of a live slice.
+    #[expect(unsafe_code, reason = "nix has no xattr calls")]
+    let result = unsafe { libc::fsetxattr(fd.as_raw_fd(), c_name.as_ptr(), value.as_ptr().cast(), value.len(), 0) };
+    Errno::result(result).map(drop).map_err(|e| failed(format_args!("set xattr {name}"), e))
+}
+
+/// fgetxattr(2); `None` when the attribute is not there.
+pub(crate) fn get_xattr(fd: BorrowedFd<'_>, name: &str) -> Result<Option<Vec<u8>>> {
+    let c_name = c_string(name.as_ref())?;
+    // xattr(7): a value is at most 64 KiB (XATTR_SIZE_MAX); most records fit in the first try.
+    for capacity in [4096, 65536] {
+        let mut value = vec![0u8; capacity];
+        // SAFETY: the name is a C string and the buffer's pointer and length are those of a live vector.
+        #[expect(unsafe_code, reason = "nix has no xattr calls")]
+        let length = unsafe { libc::fgetxattr(fd.as_raw_fd(), c_name.as_ptr(), value.as_mut_ptr().cast(), value.len()) };
+        match Errno::result(length) {
+            Ok(length) => {
+                value.truncate(length.unsigned_abs());
+                return Ok(Some(value));
+            }
+            Err(Errno::ENODATA) => return Ok(None),
+            Err(Errno::ERANGE) => continue,
+            Err(e) => return Err(failed(format_args!("get xattr {name}"), e)),
+        }
+    }
+    Err(failed(format_args!("get xattr {name}"), Errno::E2BIG))
+}
+
+/// What statfs(2) tells of the filesystem that `fd` lies on.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Filesystem {
+    /// It is btrfs.
+    pub btrfs: bool,
+    /// Bytes that an ordinary user may still write.
+    pub available: u64,
+    /// Bytes in all.
+    pub size: u64,
+}
+
+/// fstatfs(2).
+pub(crate) fn filesystem(fd: BorrowedFd<'_>) -> Result<Filesystem> {
+    let found = nix::sys::statfs::fstatfs(fd).map_err(|e| failed("statfs", e))?;
+    let block = u64::try_from(found.block_size()).unwrap_or(4096);
+    Ok(Filesystem {
+        btrfs: found.filesystem_type() == nix::sys::statfs::BTRFS_SUPER_MAGIC,
+        available: found.blocks_available().saturating_mul(block),
+        size: found.blocks().saturating_mul(block),
+    })
+}
+
+/// `path` as a C string; a NUL byte inside is an error.
+pub(crate) fn c_string(path: &OsStr) -> Result<CString> {
+    CString::new(path.as_bytes()).map_err(|_| Error::new(Kind::Invalid, format!("{}: contains a NUL byte", path.display())))
+}
+
+/// A path that leads to an open descriptor, for the few libraries and programs that only take paths.
+pub(crate) fn path_of(fd: BorrowedFd<'_>) -> PathBuf {
+    PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd()))
+}
+
+/// getrandom(2): 32 bytes for an id.
+pub(crate) fn random_bytes() -> Result<[u8; 32]> {
+    let mut bytes = [0u8; 32];
+    // SAFETY: the pointer and length are those of a live array. getrandom(2): up to 256 bytes are never cut short.
+    #[expect(unsafe_code, reason = "nix has no getrandom")]
+    let n = unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) };
+    Errno::result(n).map_err(|e| failed("read random bytes", e))?;
+    Ok(bytes)
+}

@@ -1,0 +1,24 @@
+//! Every system call and ioctl of tupper, and all of its `unsafe`.
+//!
+//! A function here is one call (or one protocol of a device, as for loop devices) with an error that names the call's
+//! object; it decides nothing. Descriptors come in borrowed and go out owned and close-on-exec.
+
+pub(crate) mod btrfs;
+pub(crate) mod cgroup;
+pub(crate) mod fs;
+pub(crate) mod loopdev;
+pub(crate) mod mount;
+pub(crate) mod node;
+pub(crate) mod process;
+pub(crate) mod tty;
+
+use std::fmt::Display;
+
+use nix::errno::Errno;
+
+use crate::error::Error;
+
+/// The error of a failed call: `doing: reason`.
+pub(crate) fn failed(doing: impl Display, errno: Errno) -> Error {
+    Error::from_errno(doing, errno as i32)
+}

@@ -1,0 +1,30 @@
+//! tupper: images and containers as btrfs snapshots.
+//!
+//! One direction, and a room for each step of it:
+//!
+//! ```text
+//! transport ─> layer ──> image ──> snapshot ──> sandbox
+//! where       a tar     sealed    a writable    a process
+//! bytes       stream,   read-only child of it   that lives
+//! come from   applied   subvolume               inside it
+//! ```
+//!
+//! The rooms and which may use which are in ARCHITECTURE.md; `tests/layering.rs` holds the code to it. The library
+//! never prints: it returns values, and says what it did through the `log` crate.
+
+pub mod error;
+pub mod name;
+pub mod rootfs;
+
+pub(crate) mod kernel;
+
+pub mod layer;
+pub mod transport;
+
+pub mod image;
+pub mod snapshot;
+pub mod store;
+pub mod subvolume;
+
+pub mod container;
+pub mod sandbox;

@@ -1,0 +1,2 @@
+//! The `tupper` binary.
+fn main() {}
