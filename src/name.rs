@@ -113,10 +113,9 @@ impl FromStr for Digest {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Digest> {
-        text.strip_prefix("sha256:")
-            .and_then(|value| value.parse().ok())
-            .map(Digest)
-            .ok_or_else(|| Error::new(Kind::Invalid, format!("digest {text:?}: not sha256: and 64 lower-case hex digits")))
+        text.strip_prefix("sha256:").and_then(|value| value.parse().ok()).map(Digest).ok_or_else(|| {
+            Error::new(Kind::Invalid, format!("digest {text:?}: not sha256: and 64 lower-case hex digits"))
+        })
     }
 }
 
@@ -159,7 +158,9 @@ impl FromStr for ObjectName {
         if !first || !rest || text.len() > 200 {
             return Err(Error::new(
                 Kind::Invalid,
-                format!("name {text:?}: not a letter or digit followed by letters, digits, '_', '.' or '-' (at most 200)"),
+                format!(
+                    "name {text:?}: not a letter or digit followed by letters, digits, '_', '.' or '-' (at most 200)"
+                ),
             ));
         }
         // A name that reads as an id would hide the object with that id.
@@ -236,7 +237,10 @@ impl FromStr for ImageName {
             Some((first, rest)) if first.contains(['.', ':']) || first == "localhost" => (first, rest),
             _ => ("localhost", path),
         };
-        if !registry.split(':').all(|part| !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || b".-".contains(&b))) {
+        if !registry
+            .split(':')
+            .all(|part| !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || b".-".contains(&b)))
+        {
             return Err(bad("the registry is not HOST[:PORT]"));
         }
         if !repository.split('/').all(is_path_component) {
@@ -246,7 +250,8 @@ impl FromStr for ImageName {
         if tag.is_empty() || tag.len() > 128 || tag.starts_with(['.', '-']) || !tag_ok {
             return Err(bad("the tag is not letters, digits, '_', '.' or '-' (at most 128)"));
         }
-        let name = ImageName { registry: registry.to_string(), repository: repository.to_string(), tag: tag.to_string() };
+        let name =
+            ImageName { registry: registry.to_string(), repository: repository.to_string(), tag: tag.to_string() };
         match name.to_string().len() {
             0..=255 => Ok(name),
             n => Err(bad(&format!("{n} bytes long with registry and tag, more than 255"))),
@@ -261,9 +266,10 @@ fn is_path_component(text: &str) -> bool {
     if !alphanumeric(bytes.first()) || !alphanumeric(bytes.last()) {
         return false;
     }
-    bytes.split(|b| b.is_ascii_lowercase() || b.is_ascii_digit()).filter(|gap| !gap.is_empty()).all(|gap| {
-        matches!(gap, b"." | b"_" | b"__") || gap.iter().all(|b| *b == b'-')
-    })
+    bytes
+        .split(|b| b.is_ascii_lowercase() || b.is_ascii_digit())
+        .filter(|gap| !gap.is_empty())
+        .all(|gap| matches!(gap, b"." | b"_" | b"__") || gap.iter().all(|b| *b == b'-'))
 }
 
 #[cfg(test)]
@@ -283,7 +289,9 @@ mod tests {
         ] {
             assert_eq!(text.parse::<ImageName>().expect(text).to_string(), whole);
         }
-        for text in ["", "/", "a/", "/a", "A", "a b", "a:", "a:-x", "a@sha256:00", "a..b", "a/../b", "a:b:c", "-a", "a/b_-c"] {
+        for text in
+            ["", "/", "a/", "/a", "A", "a b", "a:", "a:-x", "a@sha256:00", "a..b", "a/../b", "a:b:c", "-a", "a/b_-c"]
+        {
             assert!(text.parse::<ImageName>().is_err(), "{text}");
         }
         assert!(format!("{}:1", "a".repeat(300)).parse::<ImageName>().is_err());
@@ -293,7 +301,13 @@ mod tests {
     fn digests_are_strict() {
         let hex = "0123456789abcdef".repeat(4);
         assert_eq!(format!("sha256:{hex}").parse::<Digest>().expect("valid").to_string(), format!("sha256:{hex}"));
-        for text in [hex.clone(), format!("sha512:{hex}"), format!("sha256:{}", hex.to_uppercase()), "sha256:../..".into(), format!("sha256:{hex}0")] {
+        for text in [
+            hex.clone(),
+            format!("sha512:{hex}"),
+            format!("sha256:{}", hex.to_uppercase()),
+            "sha256:../..".into(),
+            format!("sha256:{hex}0"),
+        ] {
             assert!(text.parse::<Digest>().is_err(), "{text}");
         }
     }

@@ -49,7 +49,8 @@ pub(crate) fn open_in_root(root: BorrowedFd<'_>, path: impl AsRef<Path>, flags: 
 /// mkdirat(2).
 pub(crate) fn make_directory(at: BorrowedFd<'_>, path: impl AsRef<Path>, mode: u32) -> Result<()> {
     let path = path.as_ref();
-    stat::mkdirat(at, path, Mode::from_bits_truncate(mode)).map_err(|e| failed(format_args!("create {}", path.display()), e))
+    stat::mkdirat(at, path, Mode::from_bits_truncate(mode))
+        .map_err(|e| failed(format_args!("create {}", path.display()), e))
 }
 
 /// [`make_directory`], content when it is there already.
@@ -63,26 +64,44 @@ pub(crate) fn ensure_directory(at: BorrowedFd<'_>, path: impl AsRef<Path>, mode:
 /// unlinkat(2) with AT_REMOVEDIR.
 pub(crate) fn remove_directory(at: BorrowedFd<'_>, path: impl AsRef<Path>) -> Result<()> {
     let path = path.as_ref();
-    unistd::unlinkat(at, path, UnlinkatFlags::RemoveDir).map_err(|e| failed(format_args!("remove {}", path.display()), e))
+    unistd::unlinkat(at, path, UnlinkatFlags::RemoveDir)
+        .map_err(|e| failed(format_args!("remove {}", path.display()), e))
 }
 
 /// unlinkat(2).
 pub(crate) fn unlink(at: BorrowedFd<'_>, path: impl AsRef<Path>) -> Result<()> {
     let path = path.as_ref();
-    unistd::unlinkat(at, path, UnlinkatFlags::NoRemoveDir).map_err(|e| failed(format_args!("remove {}", path.display()), e))
+    unistd::unlinkat(at, path, UnlinkatFlags::NoRemoveDir)
+        .map_err(|e| failed(format_args!("remove {}", path.display()), e))
 }
 
 /// renameat2(2) with RENAME_NOREPLACE: fails with [`Kind::AlreadyExists`] when the new name is taken.
-pub(crate) fn rename(from_at: BorrowedFd<'_>, from: impl AsRef<Path>, to_at: BorrowedFd<'_>, to: impl AsRef<Path>) -> Result<()> {
+pub(crate) fn rename(
+    from_at: BorrowedFd<'_>,
+    from: impl AsRef<Path>,
+    to_at: BorrowedFd<'_>,
+    to: impl AsRef<Path>,
+) -> Result<()> {
     rename_with(from_at, from.as_ref(), to_at, to.as_ref(), RenameFlags::RENAME_NOREPLACE)
 }
 
 /// renameat(2): what has the new name is replaced.
-pub(crate) fn rename_replace(from_at: BorrowedFd<'_>, from: impl AsRef<Path>, to_at: BorrowedFd<'_>, to: impl AsRef<Path>) -> Result<()> {
+pub(crate) fn rename_replace(
+    from_at: BorrowedFd<'_>,
+    from: impl AsRef<Path>,
+    to_at: BorrowedFd<'_>,
+    to: impl AsRef<Path>,
+) -> Result<()> {
     rename_with(from_at, from.as_ref(), to_at, to.as_ref(), RenameFlags::empty())
 }
 
-fn rename_with(from_at: BorrowedFd<'_>, from: &Path, to_at: BorrowedFd<'_>, to: &Path, flags: RenameFlags) -> Result<()> {
+fn rename_with(
+    from_at: BorrowedFd<'_>,
+    from: &Path,
+    to_at: BorrowedFd<'_>,
+    to: &Path,
+    flags: RenameFlags,
+) -> Result<()> {
     fcntl::renameat2(from_at, from, to_at, to, flags)
         .map_err(|e| failed(format_args!("rename {} to {}", from.display(), to.display()), e))
 }
@@ -102,7 +121,8 @@ pub(crate) fn read_link(at: BorrowedFd<'_>, path: impl AsRef<Path>) -> Result<Pa
 /// fstatat(2), not following a final link.
 pub(crate) fn metadata_at(at: BorrowedFd<'_>, path: impl AsRef<Path>) -> Result<libc::stat> {
     let path = path.as_ref();
-    stat::fstatat(at, path, AtFlags::AT_SYMLINK_NOFOLLOW).map_err(|e| failed(format_args!("stat {}", path.display()), e))
+    stat::fstatat(at, path, AtFlags::AT_SYMLINK_NOFOLLOW)
+        .map_err(|e| failed(format_args!("stat {}", path.display()), e))
 }
 
 /// fstat(2).
@@ -132,7 +152,8 @@ pub(crate) fn list(at: BorrowedFd<'_>, path: impl AsRef<Path>) -> Result<Vec<OsS
 pub(crate) fn read_small(at: BorrowedFd<'_>, path: impl AsRef<Path>, limit: u64) -> Result<Vec<u8>> {
     let path = path.as_ref();
     let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
-    let fd = fcntl::openat(at, path, flags, Mode::empty()).map_err(|e| failed(format_args!("open {}", path.display()), e))?;
+    let fd = fcntl::openat(at, path, flags, Mode::empty())
+        .map_err(|e| failed(format_args!("open {}", path.display()), e))?;
     read_small_fd(fd, path, limit)
 }
 
@@ -143,10 +164,9 @@ pub(crate) fn read_small_fd(fd: OwnedFd, path: &Path, limit: u64) -> Result<Vec<
         return Err(Error::new(Kind::Invalid, format!("read {}: not a regular file", path.display())));
     }
     let mut bytes = Vec::new();
-    std::fs::File::from(fd)
-        .take(limit + 1)
-        .read_to_end(&mut bytes)
-        .map_err(|e| Error::from_errno(format_args!("read {}", path.display()), e.raw_os_error().unwrap_or(libc::EIO)))?;
+    std::fs::File::from(fd).take(limit + 1).read_to_end(&mut bytes).map_err(|e| {
+        Error::from_errno(format_args!("read {}", path.display()), e.raw_os_error().unwrap_or(libc::EIO))
+    })?;
     if bytes.len() as u64 > limit {
         return Err(Error::new(Kind::Limit, format!("read {}: larger than {limit} bytes", path.display())));
     }
@@ -192,7 +212,10 @@ pub(crate) fn lock(fd: BorrowedFd<'_>, how: Lock) -> Result<()> {
     };
     loop {
         // SAFETY: flock takes a descriptor, which the borrow keeps open, and an integer.
-        #[expect(unsafe_code, reason = "nix's Flock wants to own a regular descriptor; ours are directories shared with openat")]
+        #[expect(
+            unsafe_code,
+            reason = "nix's Flock wants to own a regular descriptor; ours are directories shared with openat"
+        )]
         let result = unsafe { libc::flock(fd.as_raw_fd(), operation) };
         match Errno::result(result) {
             Ok(_) => return Ok(()),
@@ -219,7 +242,8 @@ pub(crate) fn get_xattr(fd: BorrowedFd<'_>, name: &str) -> Result<Option<Vec<u8>
         let mut value = vec![0u8; capacity];
         // SAFETY: the name is a C string and the buffer's pointer and length are those of a live vector.
         #[expect(unsafe_code, reason = "nix has no xattr calls")]
-        let length = unsafe { libc::fgetxattr(fd.as_raw_fd(), c_name.as_ptr(), value.as_mut_ptr().cast(), value.len()) };
+        let length =
+            unsafe { libc::fgetxattr(fd.as_raw_fd(), c_name.as_ptr(), value.as_mut_ptr().cast(), value.len()) };
         match Errno::result(length) {
             Ok(length) => {
                 value.truncate(length.unsigned_abs());
@@ -257,7 +281,8 @@ pub(crate) fn filesystem(fd: BorrowedFd<'_>) -> Result<Filesystem> {
 
 /// `path` as a C string; a NUL byte inside is an error.
 pub(crate) fn c_string(path: &OsStr) -> Result<CString> {
-    CString::new(path.as_bytes()).map_err(|_| Error::new(Kind::Invalid, format!("{}: contains a NUL byte", path.display())))
+    CString::new(path.as_bytes())
+        .map_err(|_| Error::new(Kind::Invalid, format!("{}: contains a NUL byte", path.display())))
 }
 
 /// A path that leads to an open descriptor, for the few libraries and programs that only take paths.
