@@ -18,13 +18,12 @@ pub mod rootfs;
 
 pub(crate) mod kernel;
 
-pub mod layer;
-pub mod transport;
 
-pub mod image;
-pub mod snapshot;
 pub mod store;
 pub mod subvolume;
 
-pub mod container;
-pub mod sandbox;
+pub mod layer;
+pub mod transport;
+pub mod image;
+pub mod snapshot;
+pub mod container; pub mod sandbox;

@@ -1,2 +1,7 @@
-//! The `tupper` binary.
-fn main() {}
+//! The `tupper` binary: parses arguments, calls the library, prints.
+
+mod cli;
+
+fn main() -> std::process::ExitCode {
+    cli::main()
+}

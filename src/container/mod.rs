@@ -1,1 +1,146 @@
-//! stub
+//! Containers: a snapshot, and a process in a sandbox whose root it is.
+//!
+//! ```text
+//!            create              start, run            the command ends
+//!   (none) ─────────> created ─────────────> running ─────────────────> exited ──rm──> (none)
+//!                                               └── --rm: removed at the end ────────────┘
+//! ```
+//!
+//! A container is a directory `containers/ID/`: the record (name, source, how it last ended) as an xattr, `spec.json`
+//! (what it runs), and the subvolume. It is running while somebody holds the lock on that directory, which is the
+//! process that started it, in the foreground. That process writes the record when the command has ended; whoever is
+//! killed before leaves a container that is simply not running any more.
+
+mod compose;
+mod life;
+mod names;
+
+use std::os::fd::AsFd;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+pub use compose::Options;
+pub use life::{Create, Narrate, create, explain, remove, run, start};
+
+use crate::error::{Context, Error, Kind, Result};
+use crate::kernel::fs;
+use crate::name::{Id, ObjectName};
+use crate::sandbox::Spec;
+use crate::snapshot::Source;
+use crate::store::{Running, Shelf, Store, record};
+
+/// A spec larger than this is refused: it holds a command line and an environment, which execve(2) limits to 2 MiB.
+const SPEC_LIMIT: u64 = 4 << 20;
+
+/// What the store records of a container.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Record {
+    name: Option<ObjectName>,
+    created: Timestamp,
+    source: Source,
+    /// The image at the root of where it came from.
+    image: Option<Id>,
+    auto_remove: bool,
+    ended: Option<Ended>,
+}
+
+/// How a container's command ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ended {
+    /// When it was started.
+    pub started: Timestamp,
+    /// When it ended.
+    pub finished: Timestamp,
+    /// Its exit status; 128+N when signal N ended it.
+    pub exit_code: u8,
+    /// The kernel killed a process of it because its memory limit was reached.
+    pub oom_killed: bool,
+}
+
+/// What a container is doing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum State {
+    /// It was never started.
+    Created,
+    /// Its command runs.
+    Running(Running),
+    /// Its command ended.
+    Exited(Ended),
+}
+
+impl State {
+    /// podman-ps(1)'s word for it.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            State::Created => "created",
+            State::Running(_) => "running",
+            State::Exited(_) => "exited",
+        }
+    }
+}
+
+/// A container as it lies in the store.
+#[derive(Debug, Clone)]
+pub struct Container {
+    /// Its id.
+    pub id: Id,
+    /// Its name.
+    pub name: Option<ObjectName>,
+    /// When it was made.
+    pub created: Timestamp,
+    /// What it was made from.
+    pub source: Source,
+    /// The image at the root of where it came from.
+    pub image: Option<Id>,
+    /// It goes when its command ends.
+    pub auto_remove: bool,
+    /// What it runs.
+    pub spec: Spec,
+    /// What it is doing.
+    pub state: State,
+}
+
+/// Every container, newest first.
+pub fn list(store: &Store) -> Result<Vec<Container>> {
+    let mut containers = Vec::new();
+    for id in store.ids(Shelf::Containers)? {
+        match open(store, &id) {
+            Ok(container) => containers.push(container),
+            Err(e) if e.kind() == Kind::NotFound => {} // removed while we looked
+            Err(e) => return Err(e),
+        }
+    }
+    containers.sort_by(|a, b| b.created.cmp(&a.created).then(a.id.cmp(&b.id)));
+    Ok(containers)
+}
+
+/// The container that `text` names.
+pub fn find(store: &Store, text: &str) -> Result<Container> {
+    open(store, &store.find_among(text, &[Shelf::Containers])?.id)
+}
+
+fn open(store: &Store, id: &Id) -> Result<Container> {
+    let dir = store.open_object(Shelf::Containers, id)?;
+    let read = || -> Result<Container> {
+        let record: Record = record::read(dir.as_fd())?.ok_or_else(|| Error::new(Kind::Store, "no record"))?;
+        let json = fs::read_small(dir.as_fd(), "spec.json", SPEC_LIMIT)?;
+        let spec = serde_json::from_slice(&json).map_err(|e| Error::new(Kind::Store, format!("read spec.json: {e}")))?;
+        let state = match (store.running(id), record.ended) {
+            (Some(running), _) => State::Running(running),
+            (None, Some(ended)) => State::Exited(ended),
+            (None, None) => State::Created,
+        };
+        Ok(Container {
+            id: *id,
+            name: record.name,
+            created: record.created,
+            source: record.source,
+            image: record.image,
+            auto_remove: record.auto_remove,
+            spec,
+            state,
+        })
+    };
+    read().context(|| format!("container {}", id.short()))
+}

@@ -1,1 +1,220 @@
-//! stub
+//! Images: sources in, a chain of sealed subvolumes out; named, listed, removed.
+//!
+//! An image is a directory `images/ID/` with the OCI config, whose sha256 is ID, and a record that names its top layer
+//! by chain id. Layers belong to nobody: an image is what keeps one, and the last image that goes takes it along.
+//! Snapshots share a layer's extents, not its life, so they stay whatever happens to images.
+
+mod config;
+mod import;
+
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+
+use jiff::Timestamp;
+use oci_spec::image::ImageConfiguration;
+use serde::{Deserialize, Serialize};
+
+pub use config::Change;
+pub use import::{Import, Progress, import};
+
+use crate::error::{Context, Error, Kind, Result};
+use crate::kernel::fs;
+use crate::name::{Digest, Id, ImageName};
+use crate::store::{Shelf, Store, record};
+use crate::subvolume::{Parent, Sealed, remove_object};
+
+/// A config larger than this is refused: real ones are a few KiB.
+const CONFIG_LIMIT: u64 = 4 << 20;
+
+/// What the store records of an image.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Record {
+    /// The chain id of the top layer.
+    chain: Id,
+    /// Unpacked bytes in all layers.
+    size: u64,
+    /// When it came into this store.
+    created: Timestamp,
+}
+
+/// What the store records of a layer.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct LayerRecord {
+    /// The digest of the layer's uncompressed tar.
+    diff_id: Digest,
+    /// The chain id of the layer below.
+    parent: Option<Id>,
+    /// Unpacked bytes.
+    size: u64,
+    /// Entries in the tar.
+    entries: u64,
+}
+
+/// An image as it lies in the store.
+#[derive(Debug, Clone)]
+pub struct Image {
+    /// The sha256 of its config.
+    pub id: Id,
+    /// Its names, sorted.
+    pub names: Vec<ImageName>,
+    /// Its OCI config.
+    pub config: ImageConfiguration,
+    /// When it was made, by its config; when it came here, if that does not tell.
+    pub created: Timestamp,
+    /// Unpacked bytes in all layers.
+    pub size: u64,
+    chain: Id,
+}
+
+impl Image {
+    /// Opens an image.
+    pub fn open(store: &Store, id: &Id) -> Result<Image> {
+        let dir = store.open_object(Shelf::Images, id)?;
+        let read = || -> Result<Image> {
+            let record: Record = record::read(dir.as_fd())?.ok_or_else(|| Error::new(Kind::Store, "no record"))?;
+            let json = fs::read_small(dir.as_fd(), "config.json", CONFIG_LIMIT)?;
+            let config: ImageConfiguration = serde_json::from_slice(&json)
+                .map_err(|e| Error::new(Kind::Store, format!("read config.json: {e}")))?;
+            let created = config.created().as_ref().and_then(|text| text.parse().ok()).unwrap_or(record.created);
+            Ok(Image { id: *id, names: Vec::new(), config, created, size: record.size, chain: record.chain })
+        };
+        read().context(|| format!("image {}", id.short()))
+    }
+
+    /// What snapshots of it are made of.
+    pub(crate) fn parent(&self, store: &Store) -> Result<Parent> {
+        Sealed::open(store, &self.chain)?.into_parent().context(|| format!("image {}", self.id.short()))
+    }
+
+    /// Where its top layer lies.
+    pub(crate) fn path(&self, store: &Store) -> PathBuf {
+        store.rootfs_path(Shelf::Layers, &self.chain)
+    }
+
+    /// What a person would call it.
+    pub fn display_name(&self) -> String {
+        self.names.first().map_or_else(|| self.id.to_string(), ToString::to_string)
+    }
+}
+
+/// The image that `text` names: a name, an id or an unambiguous prefix of one.
+pub fn find(store: &Store, text: &str) -> Result<Image> {
+    let found = store.find_among(text, &[Shelf::Images])?;
+    let mut image = Image::open(store, &found.id)?;
+    image.names = names_of(&store.tags()?, &found.id);
+    Ok(image)
+}
+
+/// Every image, newest first.
+pub fn list(store: &Store) -> Result<Vec<Image>> {
+    let tags = store.tags()?;
+    let mut images = Vec::new();
+    for id in store.ids(Shelf::Images)? {
+        match Image::open(store, &id) {
+            Ok(mut image) => {
+                image.names = names_of(&tags, &id);
+                images.push(image);
+            }
+            Err(e) if e.kind() == Kind::NotFound => {} // removed while we looked
+            Err(e) => return Err(e),
+        }
+    }
+    images.sort_by(|a, b| b.created.cmp(&a.created).then(a.id.cmp(&b.id)));
+    Ok(images)
+}
+
+/// Gives an image one more name; an image that had it before loses it. Durable when it returns.
+pub fn tag(store: &Store, id: &Id, name: &ImageName) -> Result<()> {
+    let _changing = store.lock_shelf(Shelf::Images)?;
+    store.open_object(Shelf::Images, id)?;
+    store.set_tag(name, id)?;
+    store.sync()
+}
+
+/// What a removal did, or would do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Removed {
+    /// A name was taken away.
+    Untagged(ImageName),
+    /// The image is gone, with the layers that no other image uses.
+    Deleted(Id),
+}
+
+/// Removes an image, or, when it has several names and is called by one, that name only.
+///
+/// Kept containers that were made from it hold it back unless `force`; they are snapshots of their own and stay
+/// whole either way. With `dry_run` nothing is changed and what would be is returned. Atomic; durable at the
+/// filesystem's next commit.
+pub fn remove(store: &Store, text: &str, force: bool, dry_run: bool) -> Result<Vec<Removed>> {
+    let _changing = store.lock_shelf(Shelf::Images)?;
+    let image = find(store, text)?;
+    let by_name: Option<ImageName> = text.parse().ok().filter(|name| image.names.contains(name));
+    if let Some(name) = by_name.filter(|_| image.names.len() > 1) {
+        if !dry_run {
+            store.remove_tag(&name)?;
+        }
+        return Ok(vec![Removed::Untagged(name)]);
+    }
+    if image.names.len() > 1 && !force {
+        let names: Vec<String> = image.names.iter().map(ToString::to_string).collect();
+        return Err(Error::new(Kind::InUse, format!("image {}: has several names: {}", image.id.short(), names.join(", ")))
+            .with_hint("name one of them, or use --force to remove them all"));
+    }
+    if !force {
+        refuse_if_used(store, &image)?;
+    }
+    let mut removed: Vec<Removed> = image.names.iter().cloned().map(Removed::Untagged).collect();
+    removed.push(Removed::Deleted(image.id));
+    if dry_run {
+        return Ok(removed);
+    }
+    for name in &image.names {
+        store.remove_tag(name)?;
+    }
+    remove_object(store, Shelf::Images, &image.id).context(|| format!("remove image {}", image.id.short()))?;
+    release_chain(store, image.chain)?;
+    Ok(removed)
+}
+
+/// Removes the layers of a chain from the top down, as long as no image and no other layer stands on them.
+fn release_chain(store: &Store, top: Id) -> Result<()> {
+    let mut used: Vec<Id> = list(store)?.iter().map(|image| image.chain).collect();
+    for layer in store.ids(Shelf::Layers)? {
+        used.extend(layer_record(store, &layer)?.and_then(|record| record.parent));
+    }
+    let mut next = Some(top);
+    while let Some(chain) = next.filter(|chain| !used.contains(chain) && store.exists(Shelf::Layers, chain)) {
+        next = layer_record(store, &chain)?.and_then(|record| record.parent);
+        remove_object(store, Shelf::Layers, &chain).context(|| format!("remove layer {}", chain.short()))?;
+        // One of the entries for the layer below was this layer itself.
+        if let Some(position) = used.iter().position(|id| Some(*id) == next) {
+            used.swap_remove(position);
+        }
+    }
+    Ok(())
+}
+
+fn layer_record(store: &Store, chain: &Id) -> Result<Option<LayerRecord>> {
+    record::read(store.open_object(Shelf::Layers, chain)?.as_fd())
+}
+
+/// Kept containers name the image that they were made from.
+fn refuse_if_used(store: &Store, image: &Image) -> Result<()> {
+    #[derive(Deserialize)]
+    struct Uses {
+        image: Option<Id>,
+    }
+    for id in store.ids(Shelf::Containers)? {
+        let Ok(dir) = store.open_object(Shelf::Containers, &id) else { continue };
+        if record::read::<Uses>(dir.as_fd())?.is_some_and(|uses| uses.image == Some(image.id)) {
+            let message = format!("image {}: used by container {}", image.display_name(), id.short());
+            return Err(Error::new(Kind::InUse, message)
+                .with_hint(format!("remove it first (tupper rm {}), or use --force: the container stays whole", id.short())));
+        }
+    }
+    Ok(())
+}
+
+fn names_of(tags: &[(ImageName, Id)], id: &Id) -> Vec<ImageName> {
+    tags.iter().filter(|(_, target)| target == id).map(|(name, _)| name.clone()).collect()
+}

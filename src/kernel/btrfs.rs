@@ -1,1 +1,191 @@
-//! stub
+//! Subvolumes: create, snapshot, seal, inspect, list what is nested, destroy.
+//!
+//! libbtrfsutil (the `btrfsutil` crate) does what it does well: create, destroy, read-only flag and info. It takes
+//! paths, so descriptors go in through /proc/self/fd, which no rename can redirect. Two things are ioctls of our own:
+//! the snapshot (the crate waits for whatever commit is running after it has made one, which undoes the sharing of
+//! commits between creators; btrfs_wait_for_commit with transid 0, fs/btrfs/transaction.c), and the listing of nested
+//! subvolumes (the crate's iterator resolves what it finds against the working directory).
+
+use std::ffi::OsStr;
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use btrfsutil::subvolume::Subvolume;
+use nix::errno::Errno;
+use nix::mount::MsFlags;
+
+use super::failed;
+use super::fs::path_of;
+use crate::error::{Error, Result};
+
+/// What is known of a subvolume (BTRFS_IOC_GET_SUBVOL_INFO).
+#[derive(Debug, Clone)]
+pub(crate) struct Info {
+    /// Its number in the root tree.
+    pub id: u64,
+    /// Its own UUID.
+    pub uuid: [u8; 16],
+    /// The UUID of the subvolume it is a snapshot of.
+    pub parent_uuid: Option<[u8; 16]>,
+    /// The generation of its last change that reached the disk.
+    pub generation: u64,
+    /// Nothing in it can be changed.
+    pub read_only: bool,
+}
+
+/// `struct btrfs_ioctl_vol_args_v2`, include/uapi/linux/btrfs.h.
+#[repr(C)]
+struct VolArgsV2 {
+    fd: i64,
+    transid: u64,
+    flags: u64,
+    unused: [u64; 4],
+    name: [u8; 4040],
+}
+
+/// The flag as ioctls take it (include/uapi/linux/btrfs.h) …
+const BTRFS_SUBVOL_RDONLY: u64 = 1 << 1;
+/// … and as a root item stores it (include/uapi/linux/btrfs_tree.h).
+const BTRFS_ROOT_SUBVOL_RDONLY: u64 = 1;
+nix::ioctl_write_ptr!(snap_create_v2, 0x94, 23, VolArgsV2);
+
+/// `struct btrfs_ioctl_get_subvol_rootref_args`.
+#[repr(C)]
+struct RootrefArgs {
+    min_treeid: u64,
+    rootref: [Rootref; 255],
+    num_items: u8,
+    align: [u8; 7],
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Rootref {
+    treeid: u64,
+    dirid: u64,
+}
+nix::ioctl_readwrite!(get_subvol_rootref, 0x94, 61, RootrefArgs);
+
+/// `struct btrfs_ioctl_ino_lookup_user_args`.
+#[repr(C)]
+struct InoLookupUserArgs {
+    dirid: u64,
+    treeid: u64,
+    name: [u8; 256],
+    path: [u8; 3824],
+}
+nix::ioctl_readwrite!(ino_lookup_user, 0x94, 62, InoLookupUserArgs);
+
+/// Makes an empty subvolume `name` in `parent`. Not durable until the next commit.
+pub(crate) fn create(parent: BorrowedFd<'_>, name: &str) -> Result<()> {
+    let path = path_of(parent).join(name);
+    Subvolume::create(path.as_path(), None).map(drop).map_err(|e| library_failed("create subvolume", name, &e))
+}
+
+/// Makes a snapshot of the subvolume `source` as `name` in `parent`: one transaction commit, which takes the data of
+/// `source` and everything done to the filesystem's metadata before with it (create_snapshot, fs/btrfs/ioctl.c).
+pub(crate) fn snapshot(source: BorrowedFd<'_>, parent: BorrowedFd<'_>, name: &str, read_only: bool) -> Result<()> {
+    let mut args = VolArgsV2 {
+        fd: i64::from(source.as_raw_fd()),
+        transid: 0,
+        flags: if read_only { BTRFS_SUBVOL_RDONLY } else { 0 },
+        unused: [0; 4],
+        name: [0; 4040],
+    };
+    put_name(&mut args.name, name)?;
+    // SAFETY: the structure has the layout of btrfs_ioctl_vol_args_v2 and lives through the call, which only reads it;
+    // its name ends in a NUL; both descriptors are borrowed, so open.
+    #[expect(unsafe_code, reason = "an ioctl that the crate wraps with a wait for the running commit")]
+    let result = unsafe { snap_create_v2(parent.as_raw_fd(), &args) };
+    result.map(drop).map_err(|e| failed(format_args!("snapshot into {name}"), e))
+}
+
+/// Destroys the subvolume `name` in `parent`; what is nested in it must be gone. Atomic, durable at the next commit;
+/// the kernel's cleaner gives the space back later.
+pub(crate) fn destroy(parent: BorrowedFd<'_>, name: &OsStr) -> Result<()> {
+    let path = path_of(parent).join(name);
+    let subvolume = Subvolume::get(path.as_path()).map_err(|e| library_failed("open subvolume", name.display(), &e))?;
+    subvolume.delete(None).map_err(|e| library_failed("destroy subvolume", name.display(), &e))
+}
+
+/// Sets or clears the read-only flag: one small transaction commit (btrfs_ioctl_subvol_setflags, fs/btrfs/ioctl.c).
+pub(crate) fn set_read_only(subvolume: BorrowedFd<'_>, read_only: bool) -> Result<()> {
+    open(subvolume)?.set_ro(read_only).map_err(|e| library_failed("set the read-only flag of", "the subvolume", &e))
+}
+
+/// What the kernel knows of the subvolume whose top directory is open.
+pub(crate) fn info(subvolume: BorrowedFd<'_>) -> Result<Info> {
+    let found = open(subvolume)?.info().map_err(|e| Error::from_errno(format_args!("read subvolume info: {e}"), Errno::last_raw()))?;
+    Ok(Info {
+        id: found.id,
+        uuid: *found.uuid.as_bytes(),
+        parent_uuid: found.parent_uuid.map(|uuid| *uuid.as_bytes()),
+        generation: found.generation,
+        read_only: found.flags & BTRFS_ROOT_SUBVOL_RDONLY != 0,
+    })
+}
+
+/// The subvolumes nested directly in this one, as paths below it.
+pub(crate) fn nested(subvolume: BorrowedFd<'_>) -> Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    let mut args = RootrefArgs { min_treeid: 0, rootref: [Rootref { treeid: 0, dirid: 0 }; 255], num_items: 0, align: [0; 7] };
+    loop {
+        // SAFETY: the structure has the layout of btrfs_ioctl_get_subvol_rootref_args and lives through the call.
+        #[expect(unsafe_code, reason = "the crate's iterator resolves paths against the working directory")]
+        let result = unsafe { get_subvol_rootref(subvolume.as_raw_fd(), &raw mut args) };
+        match result {
+            // EOVERFLOW: more than 255; min_treeid was moved on for the next call (fs/btrfs/ioctl.c).
+            Ok(_) | Err(Errno::EOVERFLOW) => {}
+            Err(e) => return Err(failed("list nested subvolumes", e)),
+        }
+        for reference in &args.rootref[..usize::from(args.num_items)] {
+            found.push(nested_path(subvolume, *reference)?);
+        }
+        if result.is_ok() {
+            return Ok(found);
+        }
+    }
+}
+
+fn nested_path(subvolume: BorrowedFd<'_>, reference: Rootref) -> Result<PathBuf> {
+    let mut args = InoLookupUserArgs { dirid: reference.dirid, treeid: reference.treeid, name: [0; 256], path: [0; 3824] };
+    // SAFETY: the structure has the layout of btrfs_ioctl_ino_lookup_user_args and lives through the call.
+    #[expect(unsafe_code, reason = "neither the crate nor nix has this ioctl")]
+    unsafe { ino_lookup_user(subvolume.as_raw_fd(), &raw mut args) }.map_err(|e| failed("look up a nested subvolume", e))?;
+    let text = |bytes: &[u8]| PathBuf::from(OsStr::from_bytes(bytes.split(|b| *b == 0).next().unwrap_or_default()));
+    Ok(text(&args.path).join(text(&args.name)))
+}
+
+/// mount(2) of a btrfs on a device, as the store's raw mount: noatime (a read must not copy metadata), and nosuid and
+/// nodev, because a setuid file or device node of some image is nothing to the host.
+pub(crate) fn mount(device: &Path, at: &Path) -> Result<()> {
+    let flags = MsFlags::MS_NOATIME | MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+    nix::mount::mount(Some(device), at, Some("btrfs"), flags, None::<&str>)
+        .map_err(|e| failed(format_args!("mount {} at {}", device.display(), at.display()), e))
+}
+
+/// umount2(2).
+pub(crate) fn unmount(at: &Path) -> Result<()> {
+    nix::mount::umount(at).map_err(|e| failed(format_args!("unmount {}", at.display()), e))
+}
+
+fn open(subvolume: BorrowedFd<'_>) -> Result<Subvolume> {
+    Subvolume::get(path_of(subvolume).as_path()).map_err(|e| library_failed("open", "the subvolume", &e))
+}
+
+fn put_name(field: &mut [u8], name: &str) -> Result<()> {
+    // btrfs names are at most 255 bytes (BTRFS_NAME_LEN); the field leaves room for the NUL.
+    if name.len() > 255 || name.bytes().any(|b| b == 0 || b == b'/') {
+        return Err(failed(format_args!("name {name:?}"), Errno::EINVAL));
+    }
+    field[..name.len()].copy_from_slice(name.as_bytes());
+    Ok(())
+}
+
+/// libbtrfsutil says which step failed and leaves the reason in errno (btrfsutil.h, "Errors").
+fn library_failed(doing: &str, what: impl std::fmt::Display, error: &dyn std::error::Error) -> Error {
+    let errno = Errno::last_raw();
+    log::debug!("{doing} {what}: libbtrfsutil: {error}");
+    Error::from_errno(format_args!("{doing} {what}"), errno)
+}

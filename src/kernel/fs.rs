@@ -12,7 +12,7 @@ use nix::sys::stat::{self, Mode};
 use nix::unistd::{self, UnlinkatFlags};
 
 use super::failed;
-use crate::error::{Error, Kind, Result};
+use crate::error::{Context, Error, Kind, Result};
 
 /// The descriptor that stands for the working directory.
 pub(crate) const CWD: BorrowedFd<'static> = fcntl::AT_FDCWD;
@@ -298,4 +298,23 @@ pub(crate) fn random_bytes() -> Result<[u8; 32]> {
     let n = unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) };
     Errno::result(n).map_err(|e| failed("read random bytes", e))?;
     Ok(bytes)
+}
+
+/// fchmod(2).
+pub(crate) fn set_mode(fd: BorrowedFd<'_>, mode: u32) -> Result<()> {
+    stat::fchmod(fd, Mode::from_bits_truncate(mode)).map_err(|e| failed("change the mode", e))
+}
+
+/// openat2(2) of a directory below `at`, through no link at all.
+pub(crate) fn open_directory_beneath(at: BorrowedFd<'_>, path: impl AsRef<Path>) -> Result<OwnedFd> {
+    let path = path.as_ref();
+    let how = OpenHow::new()
+        .flags(OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC)
+        .resolve(ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS);
+    fcntl::openat2(at, path, how).map_err(|e| failed(format_args!("open {}", path.display()), e))
+}
+
+/// fcntl(2) F_DUPFD_CLOEXEC.
+pub(crate) fn duplicate(fd: BorrowedFd<'_>) -> Result<OwnedFd> {
+    fd.try_clone_to_owned().map_err(Error::from).context(|| "duplicate a descriptor")
 }

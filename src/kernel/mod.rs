@@ -22,3 +22,8 @@ use crate::error::Error;
 pub(crate) fn failed(doing: impl Display, errno: Errno) -> Error {
     Error::from_errno(doing, errno as i32)
 }
+
+/// geteuid(2) is 0.
+pub(crate) fn is_root() -> bool {
+    nix::unistd::geteuid().is_root()
+}

@@ -1,1 +1,309 @@
-//! stub
+//! Where things lie on disk, and who may touch them.
+//!
+//! A store is a directory, `/var/lib/tupper` unless told otherwise. The disk is the truth: there is no database.
+//!
+//! ```text
+//! ROOT/
+//!   store.btrfs               embedded store only: a sparse file, loop-mounted at fs/
+//!   fs/                       a subvolume, or the mount of store.btrfs; mode 0700; xattr: format version, store UUID
+//!     images/ID/              an image: xattr record, config.json (ID is its sha256)
+//!     layers/CHAIN/rootfs     a sealed (read-only) subvolume; xattr record on CHAIN/
+//!     tags/NAME               symlink to ../images/ID; '/' in NAME is written '%'
+//!     snapshots/ID/rootfs     a snapshot of a layer or of another snapshot; xattr record on ID/
+//!     containers/ID/rootfs    the same with a container's record; spec.json beside it
+//!     names/NAME              symlink to ../snapshots/ID or ../containers/ID
+//!     staging/ANY             drafts: garbage unless somebody holds its lock
+//!     trash/ANY               on its way out
+//!     last                    symlink to the image that was used last, for a `shell` without IMAGE
+//! /run/tupper/UUID/ID.json    what runs now: gone after a reboot, and worthless without its process
+//! ```
+//!
+//! Invariants:
+//! - An object exists when its directory holds `rootfs` (images: `config.json`). Its record is an xattr on that
+//!   directory, set before the snapshot ioctl, so the one commit that makes the snapshot durable makes the record
+//!   durable, and every snapshot has a parent directory of its own, so that creations share commits.
+//! - Publishing and removing is one rename of that directory, all within the one subvolume `fs/`.
+//! - Locks are flocks on directories: on an object's own (in use, being made), on `images/` (names and layers change),
+//!   on `names/` (a stale name is replaced), on ROOT (the store is being made or mounted). They die with their holder.
+//!
+//! It must not know what an image or a snapshot is, only where they lie.
+
+mod embedded;
+mod lookup;
+pub(crate) mod record;
+mod run_state;
+
+use std::fmt;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+pub use embedded::{Options, default_size};
+pub use lookup::Found;
+pub(crate) use lookup::kind_word;
+
+pub use run_state::Running;
+
+use crate::error::{Context, Error, Kind, Result};
+use crate::kernel::{self, btrfs, fs};
+use crate::name::Id;
+
+/// The version of the layout above that this tupper writes, and the newest that it reads.
+pub const FORMAT_VERSION: u32 = 1;
+
+const FORMAT: &str = "user.tupper.format";
+
+/// A directory of the store, each with one kind of object in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Shelf {
+    /// Images by id.
+    Images,
+    /// Sealed subvolumes by chain id.
+    Layers,
+    /// Image names.
+    Tags,
+    /// Snapshots by id.
+    Snapshots,
+    /// Containers by id.
+    Containers,
+    /// Names of snapshots and containers.
+    Names,
+    /// Drafts.
+    Staging,
+    /// Objects on their way out.
+    Trash,
+}
+
+const SHELVES: [Shelf; 8] = [
+    Shelf::Images,
+    Shelf::Layers,
+    Shelf::Tags,
+    Shelf::Snapshots,
+    Shelf::Containers,
+    Shelf::Names,
+    Shelf::Staging,
+    Shelf::Trash,
+];
+
+impl Shelf {
+    /// Its name below `fs/`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Shelf::Images => "images",
+            Shelf::Layers => "layers",
+            Shelf::Tags => "tags",
+            Shelf::Snapshots => "snapshots",
+            Shelf::Containers => "containers",
+            Shelf::Names => "names",
+            Shelf::Staging => "staging",
+            Shelf::Trash => "trash",
+        }
+    }
+}
+
+impl fmt::Display for Shelf {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// The xattr on `fs/`: the store's marker.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Format {
+    version: u32,
+    uuid: String,
+}
+
+/// An open store.
+#[derive(Debug)]
+pub struct Store {
+    root: PathBuf,
+    dir: OwnedFd,
+    uuid: String,
+    embedded: bool,
+}
+
+impl Store {
+    /// Opens the store at `root` for reading. `None` when there is none yet: a listing of nothing is empty.
+    pub fn open(root: &Path) -> Result<Option<Store>> {
+        require_root()?;
+        match fs::open_directory_follow(root) {
+            Ok(_) => {}
+            Err(e) if e.kind() == Kind::NotFound => return Ok(None),
+            Err(e) => return Err(e.with_kind(Kind::Store)),
+        }
+        if let Some(store) = Store::open_fs(root)? {
+            return Ok(Some(store));
+        }
+        if !embedded::exists(root) {
+            return Ok(None);
+        }
+        // Made before and not mounted now: after a reboot, or in another mount namespace.
+        let _making = embedded::lock(root)?;
+        embedded::ensure_mounted(root)?;
+        Store::open_fs(root)
+    }
+
+    /// Opens the store at `root`, making it first if there is none.
+    pub fn open_or_init(root: &Path) -> Result<Store> {
+        match Store::open(root)? {
+            Some(store) => {
+                store.require_host_room()?;
+                Ok(store)
+            }
+            None => Store::init(root, &Options::default()),
+        }
+    }
+
+    /// Makes the store at `root`: a subvolume when `root` lies on btrfs, else a filesystem of its own in a sparse file
+    /// or on a device. Killed in the middle, it goes on where it was at the next call.
+    pub fn init(root: &Path, options: &Options) -> Result<Store> {
+        require_root()?;
+        let doing = || format!("make a store in {}", root.display());
+        let _making = embedded::make_root(root).context(doing)?;
+        if let Some(store) = Store::open_fs(root)? {
+            if options.explicit {
+                return Err(Error::new(Kind::AlreadyExists, format!("{}: already a store", root.display())));
+            }
+            return Ok(store); // somebody else made it while we waited for the lock
+        }
+        embedded::ensure_filesystem(root, options).context(doing).map_err(|e| e.with_kind(Kind::Store))?;
+        ensure_layout(&root.join("fs")).context(doing).map_err(|e| e.with_kind(Kind::Store))?;
+        Store::open_fs(root)?
+            .ok_or_else(|| Error::new(Kind::Store, format!("{}: no store after making it", root.display())))
+    }
+
+    /// Opens `ROOT/fs` if a store is there and mounted.
+    fn open_fs(root: &Path) -> Result<Option<Store>> {
+        let unusable = |e: Error| e.with_kind(Kind::Store);
+        let path = root.join("fs");
+        let dir = match fs::open_directory(fs::CWD, &path) {
+            Ok(dir) => dir,
+            Err(e) if e.kind() == Kind::NotFound => return Ok(None),
+            Err(e) => return Err(unusable(e)),
+        };
+        let Some(format) = fs::get_xattr(dir.as_fd(), FORMAT)
+            .or_else(|e| if e.kind() == Kind::Unsupported { Ok(None) } else { Err(unusable(e)) })?
+        else {
+            return Ok(None);
+        };
+        // A newer version may have other fields: only the number is read first.
+        #[derive(Deserialize)]
+        struct Version {
+            version: u32,
+        }
+        let broken = |e| Error::new(Kind::Store, format!("{}: broken format marker: {e}", path.display()));
+        let version = serde_json::from_slice::<Version>(&format).map_err(broken)?.version;
+        if version > FORMAT_VERSION {
+            let message = format!("{}: store format {version} is newer than {FORMAT_VERSION}", root.display());
+            return Err(Error::new(Kind::Store, message).with_hint("use the newer tupper that made it, or another --root"));
+        }
+        let format: Format = serde_json::from_slice(&format).map_err(broken)?;
+        Ok(Some(Store { root: root.to_path_buf(), dir, uuid: format.uuid, embedded: embedded::exists(root) }))
+    }
+
+    /// The directory that was given as the store.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The UUID that this store was given when it was made.
+    pub fn uuid(&self) -> &str {
+        &self.uuid
+    }
+
+    /// Whether it is a filesystem of its own in `store.btrfs`.
+    pub fn is_embedded(&self) -> bool {
+        self.embedded
+    }
+
+    /// The path of an object's root filesystem.
+    pub fn rootfs_path(&self, shelf: Shelf, id: &Id) -> PathBuf {
+        self.root.join("fs").join(shelf.as_str()).join(id.to_string()).join("rootfs")
+    }
+
+    /// How much the filesystem of the store holds and has left, in bytes.
+    pub fn space(&self) -> Result<Space> {
+        let found = fs::filesystem(self.dir.as_fd())?;
+        Ok(Space { size: found.size, available: found.available })
+    }
+
+    /// Makes everything done so far durable (syncfs(2)).
+    pub fn sync(&self) -> Result<()> {
+        fs::sync_filesystem(self.dir.as_fd())
+    }
+
+    /// Unmounts an embedded store; its loop device detaches itself. The next verb mounts it again.
+    pub fn unmount(self) -> Result<()> {
+        if !self.embedded {
+            let message = format!("{}: a subvolume, not a mount of its own", self.root.display());
+            return Err(Error::new(Kind::Unsupported, message));
+        }
+        let path = self.root.join("fs");
+        drop(self.dir);
+        btrfs::unmount(&path)
+    }
+
+    /// A lock on a whole shelf, until it is dropped.
+    pub(crate) fn lock_shelf(&self, shelf: Shelf) -> Result<OwnedFd> {
+        let directory = self.shelf(shelf)?;
+        fs::lock(directory.as_fd(), fs::Lock::Exclusive).context(|| format!("lock {shelf}"))?;
+        Ok(directory)
+    }
+
+    /// The directory of a shelf.
+    pub(crate) fn shelf(&self, shelf: Shelf) -> Result<OwnedFd> {
+        fs::open_directory(self.dir.as_fd(), shelf.as_str()).context(|| format!("store {}", self.root.display()))
+    }
+
+    pub(crate) fn dir(&self) -> BorrowedFd<'_> {
+        self.dir.as_fd()
+    }
+
+    /// A loop file that runs out of host space loses writes that were already accepted: refuse before that.
+    fn require_host_room(&self) -> Result<()> {
+        match self.embedded {
+            true => embedded::require_host_room(&self.root),
+            false => Ok(()),
+        }
+    }
+}
+
+/// The store's filesystem in bytes.
+#[derive(Debug, Clone, Copy)]
+pub struct Space {
+    /// In all.
+    pub size: u64,
+    /// Still free.
+    pub available: u64,
+}
+
+fn require_root() -> Result<()> {
+    if kernel::is_root() {
+        return Ok(());
+    }
+    Err(Error::new(Kind::Store, "open the store: not root").with_hint("run it with sudo (rootless stores are not supported yet)"))
+}
+
+/// The shelves, then the marker: a store without its marker is one that is still being made.
+fn ensure_layout(path: &Path) -> Result<()> {
+    let dir = fs::open_directory(fs::CWD, path)?;
+    fs::set_mode(dir.as_fd(), 0o700)?;
+    for shelf in SHELVES {
+        fs::ensure_directory(dir.as_fd(), shelf.as_str(), 0o700)?;
+    }
+    let format = Format { version: FORMAT_VERSION, uuid: new_uuid()? };
+    let json = serde_json::to_vec(&format).map_err(|e| Error::new(Kind::Store, e.to_string()))?;
+    fs::set_xattr(dir.as_fd(), FORMAT, &json)?;
+    fs::sync_filesystem(dir.as_fd())
+}
+
+/// A random UUID (RFC 9562, version 4).
+fn new_uuid() -> Result<String> {
+    let mut bytes = fs::random_bytes()?;
+    bytes[6] = bytes[6] & 0x0f | 0x40;
+    bytes[8] = bytes[8] & 0x3f | 0x80;
+    let hex = Id::from_bytes(bytes).to_string();
+    Ok([&hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..32]].join("-"))
+}

@@ -1,0 +1,222 @@
+//! `tupper start`, `ps`, `rm` and `inspect`
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::Args;
+use jiff::Timestamp;
+use serde_json::{Value, json};
+use tupper::container::{self, Container, Narrate, State};
+use tupper::error::{Error, Kind};
+
+use super::output::{self, Format};
+
+#[derive(Debug, Args)]
+pub(super) struct Start {
+    /// Stay attached to the command, in the foreground
+    #[arg(long, short)]
+    attach: bool,
+    /// Print each step as it is done, with the command a person would type for it
+    #[arg(long)]
+    explain: bool,
+    /// Name or id
+    container: String,
+}
+
+impl Start {
+    pub(super) fn run(self, root: &Path) -> Result<ExitCode> {
+        let store = super::open_existing(root)?;
+        if !self.attach {
+            let error = Error::new(Kind::Unsupported, format!("start {}: in the background is not supported yet", self.container));
+            return Err(error.with_hint("use `tupper start -a`").into());
+        }
+        let quiet = |_: &str, _: &str| {};
+        let narrate: Narrate<'_> = if self.explain { &super::run::narrate } else { &quiet };
+        Ok(super::run::exit_code(&container::start(&store, &self.container, narrate)?))
+    }
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Ps {
+    /// Also those that do not run
+    #[arg(long, short)]
+    all: bool,
+    /// Ids only
+    #[arg(long, short)]
+    quiet: bool,
+    /// Nothing is cut short
+    #[arg(long)]
+    no_trunc: bool,
+    /// How to print
+    #[arg(long, default_value = "table")]
+    format: Format,
+}
+
+impl Ps {
+    pub(super) fn run(self, root: &Path) -> Result<()> {
+        let mut containers = super::open(root)?.map(|store| container::list(&store)).transpose()?.unwrap_or_default();
+        containers.retain(|container| self.all || matches!(container.state, State::Running(_)));
+        if self.quiet {
+            return containers.iter().try_for_each(|container| output::line(output::id(&container.id, self.no_trunc)));
+        }
+        if self.format == Format::Json {
+            return output::json(&containers.iter().map(summary).collect());
+        }
+        let rows: Vec<Vec<String>> = containers.iter().map(|container| row(container, self.no_trunc)).collect();
+        output::table(&["CONTAINER ID", "IMAGE", "COMMAND", "CREATED", "STATUS", "PORTS", "NAMES"], &rows)
+    }
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Rm {
+    /// Names or ids
+    #[arg(required = true, value_name = "CONTAINER")]
+    containers: Vec<String>,
+    /// Kill one that runs; one that does not exist is no error
+    #[arg(long, short)]
+    force: bool,
+    /// Print what would go, and remove nothing
+    #[arg(long)]
+    dry_run: bool,
+}
+
+impl Rm {
+    pub(super) fn run(self, root: &Path) -> Result<ExitCode> {
+        let store = super::open_existing(root)?;
+        Ok(super::for_each(&self.containers, |text| match container::remove(&store, text, self.force, self.dry_run) {
+            Ok(_) => output::line(text),
+            Err(e) if self.force && e.kind() == Kind::NotFound => Ok(()),
+            Err(e) => Err(e.into()),
+        }))
+    }
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Inspect {
+    /// Names or ids
+    #[arg(required = true, value_name = "CONTAINER")]
+    containers: Vec<String>,
+}
+
+impl Inspect {
+    pub(super) fn run(self, root: &Path) -> Result<ExitCode> {
+        let store = super::open_existing(root)?;
+        let mut found = Vec::new();
+        let status = super::for_each(&self.containers, |text| {
+            let container = container::find(&store, text)?;
+            let mut value = details(&container);
+            value["Rootfs"] = json!(store.rootfs_path(tupper::store::Shelf::Containers, &container.id));
+            found.push(value);
+            Ok(())
+        });
+        output::json(&Value::Array(found))?;
+        Ok(status)
+    }
+}
+
+fn row(container: &Container, whole: bool) -> Vec<String> {
+    let mut command = container.spec.args.join(" ");
+    if !whole && command.chars().count() > 20 {
+        command = command.chars().take(17).collect::<String>() + "...";
+    }
+    vec![
+        output::id(&container.id, whole),
+        container.source.name.clone(),
+        command,
+        output::ago(container.created),
+        status(&container.state),
+        String::new(),
+        container.name.as_ref().map(ToString::to_string).unwrap_or_default(),
+    ]
+}
+
+fn status(state: &State) -> String {
+    match state {
+        State::Created => "Created".to_string(),
+        State::Running(running) => {
+            let seconds = Timestamp::now().as_second().saturating_sub(running.started.as_second());
+            format!("Up {}", output::duration(seconds.max(0).unsigned_abs()))
+        }
+        State::Exited(ended) => format!("Exited ({}) {}", ended.exit_code, output::ago(ended.finished)),
+    }
+}
+
+/// podman-ps(1), `--format json`.
+fn summary(container: &Container) -> Value {
+    let (pid, started, finished, exit_code) = life(&container.state);
+    json!({
+        "Id": container.id,
+        "Names": container.name.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        "Image": container.source.name,
+        "ImageID": container.image,
+        "Command": container.spec.args,
+        "Created": container.created.as_second(),
+        "CreatedAt": container.created.to_string(),
+        "AutoRemove": container.auto_remove,
+        "State": container.state.as_str(),
+        "Status": status(&container.state),
+        "Exited": matches!(container.state, State::Exited(_)),
+        "ExitedAt": finished.map(|time| time.as_second()),
+        "ExitCode": exit_code,
+        "StartedAt": started.map(|time| time.as_second()),
+        "Pid": pid,
+    })
+}
+
+/// podman-container-inspect(1).
+fn details(container: &Container) -> Value {
+    let (pid, started, finished, exit_code) = life(&container.state);
+    let spec = &container.spec;
+    let oom = matches!(&container.state, State::Exited(ended) if ended.oom_killed);
+    json!({
+        "Id": container.id,
+        "Name": container.name,
+        "Created": container.created.to_string(),
+        "Path": spec.args.first(),
+        "Args": spec.args.get(1..),
+        "Image": container.image,
+        "ImageName": container.source.name,
+        "Source": { "Kind": container.source.kind, "Id": container.source.id, "Name": container.source.name },
+        "State": {
+            "Status": container.state.as_str(),
+            "Running": matches!(container.state, State::Running(_)),
+            "OOMKilled": oom,
+            "Pid": pid.unwrap_or(0),
+            "ExitCode": exit_code,
+            "StartedAt": started.map(|time| time.to_string()),
+            "FinishedAt": finished.map(|time| time.to_string()),
+        },
+        "Config": {
+            "Hostname": spec.hostname,
+            "User": spec.user.clone().unwrap_or_default(),
+            "Env": spec.env,
+            "Cmd": spec.args,
+            "WorkingDir": spec.cwd,
+            "Tty": spec.tty,
+            "OpenStdin": spec.interactive,
+        },
+        "HostConfig": {
+            "AutoRemove": container.auto_remove,
+            "ReadonlyRootfs": spec.read_only,
+            "Init": spec.init,
+            "NetworkMode": spec.network,
+            "Memory": spec.limits.memory.unwrap_or(0),
+            "NanoCpus": u64::from(spec.limits.millicpus.unwrap_or(0)) * 1_000_000,
+            "PidsLimit": spec.limits.pids,
+            "Tmpfs": spec.tmpfs.iter().map(|t| (t.destination.display().to_string(), json!(t.options))).collect::<serde_json::Map<_, _>>(),
+        },
+        "Mounts": spec.volumes.iter().map(|v| json!({
+            "Type": "bind", "Source": v.source, "Destination": v.destination, "RW": !v.read_only,
+        })).collect::<Vec<_>>(),
+    })
+}
+
+/// Pid, start, end and exit status, as far as there are any.
+fn life(state: &State) -> (Option<i32>, Option<Timestamp>, Option<Timestamp>, u8) {
+    match state {
+        State::Created => (None, None, None, 0),
+        State::Running(running) => (Some(running.pid), Some(running.started), None, 0),
+        State::Exited(ended) => (None, Some(ended.started), Some(ended.finished), ended.exit_code),
+    }
+}

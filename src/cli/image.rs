@@ -1,0 +1,226 @@
+//! `tupper image …`
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Args, Subcommand};
+use serde_json::{Value, json};
+use tupper::image::{self, Change, Image, Removed};
+use tupper::layer::Limits;
+use tupper::name::ImageName;
+use tupper::store::Store;
+use tupper::transport::Source;
+
+use super::output::{self, Format};
+use super::progress::Bar;
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Verb {
+    /// Make an image from a root filesystem: what `docker export` writes, or a directory
+    Import(Import),
+    /// List images
+    #[command(visible_alias = "list")]
+    Ls(Ls),
+    /// Show all that is known of images, as JSON
+    Inspect(Inspect),
+    /// Give an image one more name
+    Tag(Tag),
+    /// Remove images
+    #[command(visible_alias = "remove")]
+    Rm(Rm),
+}
+
+impl Verb {
+    pub(super) fn run(self, root: &Path) -> Result<ExitCode> {
+        match self {
+            Verb::Import(verb) => verb.run(root)?,
+            Verb::Ls(verb) => verb.run(root)?,
+            Verb::Inspect(verb) => return verb.run(root),
+            Verb::Tag(verb) => verb.run(root)?,
+            Verb::Rm(verb) => return verb.run(root),
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Example: docker export ID | tupper image import - --name debian:12")]
+pub(super) struct Import {
+    /// A tar file (plain, gzip, zstd, xz or bzip2), a directory, or - for standard input
+    #[arg(value_name = "FILE|DIR|-")]
+    source: String,
+    /// The image's name
+    #[arg(long, short, value_name = "NAME[:TAG]")]
+    name: Option<ImageName>,
+    /// Change the image's config by a Dockerfile instruction, such as 'CMD ["sh"]'
+    #[arg(long, short, value_name = "INSTRUCTION")]
+    change: Vec<Change>,
+    /// A comment for the image's history
+    #[arg(long, short, value_name = "TEXT")]
+    message: Option<String>,
+    /// No progress bar
+    #[arg(long, short)]
+    quiet: bool,
+}
+
+impl Import {
+    pub(super) fn run(self, root: &Path) -> Result<()> {
+        let source = Source::locate(&self.source)?;
+        let store = Store::open_or_init(root)?;
+        let bar = Bar::new(&format!("importing {source}"), self.quiet);
+        let import =
+            image::Import { source, name: self.name, changes: self.change, message: self.message, limits: Limits::default() };
+        let id = image::import(&store, &import, bar.callback())?;
+        drop(bar);
+        output::line(id)
+    }
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Ls {
+    /// Ids only
+    #[arg(long, short)]
+    quiet: bool,
+    /// Ids in full
+    #[arg(long)]
+    no_trunc: bool,
+    /// How to print
+    #[arg(long, default_value = "table")]
+    format: Format,
+}
+
+impl Ls {
+    pub(super) fn run(self, root: &Path) -> Result<()> {
+        let images = super::open(root)?.map(|store| image::list(&store)).transpose()?.unwrap_or_default();
+        if self.quiet {
+            return images.iter().try_for_each(|image| output::line(output::id(&image.id, self.no_trunc)));
+        }
+        if self.format == Format::Json {
+            return output::json(&images.iter().map(summary).collect());
+        }
+        let mut rows = Vec::new();
+        for image in &images {
+            let id = output::id(&image.id, self.no_trunc);
+            let (created, size) = (output::ago(image.created), output::size(image.size));
+            let row = |repository: String, tag: String| vec![repository, tag, id.clone(), created.clone(), size.clone()];
+            rows.extend(image.names.iter().map(|n| row(format!("{}/{}", n.registry(), n.repository()), n.tag().to_string())));
+            if image.names.is_empty() {
+                rows.push(row("<none>".into(), "<none>".into()));
+            }
+        }
+        output::table(&["REPOSITORY", "TAG", "IMAGE ID", "CREATED", "SIZE"], &rows)
+    }
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Inspect {
+    /// Names or ids
+    #[arg(required = true, value_name = "IMAGE")]
+    images: Vec<String>,
+}
+
+impl Inspect {
+    fn run(self, root: &Path) -> Result<ExitCode> {
+        let store = super::open_existing(root)?;
+        let mut found = Vec::new();
+        let status = super::for_each(&self.images, |text| {
+            found.push(details(&image::find(&store, text)?));
+            Ok(())
+        });
+        output::json(&Value::Array(found))?;
+        Ok(status)
+    }
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Tag {
+    /// Name or id of the image
+    image: String,
+    /// The names that it gets
+    #[arg(required = true, value_name = "NAME[:TAG]")]
+    names: Vec<ImageName>,
+}
+
+impl Tag {
+    pub(super) fn run(self, root: &Path) -> Result<()> {
+        let store = super::open_existing(root)?;
+        let image = image::find(&store, &self.image)?;
+        for name in &self.names {
+            image::tag(&store, &image.id, name)?;
+        }
+        Ok(())
+    }
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Rm {
+    /// Names or ids
+    #[arg(required = true, value_name = "IMAGE")]
+    images: Vec<String>,
+    /// Remove all names of an image, and one that kept containers were made from
+    #[arg(long, short)]
+    force: bool,
+    /// Print what would go, and remove nothing
+    #[arg(long)]
+    dry_run: bool,
+}
+
+impl Rm {
+    pub(super) fn run(self, root: &Path) -> Result<ExitCode> {
+        let store = super::open_existing(root)?;
+        Ok(super::for_each(&self.images, |text| {
+            for removed in image::remove(&store, text, self.force, self.dry_run)? {
+                match removed {
+                    Removed::Untagged(name) => output::line(format_args!("Untagged: {name}"))?,
+                    Removed::Deleted(id) => output::line(format_args!("Deleted: {id}"))?,
+                }
+            }
+            Ok(())
+        }))
+    }
+}
+
+fn names(image: &Image) -> Vec<String> {
+    image.names.iter().map(ToString::to_string).collect()
+}
+
+/// podman-images(1), `--format json`.
+fn summary(image: &Image) -> Value {
+    let labels = image.config.config().as_ref().and_then(|config| config.labels().clone());
+    json!({
+        "Id": image.id,
+        "ParentId": "",
+        "RepoTags": names(image),
+        "RepoDigests": [],
+        "Names": names(image),
+        "Size": image.size,
+        "SharedSize": 0,
+        "VirtualSize": image.size,
+        "Labels": labels,
+        "Created": image.created.as_second(),
+        "CreatedAt": image.created.to_string(),
+    })
+}
+
+/// podman-image-inspect(1).
+fn details(image: &Image) -> Value {
+    let config = image.config.config();
+    json!({
+        "Id": image.id,
+        "RepoTags": names(image),
+        "RepoDigests": [],
+        "Parent": "",
+        "Comment": image.config.history().as_ref().and_then(|h| h.last()).and_then(|h| h.comment().clone()).unwrap_or_default(),
+        "Created": image.created.to_string(),
+        "Author": image.config.author().clone().unwrap_or_default(),
+        "Architecture": image.config.architecture().to_string(),
+        "Os": image.config.os().to_string(),
+        "Config": config,
+        "Labels": config.as_ref().and_then(|config| config.labels().clone()),
+        "Size": image.size,
+        "VirtualSize": image.size,
+        "RootFS": { "Type": "layers", "Layers": image.config.rootfs().diff_ids() },
+        "History": image.config.history(),
+    })
+}

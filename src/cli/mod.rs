@@ -1,0 +1,193 @@
+//! The command line: one file a verb. The only code that writes to the terminal.
+//!
+//! Results go to standard output, everything else to standard error. An error is one line, `tupper: error: WHAT: WHY`,
+//! and where there is a way out a second, `hint: …`.
+
+mod completion;
+mod container;
+mod image;
+mod logger;
+mod output;
+mod progress;
+mod run;
+mod snapshot;
+mod store;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{CommandFactory, Parser, Subcommand};
+use tupper::error::Kind;
+use tupper::store::Store;
+
+/// Images and containers as btrfs snapshots.
+#[derive(Debug, Parser)]
+#[command(name = "tupper", version, propagate_version = false, disable_help_subcommand = true)]
+#[command(after_help = "Start with `tupper image import rootfs.tar --name NAME`, then `tupper shell NAME`.")]
+struct Cli {
+    /// Where the store is
+    #[arg(long, global = true, value_name = "DIR", env = "TUPPER_ROOT", default_value = "/var/lib/tupper", hide_env_values = true)]
+    root: PathBuf,
+    /// What to say on standard error
+    #[arg(long, global = true, value_name = "LEVEL", default_value = "info")]
+    log_level: log::LevelFilter,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Run a command in a fresh snapshot of an image
+    Run(run::Run),
+    /// A throwaway interactive shell in a fresh snapshot, gone at exit
+    Shell(run::Shell),
+    /// Make a container, without starting it
+    Create(run::Create),
+    /// Start a container that was created or has ended
+    Start(container::Start),
+    /// List containers
+    Ps(container::Ps),
+    /// Remove containers
+    Rm(container::Rm),
+    /// Show all that is known of containers, as JSON
+    Inspect(container::Inspect),
+    /// Import, list, name and remove images
+    #[command(subcommand)]
+    Image(image::Verb),
+    /// Make, list and remove snapshots
+    #[command(subcommand)]
+    Snapshot(snapshot::Verb),
+    /// Set up and inspect the store
+    #[command(subcommand)]
+    Store(store::Verb),
+    /// Short for `image ls`
+    Images(image::Ls),
+    /// Short for `image rm`
+    Rmi(image::Rm),
+    /// Short for `image import`
+    Import(image::Import),
+    /// Short for `image tag`
+    Tag(image::Tag),
+    /// Print a completion script for a shell
+    Completion(completion::Completion),
+    /// Print the version
+    Version,
+    /// Write the man pages into a directory
+    #[command(hide = true)]
+    Man(completion::Man),
+}
+
+/// Parses the arguments, does what they say, and returns the exit status.
+pub(crate) fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(e) => return usage(&e),
+    };
+    logger::init(cli.log_level);
+    let runs_a_command = matches!(cli.verb, Verb::Run(_) | Verb::Shell(_) | Verb::Start(_));
+    match dispatch(cli) {
+        Ok(code) => code,
+        Err(e) if output::is_broken_pipe(&e) => ExitCode::SUCCESS, // `tupper image ls | head -1`
+        Err(e) => failed(&e, runs_a_command),
+    }
+}
+
+fn dispatch(cli: Cli) -> Result<ExitCode> {
+    let root = std::path::absolute(&cli.root)?;
+    let done = match cli.verb {
+        Verb::Run(verb) => return verb.run(&root),
+        Verb::Shell(verb) => return verb.run(&root),
+        Verb::Start(verb) => return verb.run(&root),
+        Verb::Create(verb) => verb.run(&root),
+        Verb::Ps(verb) => verb.run(&root),
+        Verb::Rm(verb) => return verb.run(&root),
+        Verb::Inspect(verb) => return verb.run(&root),
+        Verb::Image(verb) => return verb.run(&root),
+        Verb::Snapshot(verb) => return verb.run(&root),
+        Verb::Store(verb) => verb.run(&root),
+        Verb::Images(verb) => verb.run(&root),
+        Verb::Rmi(verb) => return verb.run(&root),
+        Verb::Import(verb) => verb.run(&root),
+        Verb::Tag(verb) => verb.run(&root),
+        Verb::Completion(verb) => verb.run(),
+        Verb::Version => output::line(format_args!("tupper {}", env!("CARGO_PKG_VERSION"))),
+        Verb::Man(verb) => verb.run(),
+    };
+    done.map(|()| ExitCode::SUCCESS)
+}
+
+/// The command line as clap knows it, for completion and man pages.
+fn command() -> clap::Command {
+    Cli::command()
+}
+
+/// The store for a verb that only reads; `None` when there is none yet, and nothing to list.
+fn open(root: &std::path::Path) -> Result<Option<Store>> {
+    Ok(Store::open(root)?)
+}
+
+/// The store for a verb that names something in it.
+fn open_existing(root: &std::path::Path) -> Result<Store> {
+    open(root)?.ok_or_else(|| {
+        let error = tupper::error::Error::new(Kind::NotFound, format!("{}: no store there yet", root.display()));
+        error.with_hint("`tupper image import` makes one").into()
+    })
+}
+
+/// Help and version go to standard output with status 0; a usage error is one line with status 2, or 125 where the
+/// status could be taken for that of a command inside (run, shell, start).
+fn usage(error: &clap::Error) -> ExitCode {
+    if !error.use_stderr() {
+        return match output::text(&error.render().to_string()) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(_) => ExitCode::FAILURE,
+        };
+    }
+    let text = error.render().to_string();
+    let mut parts = text.split("\n\n").map(|part| part.split_whitespace().collect::<Vec<_>>().join(" "));
+    let first = parts.next().unwrap_or_default();
+    let tip = parts.find_map(|part| part.strip_prefix("tip: ").map(str::to_string));
+    let verb = std::env::args().skip(1).find(|argument| !argument.starts_with('-')).unwrap_or_default();
+    if error.kind() == clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        let _ = output::note(text.trim_end());
+    } else {
+        let _ = output::note(format_args!("tupper: error: {}", first.trim_start_matches("error: ")));
+        let _ = output::note(format_args!("hint: {}", tip.unwrap_or_else(|| "see `tupper --help`, or `tupper VERB --help`".to_string())));
+    }
+    ExitCode::from(if matches!(verb.as_str(), "run" | "shell" | "start") { 125 } else { 2 })
+}
+
+/// Prints an error and says what status it gives.
+fn failed(error: &anyhow::Error, runs_a_command: bool) -> ExitCode {
+    report(error);
+    let status = match error.downcast_ref::<tupper::error::Error>() {
+        Some(e) if runs_a_command => match e.kind() {
+            Kind::NotExecutable | Kind::CommandNotFound => e.exit_status(),
+            _ => 125,
+        },
+        Some(e) => e.exit_status(),
+        None if runs_a_command => 125,
+        None => 1,
+    };
+    ExitCode::from(status)
+}
+
+/// One line, and the hint where there is one.
+fn report(error: &anyhow::Error) {
+    let _ = output::note(format_args!("tupper: error: {error:#}"));
+    if let Some(hint) = error.downcast_ref::<tupper::error::Error>().and_then(tupper::error::Error::hint) {
+        let _ = output::note(format_args!("hint: {hint}"));
+    }
+}
+
+/// Does something for each of several objects: all are tried, each failure is reported, and one is enough to fail.
+fn for_each(objects: &[String], mut work: impl FnMut(&str) -> Result<()>) -> ExitCode {
+    let mut status = ExitCode::SUCCESS;
+    for object in objects {
+        if let Err(e) = work(object) {
+            status = failed(&e, false);
+        }
+    }
+    status
+}

@@ -1,0 +1,367 @@
+//! `tupper run`, `create` and `shell`: one set of flags.
+
+use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Result, anyhow, bail};
+use clap::{Args, ValueEnum};
+use tupper::container::{self, Options};
+use tupper::error::{Error, Kind};
+use tupper::image;
+use tupper::name::ObjectName;
+use tupper::sandbox::{Exit, Limits, Network, Status, Tmpfs, Volume};
+use tupper::store::Store;
+
+use super::output;
+
+/// The flags of run and create that say what the container is.
+#[derive(Debug, Args)]
+struct Flags {
+    /// Give the command a terminal
+    #[arg(long, short)]
+    tty: bool,
+    /// Let the command read standard input
+    #[arg(long, short)]
+    interactive: bool,
+    /// Remove the container when its command ends
+    #[arg(long)]
+    rm: bool,
+    /// The container's name
+    #[arg(long)]
+    name: Option<ObjectName>,
+    #[command(flatten)]
+    inside: Inside,
+}
+
+/// The flags that shell has, too.
+#[derive(Debug, Args)]
+struct Inside {
+    /// Set a variable; without a value it is the caller's
+    #[arg(long, short, value_name = "K[=V]")]
+    env: Vec<String>,
+    /// The working directory inside
+    #[arg(long, short, value_name = "DIR")]
+    workdir: Option<String>,
+    /// Who runs the command
+    #[arg(long, short, value_name = "NAME|UID[:GROUP|GID]")]
+    user: Option<String>,
+    /// The host name inside
+    #[arg(long)]
+    hostname: Option<String>,
+    /// Show a directory or file of the host inside
+    #[arg(long, short, value_name = "SRC:DST[:ro]", value_parser = volume)]
+    volume: Vec<Volume>,
+    /// The root is read-only inside
+    #[arg(long)]
+    read_only: bool,
+    /// An empty filesystem in memory
+    #[arg(long, value_name = "DST[:OPTIONS]", value_parser = tmpfs)]
+    tmpfs: Vec<Tmpfs>,
+    /// Run a PID 1 that forwards signals and reaps, and the command below it
+    #[arg(long)]
+    init: bool,
+    /// Limit of memory, such as 512m
+    #[arg(long, short, value_name = "SIZE", value_parser = bytes)]
+    memory: Option<u64>,
+    /// Limit of processor time, such as 1.5
+    #[arg(long, value_name = "N", value_parser = millicpus)]
+    cpus: Option<u32>,
+    /// Limit of processes; -1 for none [default: 1024]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    pids_limit: Option<i64>,
+    /// The network
+    #[arg(long, value_name = "none|host", default_value = "none", value_parser = network)]
+    network: Network,
+}
+
+/// How steps are explained.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Explain {
+    /// Print each step as it is done.
+    Run,
+    /// Print the steps, and do nothing.
+    Only,
+}
+
+#[derive(Debug, Args)]
+struct Explaining {
+    /// Print each step as it is done, with the command a person would type for it; =only: do nothing
+    #[arg(long, value_name = "only", num_args = 0..=1, require_equals = true, default_missing_value = "run", hide_possible_values = true)]
+    explain: Option<Explain>,
+}
+
+/// What to run where.
+#[derive(Debug, Args)]
+struct Command {
+    /// Replace the image's entrypoint: a program, or a JSON list
+    #[arg(long, value_name = "PROGRAM", value_parser = entrypoint)]
+    entrypoint: Option<Entrypoint>,
+    /// An image, a snapshot or a container, by name or id
+    #[arg(value_name = "IMAGE|SNAPSHOT")]
+    source: String,
+    /// The command and its arguments, instead of the image's
+    #[arg(value_name = "CMD", trailing_var_arg = true, allow_hyphen_values = true)]
+    args: Vec<String>,
+}
+
+#[derive(Debug, Clone)]
+struct Entrypoint(Vec<String>);
+
+#[derive(Debug, Args)]
+#[command(after_help = "Example: tupper run --rm -it debian:12 bash")]
+pub(super) struct Run {
+    #[command(flatten)]
+    flags: Flags,
+    #[command(flatten)]
+    explaining: Explaining,
+    #[command(flatten)]
+    command: Command,
+}
+
+impl Run {
+    pub(super) fn run(self, root: &Path) -> Result<ExitCode> {
+        run(root, &create(self.flags, self.command)?, self.explaining.explain)
+    }
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Example: tupper create --name web debian:12 sleep 60, then tupper start -a web")]
+pub(super) struct Create {
+    #[command(flatten)]
+    flags: Flags,
+    #[command(flatten)]
+    command: Command,
+}
+
+impl Create {
+    pub(super) fn run(self, root: &Path) -> Result<()> {
+        let create = create(self.flags, self.command)?;
+        output::line(container::create(&Store::open_or_init(root)?, &create)?)
+    }
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples: tupper shell debian:12; tupper shell debian:12 apt-get --version")]
+pub(super) struct Shell {
+    #[command(flatten)]
+    inside: Inside,
+    #[command(flatten)]
+    explaining: Explaining,
+    /// An image or a snapshot; by default the only image, or the one used last
+    #[arg(value_name = "IMAGE|SNAPSHOT")]
+    source: Option<String>,
+    /// A command instead of a shell
+    #[arg(value_name = "CMD", trailing_var_arg = true, allow_hyphen_values = true)]
+    args: Vec<String>,
+}
+
+impl Shell {
+    pub(super) fn run(self, root: &Path) -> Result<ExitCode> {
+        let source = match self.source {
+            Some(source) => source,
+            None => default_image(&super::open_existing(root)?)?,
+        };
+        let terminal = std::io::stdin().is_terminal() && std::io::stdout().is_terminal();
+        let flags = Flags { tty: terminal, interactive: true, rm: true, name: None, inside: self.inside };
+        // A login shell: bash where the image has it, else sh.
+        let shell = "if [ -x /bin/bash ]; then exec /bin/bash -l; else exec /bin/sh -l; fi";
+        let args = match self.args.is_empty() {
+            true => ["/bin/sh", "-c", shell].map(str::to_string).to_vec(),
+            false => self.args,
+        };
+        let command = Command { entrypoint: Some(Entrypoint(Vec::new())), source, args };
+        run(root, &create(flags, command)?, self.explaining.explain)
+    }
+}
+
+fn default_image(store: &Store) -> Result<String> {
+    let images = image::list(store)?;
+    let id = match images.as_slice() {
+        [] => {
+            let error = Error::new(Kind::NotFound, "shell: no image in the store yet");
+            return Err(error.with_hint("`tupper image import` makes one").into());
+        }
+        [one] => Some(one.id),
+        _ => store.last_image()?,
+    };
+    id.map(|id| format!("image:{id}")).ok_or_else(|| {
+        Error::new(Kind::Invalid, "shell: several images, and none was used yet").with_hint("name one of `tupper image ls`").into()
+    })
+}
+
+fn create(flags: Flags, command: Command) -> Result<container::Create> {
+    let inside = flags.inside;
+    let term = std::env::var("TERM").ok();
+    Ok(container::Create {
+        source: command.source,
+        name: flags.name,
+        auto_remove: flags.rm,
+        term,
+        options: Options {
+            args: command.args,
+            entrypoint: command.entrypoint.map(|entrypoint| entrypoint.0),
+            env: inside.env.iter().filter_map(|variable| environment(variable)).collect(),
+            workdir: inside.workdir,
+            user: inside.user,
+            hostname: inside.hostname,
+            tty: flags.tty,
+            interactive: flags.interactive,
+            init: inside.init,
+            read_only: inside.read_only,
+            volumes: inside.volume,
+            tmpfs: inside.tmpfs,
+            limits: Limits { memory: inside.memory, millicpus: inside.cpus, pids: inside.pids_limit },
+            network: inside.network,
+        },
+    })
+}
+
+fn run(root: &Path, create: &container::Create, explain: Option<Explain>) -> Result<ExitCode> {
+    if create.options.tty && create.options.interactive && !std::io::stdin().is_terminal() && explain != Some(Explain::Only) {
+        log::debug!("standard input is not a terminal");
+    }
+    let store = super::open_existing(root)?;
+    if explain == Some(Explain::Only) {
+        container::explain(&store, create, &narrate)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let quiet = |_: &str, _: &str| {};
+    let narrate: container::Narrate<'_> = if explain.is_some() { &narrate } else { &quiet };
+    Ok(exit_code(&container::run(&store, create, narrate)?))
+}
+
+/// One step a line: the command, and what it is for.
+pub(super) fn narrate(words: &str, command: &str) {
+    let _ = output::note(format_args!("+ {command}  # {words}"));
+}
+
+/// The command's own status; 128+N when a signal ended it.
+pub(super) fn exit_code(exit: &Exit) -> ExitCode {
+    if exit.oom_killed {
+        log::warn!("the memory limit was reached, and the kernel killed a process (-m sets the limit)");
+    }
+    ExitCode::from(match exit.status {
+        Status::Code(code) => code,
+        Status::Signal(signal) => 128 + u8::try_from(signal).unwrap_or(127),
+    })
+}
+
+/// `K=V`, or `K` for the caller's value; nothing when the caller has none (podman-run(1), `--env`).
+fn environment(text: &str) -> Option<String> {
+    match text.contains('=') {
+        true => Some(text.to_string()),
+        false => std::env::var(text).ok().map(|value| format!("{text}={value}")),
+    }
+}
+
+fn volume(text: &str) -> Result<Volume> {
+    let parts: Vec<&str> = text.split(':').collect();
+    let (source, destination, options) = match parts.as_slice() {
+        [source, destination] => (*source, *destination, ""),
+        [source, destination, options] => (*source, *destination, *options),
+        _ => bail!("not SRC:DST[:ro]"),
+    };
+    if !source.starts_with(['/', '.']) {
+        bail!("{source}: not a path (a path begins with / or .; named volumes are not supported yet)");
+    }
+    let source = std::path::absolute(source)?;
+    if !source.exists() {
+        bail!("{}: no such file or directory", source.display());
+    }
+    let read_only = match options {
+        "" | "rw" => false,
+        "ro" => true,
+        other => bail!("{other}: an option that is not ro or rw"),
+    };
+    Ok(Volume { source, destination: absolute(destination)?, read_only })
+}
+
+fn tmpfs(text: &str) -> Result<Tmpfs> {
+    let (destination, options) = text.split_once(':').unwrap_or((text, ""));
+    Ok(Tmpfs { destination: absolute(destination)?, options: options.to_string() })
+}
+
+fn absolute(text: &str) -> Result<PathBuf> {
+    match text.starts_with('/') {
+        true => Ok(PathBuf::from(text)),
+        false => Err(anyhow!("{text:?}: the place inside is not absolute")),
+    }
+}
+
+fn entrypoint(text: &str) -> Result<Entrypoint> {
+    Ok(Entrypoint(match text.starts_with('[') {
+        true => serde_json::from_str(text)?,
+        false if text.is_empty() => Vec::new(),
+        false => vec![text.to_string()],
+    }))
+}
+
+fn network(text: &str) -> Result<Network> {
+    match text {
+        "none" => Ok(Network::None),
+        "host" => Ok(Network::Host),
+        _ => bail!("not none or host"),
+    }
+}
+
+/// Bytes with a unit in powers of 1024, as podman and docker read them.
+pub(super) fn bytes(text: &str) -> Result<u64> {
+    let lower = text.to_ascii_lowercase();
+    let digits = lower.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let shift = match &lower[digits.len()..] {
+        "" | "b" => 0,
+        "k" | "kb" | "kib" => 10,
+        "m" | "mb" | "mib" => 20,
+        "g" | "gb" | "gib" => 30,
+        "t" | "tb" | "tib" => 40,
+        unit => bail!("unit {unit:?} is not b, k, m, g or t"),
+    };
+    let number: f64 = digits.parse().map_err(|_| anyhow!("not a number with a unit, such as 512m"))?;
+    let bytes = number * (1u64 << shift) as f64;
+    if !(1.0..=9e18).contains(&bytes) {
+        bail!("out of range");
+    }
+    Ok(bytes as u64)
+}
+
+fn millicpus(text: &str) -> Result<u32> {
+    let cpus: f64 = text.parse().map_err(|_| anyhow!("not a number, such as 1.5"))?;
+    if !(0.01..=100_000.0).contains(&cpus) {
+        bail!("not between 0.01 and 100000");
+    }
+    Ok((cpus * 1000.0).round() as u32)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_have_units_of_1024() {
+        for (text, value) in [("1", 1), ("1k", 1024), ("512m", 512 << 20), ("1.5g", 3 << 29), ("8K", 8192), ("1GiB", 1 << 30)] {
+            assert_eq!(bytes(text).expect(text), value);
+        }
+        for text in ["", "m", "-1", "1x", "0", "1e30t"] {
+            assert!(bytes(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn processors_are_decimal() {
+        assert_eq!(millicpus("1.5").expect("valid"), 1500);
+        for text in ["0", "-1", "x", "0.001", "inf", "nan"] {
+            assert!(millicpus(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn volumes_have_two_or_three_parts() {
+        let volume_of = |text| volume(text).expect(text);
+        assert_eq!(volume_of("/etc:/x"), Volume { source: "/etc".into(), destination: "/x".into(), read_only: false });
+        assert!(volume_of("/etc:/x:ro").read_only);
+        for text in ["/etc", "/etc:x", "name:/x", "/etc:/x:zz", "/etc:/x:ro:z", "/no/such/place:/x"] {
+            assert!(volume(text).is_err(), "{text}");
+        }
+    }
+}

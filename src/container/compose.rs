@@ -1,0 +1,164 @@
+//! From what an image says and what a person asks to what the sandbox runs.
+//!
+//! The rules are podman-run(1)'s: `--entrypoint` drops the image's command, arguments replace it, `-e` is over the
+//! image's environment, and the image never changes what a container may do.
+
+use std::path::PathBuf;
+
+use oci_spec::image::Config;
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Kind, Result};
+use crate::name::Id;
+use crate::sandbox::{Limits, Network, Spec, Tmpfs, Volume};
+
+/// The search path of a container whose image sets none (podman's default).
+const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// What a person asks of a container, beside its source. Empty and `None` mean: as the image says.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Options {
+    /// The command and its arguments.
+    pub args: Vec<String>,
+    /// What the command is given to, instead of the image's entrypoint.
+    pub entrypoint: Option<Vec<String>>,
+    /// `K=V` each.
+    pub env: Vec<String>,
+    /// The working directory.
+    pub workdir: Option<String>,
+    /// `name|uid[:group|gid]`.
+    pub user: Option<String>,
+    /// The host name inside; by default the container's short id.
+    pub hostname: Option<String>,
+    /// Give it a terminal.
+    pub tty: bool,
+    /// Let it read standard input.
+    pub interactive: bool,
+    /// Run it below a PID 1 of tupper's that reaps.
+    pub init: bool,
+    /// Let it write nothing to its root.
+    pub read_only: bool,
+    /// Places of the host that it sees.
+    pub volumes: Vec<Volume>,
+    /// Empty filesystems in memory.
+    pub tmpfs: Vec<Tmpfs>,
+    /// What it may use up.
+    pub limits: Limits,
+    /// Which network it has.
+    pub network: Network,
+}
+
+/// The sandbox's spec. `term` is the kind of the caller's terminal.
+pub(super) fn compose(options: &Options, image: Option<&Config>, id: &Id, term: Option<&str>) -> Result<Spec> {
+    let hostname = options.hostname.clone().unwrap_or_else(|| id.short());
+    let mut env = Environment::default();
+    env.set(PATH);
+    env.set("container=tupper");
+    env.set(&format!("HOSTNAME={hostname}"));
+    if options.tty {
+        env.set(&format!("TERM={}", term.unwrap_or("xterm")));
+    }
+    let from_image = image.and_then(|config| config.env().as_deref()).unwrap_or_default();
+    from_image.iter().chain(&options.env).for_each(|variable| env.set(variable));
+    let cwd = non_empty(options.workdir.as_deref()).or(non_empty(image.and_then(|c| c.working_dir().as_deref())));
+    let cwd = PathBuf::from(cwd.unwrap_or("/"));
+    if !cwd.is_absolute() {
+        return Err(Error::new(Kind::Invalid, format!("working directory {}: not absolute", cwd.display())));
+    }
+    Ok(Spec {
+        hostname,
+        args: args(options, image)?,
+        env: env.0,
+        cwd,
+        user: non_empty(options.user.as_deref()).or(non_empty(image.and_then(|c| c.user().as_deref()))).map(str::to_string),
+        tty: options.tty,
+        interactive: options.interactive,
+        init: options.init,
+        read_only: options.read_only,
+        volumes: options.volumes.clone(),
+        tmpfs: options.tmpfs.clone(),
+        limits: options.limits.clone(),
+        network: options.network,
+    })
+}
+
+fn args(options: &Options, image: Option<&Config>) -> Result<Vec<String>> {
+    let of_image = |list: &Option<Vec<String>>| list.clone().unwrap_or_default();
+    let entrypoint = options.entrypoint.clone().or(image.map(|config| of_image(config.entrypoint()))).unwrap_or_default();
+    let command = match (options.args.is_empty(), &options.entrypoint) {
+        (false, _) => options.args.clone(),
+        (true, Some(_)) => Vec::new(),
+        (true, None) => image.map(|config| of_image(config.cmd())).unwrap_or_default(),
+    };
+    let args = [entrypoint, command].concat();
+    if args.first().is_none_or(String::is_empty) {
+        let error = Error::new(Kind::Invalid, "no command given, and the image has none");
+        return Err(error.with_hint("give one after the image, or import the image with --change 'CMD [\"sh\"]'"));
+    }
+    Ok(args)
+}
+
+fn non_empty(text: Option<&str>) -> Option<&str> {
+    text.filter(|text| !text.is_empty())
+}
+
+/// Variables in the order in which they were first set.
+#[derive(Default)]
+struct Environment(Vec<String>);
+
+impl Environment {
+    fn set(&mut self, variable: &str) {
+        let key = |text: &str| text.split('=').next().unwrap_or_default().to_string();
+        match self.0.iter_mut().find(|existing| key(existing) == key(variable)) {
+            Some(existing) => *existing = variable.to_string(),
+            None => self.0.push(variable.to_string()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn strings(list: &[&str]) -> Vec<String> {
+        list.iter().map(ToString::to_string).collect()
+    }
+
+    fn image(entrypoint: &[&str], cmd: &[&str]) -> Config {
+        let mut config = Config::default();
+        config.set_entrypoint(Some(strings(entrypoint))).set_cmd(Some(strings(cmd)));
+        config
+    }
+
+    #[test]
+    fn entrypoint_and_command_as_in_podman() {
+        let rows: [(&[&str], &[&str], Option<&[&str]>, &[&str], &[&str]); 6] = [
+            (&[], &["sh"], None, &[], &["sh"]),
+            (&[], &["sh"], None, &["ls", "/"], &["ls", "/"]),
+            (&["init"], &["sh"], None, &[], &["init", "sh"]),
+            (&["init"], &["sh"], None, &["ls"], &["init", "ls"]),
+            (&["init"], &["sh"], Some(&["other"]), &[], &["other"]),
+            (&["init"], &["sh"], Some(&["other"]), &["x"], &["other", "x"]),
+        ];
+        for (entrypoint, cmd, asked, given, want) in rows {
+            let options = Options { args: strings(given), entrypoint: asked.map(strings), ..Options::default() };
+            assert_eq!(args(&options, Some(&image(entrypoint, cmd))).expect("a command"), strings(want));
+        }
+        assert!(args(&Options::default(), None).is_err());
+        assert!(args(&Options { entrypoint: Some(strings(&[""])), ..Options::default() }, None).is_err());
+    }
+
+    #[test]
+    fn the_environment_is_the_image_s_under_the_person_s() {
+        let mut config = image(&[], &["sh"]);
+        config.set_env(Some(strings(&["PATH=/image", "A=image"]))).set_working_dir(Some("/srv".to_string()));
+        let options = Options { env: strings(&["A=person", "B=1"]), tty: true, ..Options::default() };
+        let id = Id::from_bytes([0xab; 32]);
+        let spec = compose(&options, Some(&config), &id, Some("screen")).expect("composes");
+        let want = ["PATH=/image", "container=tupper", "HOSTNAME=abababababab", "TERM=screen", "A=person", "B=1"];
+        assert_eq!(spec.env, strings(&want));
+        assert_eq!((spec.cwd, spec.hostname.as_str()), (PathBuf::from("/srv"), "abababababab"));
+        let relative = Options { workdir: Some("srv".into()), ..Options::default() };
+        assert!(compose(&relative, Some(&config), &id, None).is_err());
+    }
+}

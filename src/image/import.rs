@@ -1,0 +1,167 @@
+//! Import: a root filesystem from somewhere becomes an image with one layer.
+//!
+//! The order makes what is acknowledged durable and keeps what is not invisible:
+//!
+//! 1. unpack into a draft subvolume, computing the layer's diff id on the way
+//! 2. write the config beside it; one sync takes layer and config to the disk
+//! 3. seal the draft and rename it to its chain id, rename the config's directory to the image's id, point the name at it
+//! 4. one more sync, then the id is returned
+//!
+//! A failure or a kill before 3 leaves nothing but an unlocked draft; between the renames, a layer that the next import
+//! of the same bytes finds.
+
+use std::io::{self, Read};
+use std::os::fd::AsFd;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use sha2::{Digest as _, Sha256};
+
+use super::config::{self, Change};
+use super::{LayerRecord, Record};
+use crate::error::{Context, Error, Kind, Result};
+use crate::kernel::fs;
+use crate::layer;
+use crate::name::{Digest, Id, ImageName};
+use crate::store::{Shelf, Store, record};
+use crate::subvolume::Draft;
+use crate::transport::Source;
+
+/// What to import, and what to make of it.
+#[derive(Debug)]
+pub struct Import {
+    /// Where the root filesystem comes from.
+    pub source: Source,
+    /// The image's name.
+    pub name: Option<ImageName>,
+    /// Changes to its config.
+    pub changes: Vec<Change>,
+    /// A comment for its history.
+    pub message: Option<String>,
+    /// Limits on what is unpacked.
+    pub limits: layer::Limits,
+}
+
+/// Told how many of how many bytes of the source were read; the second is unknown for a stream.
+pub type Progress = Arc<dyn Fn(u64, Option<u64>) + Send + Sync>;
+
+/// Imports a root filesystem and returns the id of the image: durable when it returns.
+pub fn import(store: &Store, import: &Import, progress: Progress) -> Result<Id> {
+    run(store, import, progress).context(|| format!("import {}", import.source))
+}
+
+fn run(store: &Store, import: &Import, progress: Progress) -> Result<Id> {
+    let draft = Draft::create(store)?;
+    let unpacked = layer::unpack(open(&import.source, progress)?, draft.rootfs(), &import.limits)?;
+    refuse_image_archive(&draft)?;
+
+    // The chain id of a first layer is its diff id (image-spec config.md, "Layer ChainID").
+    let chain = unpacked.diff_id.id();
+    let config = config::for_import(unpacked.diff_id, &import.changes, import.message.as_deref());
+    let config = serde_json::to_vec(&config).map_err(|e| Error::new(Kind::Invalid, e.to_string()))?;
+    let image = ImageDraft::create(store, &config, &Record { chain, size: unpacked.bytes, created: Timestamp::now() })?;
+    let layer = LayerRecord { diff_id: unpacked.diff_id, parent: None, size: unpacked.bytes, entries: unpacked.entries };
+
+    let publishing = store.lock_shelf(Shelf::Images)?;
+    if store.exists(Shelf::Layers, &chain) {
+        // The same bytes were imported before: nothing of the draft needs to reach the disk.
+        drop(draft);
+        store.sync()?;
+        return image.publish(store, import.name.as_ref());
+    }
+    drop(publishing);
+    draft.finish(&layer)?;
+    let _publishing = store.lock_shelf(Shelf::Images)?;
+    draft.seal(&chain)?;
+    image.publish(store, import.name.as_ref())
+}
+
+fn open(source: &Source, progress: Progress) -> Result<Box<dyn Read + Send>> {
+    let (reader, length): (Box<dyn Read + Send>, _) = match source {
+        Source::Directory(path) => (Box::new(layer::pack(path)?), None),
+        _ => {
+            let bytes = source.open()?;
+            (bytes.reader, bytes.length)
+        }
+    };
+    Ok(Box::new(Watched { reader, length, read: 0, progress }))
+}
+
+/// A reader that tells how far it has come.
+struct Watched {
+    reader: Box<dyn Read + Send>,
+    length: Option<u64>,
+    read: u64,
+    progress: Progress,
+}
+
+impl Read for Watched {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let n = self.reader.read(buffer)?;
+        self.read += n as u64;
+        (self.progress)(self.read, self.length);
+        Ok(n)
+    }
+}
+
+/// What `docker save` or an OCI layout holds is not a root filesystem, however well it unpacks.
+fn refuse_image_archive(draft: &Draft<'_>) -> Result<()> {
+    let has = |path: &str| fs::metadata_at(draft.rootfs(), path).is_ok();
+    let root = has("etc") || has("usr") || has("bin");
+    if !root && (has("oci-layout") || has("manifest.json")) {
+        let error = Error::new(Kind::Invalid, "this is an image archive, not a root filesystem");
+        return Err(error.with_hint("use `tupper image load` for what docker save, podman save and skopeo write"));
+    }
+    Ok(())
+}
+
+/// An image's directory under its temporary name.
+struct ImageDraft<'a> {
+    store: &'a Store,
+    id: Id,
+    name: String,
+    published: bool,
+}
+
+impl<'a> ImageDraft<'a> {
+    fn create(store: &'a Store, config: &[u8], record: &Record) -> Result<ImageDraft<'a>> {
+        let id = Digest::from_bytes(Sha256::digest(config).into()).id();
+        let image = ImageDraft { store, id, name: format!("image-{}", store.new_id()?), published: false };
+        let staging = store.shelf(Shelf::Staging)?;
+        fs::make_directory(staging.as_fd(), &image.name, 0o700)?;
+        let dir = fs::open_directory(staging.as_fd(), &image.name)?;
+        record::write(dir.as_fd(), record)?;
+        fs::write_new(dir.as_fd(), "config.json", config, 0o600, false)?;
+        Ok(image)
+    }
+
+    /// Makes the image visible and durable. The caller holds the lock on images, and its layers are published.
+    fn publish(mut self, store: &Store, name: Option<&ImageName>) -> Result<Id> {
+        let (staging, images) = (store.shelf(Shelf::Staging)?, store.shelf(Shelf::Images)?);
+        match fs::rename(staging.as_fd(), &self.name, images.as_fd(), self.id.to_string()) {
+            Ok(()) => self.published = true,
+            Err(e) if e.kind() == Kind::AlreadyExists => {}
+            Err(e) => return Err(e).context(|| "publish the image"),
+        }
+        if let Some(name) = name {
+            store.set_tag(name, &self.id)?;
+        }
+        store.sync()?;
+        Ok(self.id)
+    }
+}
+
+impl Drop for ImageDraft<'_> {
+    fn drop(&mut self) {
+        if self.published {
+            return;
+        }
+        let removed = self.store.shelf(Shelf::Staging).and_then(|staging| {
+            fs::unlink(staging.as_fd(), format!("{}/config.json", self.name))?;
+            fs::remove_directory(staging.as_fd(), &self.name)
+        });
+        if let Err(e) = removed {
+            log::warn!("remove the draft {}: {e}", self.name);
+        }
+    }
+}

@@ -1,0 +1,205 @@
+//! The embedded store: a btrfs in a sparse file, for hosts whose own filesystem is another.
+//!
+//! Every function that changes something is called with ROOT's lock held and can be killed anywhere: the file appears
+//! under its name only when it is formatted, and the next call goes on from what is there. One file is backed by one
+//! loop device only: two would be two filesystems on it (the kernel gives the second a temporary fsid since 6.7 and
+//! mounts both), so the device that is there is found and used again.
+
+use std::fs::File;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use crate::error::{Context, Error, Kind, Result};
+use crate::kernel::{btrfs, fs, loopdev};
+
+const FILE: &str = "store.btrfs";
+
+/// 8 KiB nodes: a snapshot adds a back reference for each child of the source's root node, up to 493 of them at mkfs's
+/// default of 16 KiB and 241 at 8; at 4 KiB an xattr would be limited to 3.4 KB.
+const NODE_SIZE: u32 = 8192;
+
+const GIB: u64 = 1 << 30;
+const MIB: u64 = 1 << 20;
+
+/// What a filesystem needs to be of use at all: mkfs.btrfs(8) wants about 110 MiB.
+const LEAST_SIZE: u64 = 256 * MIB;
+
+/// What must stay free on the host's disk for the embedded store to be written to.
+const LEAST_HOST_ROOM: u64 = 64 * MIB;
+
+/// How a store is made.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// The size of an embedded store in bytes; default [`default_size`] of what is free.
+    pub size: Option<u64>,
+    /// The btrfs node size in bytes, for a filesystem that we format; default 8 KiB.
+    pub node_size: Option<u32>,
+    /// Somebody asked for a store to be made here: one that is there already is an error.
+    pub explicit: bool,
+}
+
+/// The smaller of 64 GiB and 80 % of what is free, in whole MiB.
+pub fn default_size(free: u64) -> u64 {
+    (free / 5 * 4).min(64 * GIB) / MIB * MIB
+}
+
+pub(super) fn exists(root: &Path) -> bool {
+    root.join(FILE).exists()
+}
+
+/// The lock of all who make or mount the store at `root`.
+pub(super) fn lock(root: &Path) -> Result<OwnedFd> {
+    let dir = fs::open_directory_follow(root)?;
+    fs::lock(dir.as_fd(), fs::Lock::Exclusive).context(|| format!("store {}", root.display()))?;
+    Ok(dir)
+}
+
+/// Makes the directory ROOT, and locks it.
+pub(super) fn make_root(root: &Path) -> Result<OwnedFd> {
+    std::fs::create_dir_all(root)
+        .map_err(|e| Error::from_errno(format_args!("create {}", root.display()), e.raw_os_error().unwrap_or(libc::EIO)))?;
+    lock(root)
+}
+
+/// `ROOT/fs` as a subvolume where ROOT is on btrfs, else as a mount of `ROOT/store.btrfs`.
+pub(super) fn ensure_filesystem(root: &Path, options: &Options) -> Result<()> {
+    let dir = fs::open_directory_follow(root)?;
+    if fs::filesystem(dir.as_fd())?.btrfs && !exists(root) {
+        if options.size.is_some() || options.node_size.is_some() {
+            let message = format!("{} is on btrfs: the store is a subvolume there, without a size or nodes of its own", root.display());
+            return Err(Error::new(Kind::Invalid, message).with_hint("leave out --size and --node-size"));
+        }
+        return match btrfs::create(dir.as_fd(), "fs") {
+            Err(e) if e.kind() == Kind::AlreadyExists => Ok(()),
+            other => other,
+        };
+    }
+    if !exists(root) {
+        format(root, options)?;
+    }
+    ensure_mounted(root)
+}
+
+/// Mounts `store.btrfs` at `fs`, on the device that backs it already or on a new one.
+pub(super) fn ensure_mounted(root: &Path) -> Result<()> {
+    let path = root.join(FILE);
+    let at = root.join("fs");
+    let doing = || format!("mount the embedded store {}", path.display());
+    let unusable = |e: Error| e.with_kind(Kind::Store);
+    let backing = File::options()
+        .read(true)
+        .write(true)
+        .open(&path)
+        .map_err(|e| Error::from_errno("open", e.raw_os_error().unwrap_or(libc::EIO)))
+        .context(doing)
+        .map_err(unusable)?;
+    fs::ensure_directory(fs::CWD, &at, 0o700).context(doing)?;
+    if is_mounted(&at)? {
+        return Ok(());
+    }
+    let device = match loopdev::find(backing.as_fd()).context(doing).map_err(unusable)? {
+        Some(device) => device,
+        None => loopdev::attach(&backing).context(doing).map_err(unusable)?,
+    };
+    btrfs::mount(&device.path, &at).context(doing).map_err(unusable)?;
+    log::info!("mounted the embedded store {} at {}", path.display(), at.display());
+    Ok(())
+}
+
+/// Refuses when the host's disk is about to run full under an embedded store.
+pub(super) fn require_host_room(root: &Path) -> Result<()> {
+    let host = fs::filesystem(fs::open_directory_follow(root)?.as_fd())?;
+    if host.available >= LEAST_HOST_ROOM {
+        return Ok(());
+    }
+    let message = format!(
+        "write to the embedded store {}: only {} MiB are left on the disk under it, and it would lose writes",
+        root.join(FILE).display(),
+        host.available / MIB
+    );
+    Err(Error::new(Kind::NoSpace, message).with_hint("free some space there, or use --root on another disk"))
+}
+
+/// A sparse file, formatted under a temporary name and renamed into place.
+fn format(root: &Path, options: &Options) -> Result<()> {
+    let dir = fs::open_directory_follow(root)?;
+    let size = choose_size(fs::filesystem(dir.as_fd())?.available, options.size)?;
+    let draft = root.join("store.btrfs.new");
+    let file = File::options().write(true).create(true).truncate(true).open(&draft).map_err(Error::from)?;
+    fs::set_mode(file.as_fd(), 0o600)?;
+    file.set_len(size).map_err(Error::from).context(|| format!("size {} to {size} bytes", draft.display()))?;
+    let formatted = run_mkfs(&draft, options.node_size.unwrap_or(NODE_SIZE)).and_then(|()| fs::sync(file.as_fd()));
+    if let Err(e) = formatted {
+        // The cause is what counts; a draft that stays is overwritten by the next try.
+        let _ = std::fs::remove_file(&draft);
+        return Err(e);
+    }
+    fs::rename(dir.as_fd(), "store.btrfs.new", dir.as_fd(), FILE)?;
+    fs::sync(dir.as_fd())?;
+    log::info!("made the embedded store {} ({} MiB at most, sparse)", root.join(FILE).display(), size / MIB);
+    Ok(())
+}
+
+fn choose_size(free: u64, wanted: Option<u64>) -> Result<u64> {
+    let size = wanted.map_or_else(|| default_size(free), |size| size / 4096 * 4096);
+    if size < LEAST_SIZE {
+        let (size, least) = (size / MIB, LEAST_SIZE / MIB);
+        let message = match wanted {
+            Some(_) => format!("size {size} MiB: a store needs {least} MiB at the least"),
+            None => format!("only {} MiB are free on the disk: 80 % of that is less than the {least} MiB that a store needs", free / MIB),
+        };
+        return Err(Error::new(Kind::NoSpace, message).with_hint("free some space there, or use --root on another disk"));
+    }
+    if size > free {
+        // A file larger than the disk under it is accepted until the disk is full; then writes are lost.
+        let message = format!("size {} MiB: only {} MiB are free on the disk under it", size / MIB, free / MIB);
+        return Err(Error::new(Kind::NoSpace, message).with_hint("choose a smaller --size, or --root on another disk"));
+    }
+    Ok(size)
+}
+
+fn run_mkfs(path: &Path, node_size: u32) -> Result<()> {
+    // -m single: the file's own filesystem and disk guard the bytes; a second copy of the metadata on the same disk
+    // makes every commit a quarter dearer.
+    let output = Command::new("mkfs.btrfs")
+        .args(["--quiet", "--force", "--metadata", "single", "--nodesize"])
+        .arg(node_size.to_string())
+        .arg(path)
+        .stdin(Stdio::null())
+        .output()
+        .map_err(|e| {
+            let error = Error::from_errno("run mkfs.btrfs", e.raw_os_error().unwrap_or(libc::EIO));
+            match e.kind() {
+                std::io::ErrorKind::NotFound => error.with_hint("install btrfs-progs (Debian: apt-get install btrfs-progs)"),
+                _ => error,
+            }
+        })?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let text = String::from_utf8_lossy(&output.stderr);
+    let why = text.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("no reason given").trim().to_string();
+    Err(Error::new(Kind::Store, format!("run mkfs.btrfs on {}: {}", path.display(), why.trim_start_matches("ERROR: "))))
+}
+
+/// A mount point lies on another device than its parent directory.
+fn is_mounted(at: &PathBuf) -> Result<bool> {
+    let parent = at.parent().unwrap_or(Path::new("/"));
+    Ok(fs::metadata_at(fs::CWD, at)?.st_dev != fs::metadata_at(fs::CWD, parent)?.st_dev)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes() {
+        assert_eq!(default_size(1000 * GIB), 64 * GIB);
+        assert_eq!(default_size(10 * GIB), 8 * GIB);
+        assert!(choose_size(300 * MIB, None).is_err(), "80 % of it is below the least size");
+        assert!(choose_size(GIB, Some(2 * GIB)).is_err(), "larger than the disk");
+        assert!(choose_size(GIB, Some(MIB)).is_err(), "too small to format");
+        assert_eq!(choose_size(GIB, Some(512 * MIB)).expect("fits"), 512 * MIB);
+    }
+}

@@ -1,0 +1,248 @@
+//! From what a person types to an object: names, ids, unambiguous prefixes of ids; and the names themselves.
+//!
+//! A name is a symlink to its object. Making one is atomic (symlink(2) fails with EEXIST), and it becomes durable with
+//! the snapshot that follows. A name whose object never came to be, or is gone, is stale: the next who wants it
+//! replaces it, under the lock of `names/`.
+
+use std::ffi::OsStr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+use super::{Shelf, Store};
+use crate::error::{Context, Error, Kind, Result};
+use crate::kernel::fs;
+use crate::name::{Id, ImageName, ObjectName};
+
+/// An object that was looked up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Found {
+    /// Where it lies: images, snapshots or containers.
+    pub shelf: Shelf,
+    /// Its id.
+    pub id: Id,
+}
+
+impl Store {
+    /// Finds an object by name, id or unambiguous prefix of an id, among snapshots and containers first, then among
+    /// images. `container:`, `snapshot:` and `image:` before it decide.
+    pub fn find(&self, text: &str) -> Result<Found> {
+        self.find_among(text, &[Shelf::Containers, Shelf::Snapshots, Shelf::Images])
+    }
+
+    /// [`find`](Store::find) among some kinds of objects only.
+    pub fn find_among(&self, text: &str, shelves: &[Shelf]) -> Result<Found> {
+        let (wanted, text) = match text.split_once(':') {
+            Some(("container", rest)) => (Some(Shelf::Containers), rest),
+            Some(("snapshot", rest)) => (Some(Shelf::Snapshots), rest),
+            Some(("image", rest)) => (Some(Shelf::Images), rest),
+            Some(("sha256", rest)) => (Some(Shelf::Images), rest),
+            _ => (None, text),
+        };
+        let shelves: Vec<Shelf> = shelves.iter().copied().filter(|shelf| wanted.is_none_or(|w| w == *shelf)).collect();
+        let objects: Vec<Shelf> = shelves.iter().copied().filter(|shelf| *shelf != Shelf::Images).collect();
+        if let Some(found) = self.by_name(text)?.filter(|found| objects.contains(&found.shelf)) {
+            return Ok(found);
+        }
+        if let Some(found) = self.by_id(text, &objects)? {
+            return Ok(found);
+        }
+        if shelves.contains(&Shelf::Images) {
+            if let Some(id) = text.parse().ok().map(|name| self.tagged(&name)).transpose()?.flatten() {
+                return Ok(Found { shelf: Shelf::Images, id });
+            }
+            if let Some(found) = self.by_id(text, &[Shelf::Images])? {
+                return Ok(found);
+            }
+        }
+        let kinds: Vec<&str> = shelves.iter().map(|shelf| shelf.as_str().trim_end_matches('s')).collect();
+        let error = Error::new(Kind::NotFound, format!("{text}: no such {}", kinds.join(" or ")));
+        Err(match shelves.last() {
+            Some(Shelf::Images) => error.with_hint("`tupper image ls` lists what there is"),
+            Some(Shelf::Containers) => error.with_hint("`tupper ps -a` lists what there is"),
+            _ => error.with_hint("`tupper snapshot ls` lists what there is"),
+        })
+    }
+
+    /// The image with this name.
+    pub fn tagged(&self, name: &ImageName) -> Result<Option<Id>> {
+        let tags = self.shelf(Shelf::Tags)?;
+        Ok(link_target(&tags, OsStr::new(&tag_file(name)))?.map(|found| found.id).filter(|id| self.exists(Shelf::Images, id)))
+    }
+
+    /// Every name of an image with the image's id, sorted by name.
+    pub fn tags(&self) -> Result<Vec<(ImageName, Id)>> {
+        let tags = self.shelf(Shelf::Tags)?;
+        let mut found = Vec::new();
+        for file in fs::list(tags.as_fd(), ".")? {
+            let name = file.to_str().and_then(|text| text.replace('%', "/").parse::<ImageName>().ok());
+            if let (Some(name), Some(target)) = (name, link_target(&tags, &file)?) {
+                found.push((name, target.id));
+            }
+        }
+        found.sort();
+        Ok(found)
+    }
+
+    /// Makes `name` the name of the image `id`, whatever image had it before: one rename.
+    pub(crate) fn set_tag(&self, name: &ImageName, id: &Id) -> Result<()> {
+        let tags = self.shelf(Shelf::Tags)?;
+        let draft = format!("staging/tag-{}", self.new_id()?);
+        let target = format!("../images/{id}");
+        fs::symlink(&target, self.dir(), &draft)?;
+        fs::rename_replace(self.dir(), &draft, tags.as_fd(), tag_file(name)).context(|| format!("tag {name}"))
+    }
+
+    /// Takes a name away from its image.
+    pub(crate) fn remove_tag(&self, name: &ImageName) -> Result<()> {
+        fs::unlink(self.shelf(Shelf::Tags)?.as_fd(), tag_file(name)).context(|| format!("untag {name}"))
+    }
+
+    /// Gives a new object its name. `Kind::AlreadyExists` when a living object has it.
+    pub(crate) fn claim_name(&self, name: &ObjectName, object: Found) -> Result<()> {
+        let names = self.shelf(Shelf::Names)?;
+        let target = format!("../{}/{}", object.shelf, object.id);
+        match fs::symlink(&target, names.as_fd(), name.as_str()) {
+            Err(e) if e.kind() == Kind::AlreadyExists => {}
+            other => return other,
+        }
+        // Whoever replaces a stale name holds this lock, so the name cannot become somebody's between look and unlink.
+        fs::lock(names.as_fd(), fs::Lock::Exclusive).context(|| "lock names")?;
+        if let Some(owner) = link_target(&names, OsStr::new(name.as_str()))? {
+            if self.is_alive(owner)? {
+                return Err(Error::new(Kind::AlreadyExists, format!("name {name}: taken by {} {}", kind_word(owner.shelf), owner.id.short()))
+                    .with_hint("choose another name, or remove that first"));
+            }
+            fs::unlink(names.as_fd(), name.as_str())?;
+        }
+        fs::symlink(&target, names.as_fd(), name.as_str()).context(|| format!("name {name}"))
+    }
+
+    /// Frees a name, if it still is this object's.
+    pub(crate) fn release_name(&self, name: &ObjectName, object: Found) -> Result<()> {
+        let names = self.shelf(Shelf::Names)?;
+        match link_target(&names, OsStr::new(name.as_str()))? {
+            Some(owner) if owner == object => fs::unlink(names.as_fd(), name.as_str()),
+            _ => Ok(()),
+        }
+    }
+
+    /// The image that was used last.
+    pub fn last_image(&self) -> Result<Option<Id>> {
+        let found = match fs::read_link(self.dir(), "last") {
+            Ok(target) => parse_target(&target),
+            Err(_) => None,
+        };
+        Ok(found.map(|found| found.id).filter(|id| self.exists(Shelf::Images, id)))
+    }
+
+    /// Remembers the image that was used last. A convenience: nothing depends on it.
+    pub(crate) fn set_last_image(&self, id: &Id) -> Result<()> {
+        if self.last_image()?.is_some_and(|last| last == *id) {
+            return Ok(());
+        }
+        let draft = format!("staging/last-{}", self.new_id()?);
+        fs::symlink(format!("images/{id}"), self.dir(), &draft)?;
+        fs::rename_replace(self.dir(), &draft, self.dir(), "last")
+    }
+
+    /// A fresh random id.
+    pub(crate) fn new_id(&self) -> Result<Id> {
+        Ok(Id::from_bytes(fs::random_bytes()?))
+    }
+
+    /// The ids of the objects on a shelf, unsorted.
+    pub fn ids(&self, shelf: Shelf) -> Result<Vec<Id>> {
+        let names = fs::list(self.dir(), shelf.as_str()).context(|| format!("store {}", self.root().display()))?;
+        let ids = names.iter().filter_map(|name| name.to_str()?.parse().ok());
+        Ok(ids.filter(|id| self.exists(shelf, id)).collect())
+    }
+
+    /// Whether the object is there, whole.
+    pub fn exists(&self, shelf: Shelf, id: &Id) -> bool {
+        let whole = match shelf {
+            Shelf::Images => "config.json",
+            _ => "rootfs",
+        };
+        fs::metadata_at(self.dir(), format!("{shelf}/{id}/{whole}")).is_ok()
+    }
+
+    /// The directory of an object, open. `Kind::NotFound` when it is not there, or not whole.
+    pub(crate) fn open_object(&self, shelf: Shelf, id: &Id) -> Result<OwnedFd> {
+        if !self.exists(shelf, id) {
+            return Err(Error::new(Kind::NotFound, format!("{} {}: no such object", kind_word(shelf), id.short())));
+        }
+        fs::open_directory(self.dir(), format!("{shelf}/{id}")).context(|| kind_word(shelf))
+    }
+
+    fn by_name(&self, text: &str) -> Result<Option<Found>> {
+        if text.parse::<ObjectName>().is_err() {
+            return Ok(None);
+        }
+        let found = link_target(&self.shelf(Shelf::Names)?, OsStr::new(text))?;
+        Ok(found.filter(|found| self.exists(found.shelf, &found.id)))
+    }
+
+    fn by_id(&self, text: &str, shelves: &[Shelf]) -> Result<Option<Found>> {
+        if let Ok(id) = text.parse::<Id>() {
+            return Ok(shelves.iter().map(|shelf| Found { shelf: *shelf, id }).find(|f| self.exists(f.shelf, &f.id)));
+        }
+        if text.is_empty() || text.len() > 64 || !text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b)) {
+            return Ok(None);
+        }
+        let mut found = Vec::new();
+        for shelf in shelves {
+            let ids = self.ids(*shelf)?.into_iter().filter(|id| id.to_string().starts_with(text));
+            found.extend(ids.map(|id| Found { shelf: *shelf, id }));
+        }
+        match found.as_slice() {
+            [] => Ok(None),
+            [one] => Ok(Some(*one)),
+            many => {
+                let message = format!("{text}: {} ids begin with it", many.len());
+                Err(Error::new(Kind::Invalid, message).with_hint("give more digits"))
+            }
+        }
+    }
+
+    /// Whole, or being made by somebody who holds its lock.
+    fn is_alive(&self, object: Found) -> Result<bool> {
+        if self.exists(object.shelf, &object.id) {
+            return Ok(true);
+        }
+        match fs::open_directory(self.dir(), format!("{}/{}", object.shelf, object.id)) {
+            Ok(dir) => match fs::lock(dir.as_fd(), fs::Lock::TryExclusive) {
+                Err(e) if e.kind() == Kind::InUse => Ok(true),
+                other => other.map(|()| false),
+            },
+            Err(_) => Ok(false),
+        }
+    }
+}
+
+/// What a shelf holds, in the singular.
+pub(crate) fn kind_word(shelf: Shelf) -> &'static str {
+    shelf.as_str().trim_end_matches('s')
+}
+
+fn tag_file(name: &ImageName) -> String {
+    name.to_string().replace('/', "%")
+}
+
+fn link_target(shelf: &OwnedFd, name: &OsStr) -> Result<Option<Found>> {
+    match fs::read_link(shelf.as_fd(), name) {
+        Ok(target) => Ok(parse_target(&target)),
+        Err(e) if e.kind() == Kind::NotFound => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
+fn parse_target(target: &Path) -> Option<Found> {
+    let id = target.file_name()?.to_str()?.parse().ok()?;
+    let shelf = match target.parent()?.file_name()?.to_str()? {
+        "images" => Shelf::Images,
+        "snapshots" => Shelf::Snapshots,
+        "containers" => Shelf::Containers,
+        _ => return None,
+    };
+    Some(Found { shelf, id })
+}

@@ -1,0 +1,85 @@
+//! Records: what the store knows of an object beside its files, as xattrs on the object's directory.
+//!
+//! `user.tupper.record` is a small versioned JSON document whose fields belong to the room that writes it.
+//! `user.tupper.subvolume` names the one subvolume that may lie in `rootfs`: by its own UUID, or, where the record has
+//! to be set before the snapshot is made, by the UUID of what it is a snapshot of.
+
+use std::os::fd::BorrowedFd;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::error::{Context, Error, Kind, Result};
+use crate::kernel::{btrfs, fs};
+use crate::name::Id;
+
+const RECORD: &str = "user.tupper.record";
+const SUBVOLUME: &str = "user.tupper.subvolume";
+
+/// The version that every record carries. Unknown fields are ignored, missing ones have defaults: only a change that
+/// an older tupper would misread raises it.
+const VERSION: u32 = 1;
+
+#[derive(serde::Serialize, serde::Deserialize)]
+struct Versioned<T> {
+    version: u32,
+    #[serde(flatten)]
+    record: T,
+}
+
+/// Sets an object's record.
+pub(crate) fn write<T: Serialize>(object: BorrowedFd<'_>, record: &T) -> Result<()> {
+    let json = serde_json::to_vec(&Versioned { version: VERSION, record })
+        .map_err(|e| Error::new(Kind::Invalid, format!("write the record: {e}")))?;
+    fs::set_xattr(object, RECORD, &json).context(|| "write the record")
+}
+
+/// An object's record; `None` where there is none.
+pub(crate) fn read<T: DeserializeOwned>(object: BorrowedFd<'_>) -> Result<Option<T>> {
+    let Some(json) = fs::get_xattr(object, RECORD).context(|| "read the record")? else { return Ok(None) };
+    let broken = |e| Error::new(Kind::Store, format!("read the record: {e}"));
+    // flatten buffers through a Value anyway; doing it by hand lets a newer version be named before its fields matter.
+    let value: serde_json::Value = serde_json::from_slice(&json).map_err(broken)?;
+    match value.get("version").and_then(serde_json::Value::as_u64) {
+        Some(version) if version <= u64::from(VERSION) => serde_json::from_value(value).map(Some).map_err(broken),
+        version => {
+            let message = format!("read the record: version {version:?} is not {VERSION} or older");
+            Err(Error::new(Kind::Store, message).with_hint("use the newer tupper that wrote it"))
+        }
+    }
+}
+
+/// Which subvolume an object's `rootfs` may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Identity {
+    /// The one with this UUID.
+    Itself([u8; 16]),
+    /// A snapshot of the one with this UUID.
+    ChildOf([u8; 16]),
+}
+
+/// Records which subvolume the object's `rootfs` is or will be.
+pub(crate) fn write_identity(object: BorrowedFd<'_>, identity: Identity) -> Result<()> {
+    let (what, uuid) = match identity {
+        Identity::Itself(uuid) => ("uuid", uuid),
+        Identity::ChildOf(uuid) => ("child-of", uuid),
+    };
+    fs::set_xattr(object, SUBVOLUME, format!("{what}:{}", hex(&uuid)).as_bytes()).context(|| "record the subvolume")
+}
+
+/// Whether this subvolume is the one that the store recorded for the object.
+pub(crate) fn identity_matches(object: BorrowedFd<'_>, rootfs: BorrowedFd<'_>) -> Result<bool> {
+    let Some(recorded) = fs::get_xattr(object, SUBVOLUME)? else { return Ok(false) };
+    let info = btrfs::info(rootfs)?;
+    let itself = format!("uuid:{}", hex(&info.uuid));
+    let child = info.parent_uuid.map(|uuid| format!("child-of:{}", hex(&uuid)));
+    Ok(recorded == itself.as_bytes() || child.is_some_and(|child| recorded == child.as_bytes()))
+}
+
+fn hex(uuid: &[u8; 16]) -> String {
+    let mut bytes = [0; 32];
+    bytes[..16].copy_from_slice(uuid);
+    let mut text = Id::from_bytes(bytes).to_string();
+    text.truncate(32);
+    text
+}

@@ -1,0 +1,87 @@
+//! What runs now, in /run/tupper: for listings only. That a container is in use is the lock on its directory.
+//!
+//! A file says which process is a container's; it is true as long as that very process lives: same boot, same pid,
+//! same start time (proc_pid_stat(5), field 22). So it needs no clean-up to be right, and a pid that was reused is
+//! not mistaken for it.
+
+use std::fs;
+use std::path::PathBuf;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::Store;
+use crate::error::{Context, Error, Result};
+use crate::name::Id;
+
+const RUN: &str = "/run/tupper";
+
+/// A running container's first process.
+#[derive(Debug, Clone, Serialize, Deserialize, PartialEq, Eq)]
+pub struct Running {
+    /// Its pid on the host.
+    pub pid: i32,
+    /// When it was started.
+    pub started: Timestamp,
+    start_ticks: u64,
+    boot: String,
+}
+
+impl Store {
+    /// Notes that `pid` is the container's first process.
+    pub(crate) fn note_running(&self, id: &Id, pid: i32) -> Result<()> {
+        let (Some(start_ticks), Some(boot)) = (start_ticks(pid), boot_id()) else {
+            return Ok(()); // it has ended already
+        };
+        let running = Running { pid, started: Timestamp::now(), start_ticks, boot };
+        let path = self.run_path(id);
+        let draft = path.with_extension("new");
+        let json = serde_json::to_vec(&running).map_err(std::io::Error::other)?;
+        let write = || fs::write(&draft, &json).and_then(|()| fs::rename(&draft, &path));
+        let written = write().or_else(|e| match (e.kind(), path.parent()) {
+            (std::io::ErrorKind::NotFound, Some(parent)) => fs::create_dir_all(parent).and_then(|()| write()),
+            _ => Err(e),
+        });
+        written.map_err(Error::from).context(|| format!("note the running container in {}", path.display()))
+    }
+
+    /// The container's first process, if it is alive.
+    pub fn running(&self, id: &Id) -> Option<Running> {
+        let running: Running = serde_json::from_slice(&fs::read(self.run_path(id)).ok()?).ok()?;
+        let alive = boot_id()? == running.boot && start_ticks(running.pid)? == running.start_ticks;
+        alive.then_some(running)
+    }
+
+    /// Forgets what was noted of a container that has ended.
+    pub(crate) fn forget_running(&self, id: &Id) {
+        // The file says nothing once its process is gone; one that stays is only untidy.
+        let _ = fs::remove_file(self.run_path(id));
+    }
+
+    fn run_path(&self, id: &Id) -> PathBuf {
+        PathBuf::from(RUN).join(self.uuid()).join(format!("{id}.json"))
+    }
+}
+
+fn boot_id() -> Option<String> {
+    Some(fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?.trim().to_string())
+}
+
+fn start_ticks(pid: i32) -> Option<u64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The second field is the command's name in parentheses and may hold anything, parentheses too.
+    stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_is_known_by_its_start() {
+        let ours = i32::try_from(std::process::id()).expect("a pid");
+        assert!(start_ticks(ours).expect("we live") > 0);
+        assert_eq!(start_ticks(ours), start_ticks(ours));
+        assert_eq!(start_ticks(i32::MAX), None);
+    }
+}
