@@ -75,14 +75,28 @@ pub(super) fn ensure_filesystem(root: &Path, options: &Options) -> Result<()> {
             other => other,
         };
     }
-    if !exists(root) {
-        format(root, options)?;
+    let size = match exists(root) {
+        true => None,
+        false => Some(format(root, options)?),
+    };
+    mount(root)?;
+    if let Some(size) = size {
+        let (path, at) = (root.join(FILE), root.join("fs"));
+        log::info!("made the embedded store {} (sparse, {} MiB at most), mounted at {}", path.display(), size / MIB, at.display());
     }
-    ensure_mounted(root)
+    Ok(())
 }
 
-/// Mounts `store.btrfs` at `fs`, on the device that backs it already or on a new one.
+/// Mounts `store.btrfs` when it is not mounted: after a reboot, or in another mount namespace.
 pub(super) fn ensure_mounted(root: &Path) -> Result<()> {
+    if mount(root)? {
+        log::info!("mounted the embedded store {} at {}", root.join(FILE).display(), root.join("fs").display());
+    }
+    Ok(())
+}
+
+/// Mounts `store.btrfs` at `fs`, on the device that backs it already or on a new one; false when it was mounted.
+fn mount(root: &Path) -> Result<bool> {
     let path = root.join(FILE);
     let at = root.join("fs");
     let doing = || format!("mount the embedded store {}", path.display());
@@ -96,15 +110,14 @@ pub(super) fn ensure_mounted(root: &Path) -> Result<()> {
         .map_err(unusable)?;
     fs::ensure_directory(fs::CWD, &at, 0o700).context(doing)?;
     if is_mounted(&at)? {
-        return Ok(());
+        return Ok(false);
     }
     let device = match loopdev::find(backing.as_fd()).context(doing).map_err(unusable)? {
         Some(device) => device,
         None => loopdev::attach(&backing).context(doing).map_err(unusable)?,
     };
     btrfs::mount(&device.path, &at).context(doing).map_err(unusable)?;
-    log::info!("mounted the embedded store {} at {}", path.display(), at.display());
-    Ok(())
+    Ok(true)
 }
 
 /// Refuses when the host's disk is about to run full under an embedded store.
@@ -122,7 +135,7 @@ pub(super) fn require_host_room(root: &Path) -> Result<()> {
 }
 
 /// A sparse file, formatted under a temporary name and renamed into place.
-fn format(root: &Path, options: &Options) -> Result<()> {
+fn format(root: &Path, options: &Options) -> Result<u64> {
     let dir = fs::open_directory_follow(root)?;
     let size = choose_size(fs::filesystem(dir.as_fd())?.available, options.size)?;
     let draft = root.join("store.btrfs.new");
@@ -137,8 +150,7 @@ fn format(root: &Path, options: &Options) -> Result<()> {
     }
     fs::rename(dir.as_fd(), "store.btrfs.new", dir.as_fd(), FILE)?;
     fs::sync(dir.as_fd())?;
-    log::info!("made the embedded store {} ({} MiB at most, sparse)", root.join(FILE).display(), size / MIB);
-    Ok(())
+    Ok(size)
 }
 
 fn choose_size(free: u64, wanted: Option<u64>) -> Result<u64> {
