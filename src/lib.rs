@@ -18,12 +18,12 @@ pub mod rootfs;
 
 pub(crate) mod kernel;
 
-
 pub mod store;
 pub mod subvolume;
 
-pub mod layer;
-pub mod transport;
+pub mod container;
 pub mod image;
+pub mod layer;
+pub mod sandbox;
 pub mod snapshot;
-pub mod container; pub mod sandbox;
+pub mod transport;

@@ -185,7 +185,13 @@ impl Active {
         made
     }
 
-    fn fill<T: Serialize>(store: &Store, shelf: &OwnedFd, id: &str, parent: &Parent, new: &New<'_, T>) -> Result<Active> {
+    fn fill<T: Serialize>(
+        store: &Store,
+        shelf: &OwnedFd,
+        id: &str,
+        parent: &Parent,
+        new: &New<'_, T>,
+    ) -> Result<Active> {
         let dir = fs::open_directory(shelf.as_fd(), id)?;
         fs::lock(dir.as_fd(), fs::Lock::TryExclusive)?;
         record::write(dir.as_fd(), new.record)?;

@@ -26,9 +26,12 @@ pub(super) struct Start {
 
 impl Start {
     pub(super) fn run(self, root: &Path) -> Result<ExitCode> {
-        let store = super::open_existing(root)?;
+        let store = super::open_writable(root)?;
         if !self.attach {
-            let error = Error::new(Kind::Unsupported, format!("start {}: in the background is not supported yet", self.container));
+            let error = Error::new(
+                Kind::Unsupported,
+                format!("start {}: in the background is not supported yet", self.container),
+            );
             return Err(error.with_hint("use `tupper start -a`").into());
         }
         let quiet = |_: &str, _: &str| {};

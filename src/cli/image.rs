@@ -69,8 +69,13 @@ impl Import {
         let source = Source::locate(&self.source)?;
         let store = Store::open_or_init(root)?;
         let bar = Bar::new(&format!("importing {source}"), self.quiet);
-        let import =
-            image::Import { source, name: self.name, changes: self.change, message: self.message, limits: Limits::default() };
+        let import = image::Import {
+            source,
+            name: self.name,
+            changes: self.change,
+            message: self.message,
+            limits: Limits::default(),
+        };
         let id = image::import(&store, &import, bar.callback())?;
         drop(bar);
         output::line(id)
@@ -103,8 +108,11 @@ impl Ls {
         for image in &images {
             let id = output::id(&image.id, self.no_trunc);
             let (created, size) = (output::ago(image.created), output::size(image.size));
-            let row = |repository: String, tag: String| vec![repository, tag, id.clone(), created.clone(), size.clone()];
-            rows.extend(image.names.iter().map(|n| row(format!("{}/{}", n.registry(), n.repository()), n.tag().to_string())));
+            let row =
+                |repository: String, tag: String| vec![repository, tag, id.clone(), created.clone(), size.clone()];
+            rows.extend(
+                image.names.iter().map(|n| row(format!("{}/{}", n.registry(), n.repository()), n.tag().to_string())),
+            );
             if image.names.is_empty() {
                 rows.push(row("<none>".into(), "<none>".into()));
             }

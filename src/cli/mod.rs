@@ -27,7 +27,14 @@ use tupper::store::Store;
 #[command(after_help = "Start with `tupper image import rootfs.tar --name NAME`, then `tupper shell NAME`.")]
 struct Cli {
     /// Where the store is
-    #[arg(long, global = true, value_name = "DIR", env = "TUPPER_ROOT", default_value = "/var/lib/tupper", hide_env_values = true)]
+    #[arg(
+        long,
+        global = true,
+        value_name = "DIR",
+        env = "TUPPER_ROOT",
+        default_value = "/var/lib/tupper",
+        hide_env_values = true
+    )]
     root: PathBuf,
     /// What to say on standard error
     #[arg(long, global = true, value_name = "LEVEL", default_value = "info")]
@@ -135,6 +142,13 @@ fn open_existing(root: &std::path::Path) -> Result<Store> {
     })
 }
 
+/// The store for a verb that makes something of what is in it.
+fn open_writable(root: &std::path::Path) -> Result<Store> {
+    let store = open_existing(root)?;
+    store.require_host_room()?;
+    Ok(store)
+}
+
 /// Help and version go to standard output with status 0; a usage error is one line with status 2, or 125 where the
 /// status could be taken for that of a command inside (run, shell, start).
 fn usage(error: &clap::Error) -> ExitCode {
@@ -153,7 +167,10 @@ fn usage(error: &clap::Error) -> ExitCode {
         let _ = output::note(text.trim_end());
     } else {
         let _ = output::note(format_args!("tupper: error: {}", first.trim_start_matches("error: ")));
-        let _ = output::note(format_args!("hint: {}", tip.unwrap_or_else(|| "see `tupper --help`, or `tupper VERB --help`".to_string())));
+        let _ = output::note(format_args!(
+            "hint: {}",
+            tip.unwrap_or_else(|| "see `tupper --help`, or `tupper VERB --help`".to_string())
+        ));
     }
     ExitCode::from(if matches!(verb.as_str(), "run" | "shell" | "start") { 125 } else { 2 })
 }

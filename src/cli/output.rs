@@ -92,8 +92,15 @@ pub(super) fn ago(then: Timestamp) -> String {
 
 /// Seconds in the largest unit that says something.
 pub(super) fn duration(seconds: u64) -> String {
-    const UNITS: [(u64, &str); 7] =
-        [(31_536_000, "year"), (2_592_000, "month"), (604_800, "week"), (86_400, "day"), (3600, "hour"), (60, "minute"), (1, "second")];
+    const UNITS: [(u64, &str); 7] = [
+        (31_536_000, "year"),
+        (2_592_000, "month"),
+        (604_800, "week"),
+        (86_400, "day"),
+        (3600, "hour"),
+        (60, "minute"),
+        (1, "second"),
+    ];
     let (length, unit) = UNITS.into_iter().find(|(length, _)| seconds >= *length).unwrap_or((1, "second"));
     let count = seconds / length;
     format!("{count} {unit}{}", if count == 1 { "" } else { "s" })
@@ -110,16 +117,24 @@ mod tests {
 
     #[test]
     fn sizes_have_three_digits() {
-        for (bytes, text) in
-            [(0, "0 B"), (999, "999 B"), (1000, "1.00 kB"), (12_345, "12.3 kB"), (195_000_000, "195 MB"), (999_999, "1.00 MB"), (64 << 30, "68.7 GB")]
-        {
+        for (bytes, text) in [
+            (0, "0 B"),
+            (999, "999 B"),
+            (1000, "1.00 kB"),
+            (12_345, "12.3 kB"),
+            (195_000_000, "195 MB"),
+            (999_999, "1.00 MB"),
+            (64 << 30, "68.7 GB"),
+        ] {
             assert_eq!(size(bytes), text);
         }
     }
 
     #[test]
     fn durations_have_one_unit() {
-        for (seconds, text) in [(0, "0 seconds"), (1, "1 second"), (61, "1 minute"), (7200, "2 hours"), (86_400 * 20, "2 weeks")] {
+        for (seconds, text) in
+            [(0, "0 seconds"), (1, "1 second"), (61, "1 minute"), (7200, "2 hours"), (86_400 * 20, "2 weeks")]
+        {
             assert_eq!(duration(seconds), text);
         }
     }

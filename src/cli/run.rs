@@ -137,7 +137,7 @@ pub(super) struct Create {
 impl Create {
     pub(super) fn run(self, root: &Path) -> Result<()> {
         let create = create(self.flags, self.command)?;
-        output::line(container::create(&Store::open_or_init(root)?, &create)?)
+        output::line(container::create(&super::open_writable(root)?, &create)?)
     }
 }
 
@@ -186,7 +186,9 @@ fn default_image(store: &Store) -> Result<String> {
         _ => store.last_image()?,
     };
     id.map(|id| format!("image:{id}")).ok_or_else(|| {
-        Error::new(Kind::Invalid, "shell: several images, and none was used yet").with_hint("name one of `tupper image ls`").into()
+        Error::new(Kind::Invalid, "shell: several images, and none was used yet")
+            .with_hint("name one of `tupper image ls`")
+            .into()
     })
 }
 
@@ -218,10 +220,14 @@ fn create(flags: Flags, command: Command) -> Result<container::Create> {
 }
 
 fn run(root: &Path, create: &container::Create, explain: Option<Explain>) -> Result<ExitCode> {
-    if create.options.tty && create.options.interactive && !std::io::stdin().is_terminal() && explain != Some(Explain::Only) {
+    if create.options.tty
+        && create.options.interactive
+        && !std::io::stdin().is_terminal()
+        && explain != Some(Explain::Only)
+    {
         log::debug!("standard input is not a terminal");
     }
-    let store = super::open_existing(root)?;
+    let store = super::open_writable(root)?;
     if explain == Some(Explain::Only) {
         container::explain(&store, create, &narrate)?;
         return Ok(ExitCode::SUCCESS);
@@ -339,7 +345,9 @@ mod tests {
 
     #[test]
     fn sizes_have_units_of_1024() {
-        for (text, value) in [("1", 1), ("1k", 1024), ("512m", 512 << 20), ("1.5g", 3 << 29), ("8K", 8192), ("1GiB", 1 << 30)] {
+        for (text, value) in
+            [("1", 1), ("1k", 1024), ("512m", 512 << 20), ("1.5g", 3 << 29), ("8K", 8192), ("1GiB", 1 << 30)]
+        {
             assert_eq!(bytes(text).expect(text), value);
         }
         for text in ["", "m", "-1", "1x", "0", "1e30t"] {

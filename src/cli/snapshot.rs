@@ -8,7 +8,6 @@ use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 use tupper::error::Kind;
 use tupper::snapshot::{self, Snapshot};
-use tupper::store::Store;
 
 use super::output::{self, Format};
 
@@ -59,7 +58,7 @@ pub(super) struct Create {
 
 impl Create {
     fn run(self, root: &Path) -> Result<()> {
-        let store = Store::open_or_init(root)?;
+        let store = super::open_writable(root)?;
         let create = snapshot::Create { name: self.name, count: self.count, read_only: self.read_only };
         let mut text = String::new();
         for id in snapshot::create(&store, &self.source, &create)? {
@@ -122,7 +121,8 @@ impl Inspect {
             let snapshot = snapshot::find(&store, text)?;
             let subvolume = snapshot::subvolume(&store, &snapshot)?;
             let mut value = summary(&snapshot);
-            value["Subvolume"] = json!({ "Id": subvolume.id, "Uuid": subvolume.uuid, "Generation": subvolume.generation });
+            value["Subvolume"] =
+                json!({ "Id": subvolume.id, "Uuid": subvolume.uuid, "Generation": subvolume.generation });
             found.push(value);
             Ok(())
         });

@@ -62,7 +62,8 @@ impl Info {
         let store = super::open_existing(root)?;
         let space = store.space()?;
         let count = |shelf| Ok::<_, anyhow::Error>(store.ids(shelf)?.len());
-        let (images, snapshots, containers) = (count(Shelf::Images)?, count(Shelf::Snapshots)?, count(Shelf::Containers)?);
+        let (images, snapshots, containers) =
+            (count(Shelf::Images)?, count(Shelf::Snapshots)?, count(Shelf::Containers)?);
         let kind = if store.is_embedded() { "embedded" } else { "subvolume" };
         if self.format == Format::Json {
             return output::json(&json!({

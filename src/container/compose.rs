@@ -70,7 +70,9 @@ pub(super) fn compose(options: &Options, image: Option<&Config>, id: &Id, term: 
         args: args(options, image)?,
         env: env.0,
         cwd,
-        user: non_empty(options.user.as_deref()).or(non_empty(image.and_then(|c| c.user().as_deref()))).map(str::to_string),
+        user: non_empty(options.user.as_deref())
+            .or(non_empty(image.and_then(|c| c.user().as_deref())))
+            .map(str::to_string),
         tty: options.tty,
         interactive: options.interactive,
         init: options.init,
@@ -84,7 +86,8 @@ pub(super) fn compose(options: &Options, image: Option<&Config>, id: &Id, term: 
 
 fn args(options: &Options, image: Option<&Config>) -> Result<Vec<String>> {
     let of_image = |list: &Option<Vec<String>>| list.clone().unwrap_or_default();
-    let entrypoint = options.entrypoint.clone().or(image.map(|config| of_image(config.entrypoint()))).unwrap_or_default();
+    let entrypoint =
+        options.entrypoint.clone().or(image.map(|config| of_image(config.entrypoint()))).unwrap_or_default();
     let command = match (options.args.is_empty(), &options.entrypoint) {
         (false, _) => options.args.clone(),
         (true, Some(_)) => Vec::new(),

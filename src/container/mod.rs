@@ -125,7 +125,8 @@ fn open(store: &Store, id: &Id) -> Result<Container> {
     let read = || -> Result<Container> {
         let record: Record = record::read(dir.as_fd())?.ok_or_else(|| Error::new(Kind::Store, "no record"))?;
         let json = fs::read_small(dir.as_fd(), "spec.json", SPEC_LIMIT)?;
-        let spec = serde_json::from_slice(&json).map_err(|e| Error::new(Kind::Store, format!("read spec.json: {e}")))?;
+        let spec =
+            serde_json::from_slice(&json).map_err(|e| Error::new(Kind::Store, format!("read spec.json: {e}")))?;
         let state = match (store.running(id), record.ended) {
             (Some(running), _) => State::Running(running),
             (None, Some(ended)) => State::Exited(ended),

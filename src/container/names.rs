@@ -6,9 +6,9 @@ use crate::name::ObjectName;
 use crate::store::Store;
 
 const ADJECTIVES: [&str; 32] = [
-    "airtight", "amber", "brisk", "bright", "calm", "clever", "cosy", "crisp", "eager", "fresh", "gentle", "glad", "handy",
-    "hardy", "honest", "jolly", "keen", "light", "lively", "lucky", "mellow", "modest", "neat", "nimble", "patient", "plain",
-    "quiet", "snug", "spry", "steady", "sunny", "tidy",
+    "airtight", "amber", "brisk", "bright", "calm", "clever", "cosy", "crisp", "eager", "fresh", "gentle", "glad",
+    "handy", "hardy", "honest", "jolly", "keen", "light", "lively", "lucky", "mellow", "modest", "neat", "nimble",
+    "patient", "plain", "quiet", "snug", "spry", "steady", "sunny", "tidy",
 ];
 
 const VESSELS: [&str; 32] = [
@@ -26,7 +26,8 @@ pub(super) fn free(store: &Store) -> Result<ObjectName> {
         if attempt > 2 {
             name.push_str(&u16::from_le_bytes([random[2], random[3]]).to_string());
         }
-        if matches!(store.find_among(&name, &[crate::store::Shelf::Containers, crate::store::Shelf::Snapshots]), Err(e) if e.kind() == Kind::NotFound) {
+        if matches!(store.find_among(&name, &[crate::store::Shelf::Containers, crate::store::Shelf::Snapshots]), Err(e) if e.kind() == Kind::NotFound)
+        {
             return name.parse();
         }
     }

@@ -62,7 +62,11 @@ impl FromStr for Change {
             }
             "VOLUME" => Change::Volume(vec![value()]),
             "WORKDIR" => Change::Workdir(value()),
-            _ => return Err(bad("the instruction is not CMD, ENTRYPOINT, ENV, EXPOSE, LABEL, STOPSIGNAL, USER, VOLUME or WORKDIR")),
+            _ => {
+                return Err(bad(
+                    "the instruction is not CMD, ENTRYPOINT, ENV, EXPOSE, LABEL, STOPSIGNAL, USER, VOLUME or WORKDIR",
+                ));
+            }
         })
     }
 }

@@ -60,7 +60,8 @@ fn run(store: &Store, import: &Import, progress: Progress) -> Result<Id> {
     let config = config::for_import(unpacked.diff_id, &import.changes, import.message.as_deref());
     let config = serde_json::to_vec(&config).map_err(|e| Error::new(Kind::Invalid, e.to_string()))?;
     let image = ImageDraft::create(store, &config, &Record { chain, size: unpacked.bytes, created: Timestamp::now() })?;
-    let layer = LayerRecord { diff_id: unpacked.diff_id, parent: None, size: unpacked.bytes, entries: unpacked.entries };
+    let layer =
+        LayerRecord { diff_id: unpacked.diff_id, parent: None, size: unpacked.bytes, entries: unpacked.entries };
 
     let publishing = store.lock_shelf(Shelf::Images)?;
     if store.exists(Shelf::Layers, &chain) {

@@ -73,8 +73,8 @@ impl Image {
         let read = || -> Result<Image> {
             let record: Record = record::read(dir.as_fd())?.ok_or_else(|| Error::new(Kind::Store, "no record"))?;
             let json = fs::read_small(dir.as_fd(), "config.json", CONFIG_LIMIT)?;
-            let config: ImageConfiguration = serde_json::from_slice(&json)
-                .map_err(|e| Error::new(Kind::Store, format!("read config.json: {e}")))?;
+            let config: ImageConfiguration =
+                serde_json::from_slice(&json).map_err(|e| Error::new(Kind::Store, format!("read config.json: {e}")))?;
             let created = config.created().as_ref().and_then(|text| text.parse().ok()).unwrap_or(record.created);
             Ok(Image { id: *id, names: Vec::new(), config, created, size: record.size, chain: record.chain })
         };
@@ -91,9 +91,10 @@ impl Image {
         store.rootfs_path(Shelf::Layers, &self.chain)
     }
 
-    /// What a person would call it.
-    pub fn display_name(&self) -> String {
-        self.names.first().map_or_else(|| self.id.to_string(), ToString::to_string)
+    /// What a person calls it who named it by `text`: the name that is, else its first name, else its id.
+    pub(crate) fn name_for(&self, text: &str) -> String {
+        let asked = text.trim_start_matches("image:").parse().ok().filter(|name| self.names.contains(name));
+        asked.as_ref().or(self.names.first()).map_or_else(|| self.id.to_string(), ToString::to_string)
     }
 }
 
@@ -157,8 +158,11 @@ pub fn remove(store: &Store, text: &str, force: bool, dry_run: bool) -> Result<V
     }
     if image.names.len() > 1 && !force {
         let names: Vec<String> = image.names.iter().map(ToString::to_string).collect();
-        return Err(Error::new(Kind::InUse, format!("image {}: has several names: {}", image.id.short(), names.join(", ")))
-            .with_hint("name one of them, or use --force to remove them all"));
+        return Err(Error::new(
+            Kind::InUse,
+            format!("image {}: has several names: {}", image.id.short(), names.join(", ")),
+        )
+        .with_hint("name one of them, or use --force to remove them all"));
     }
     if !force {
         refuse_if_used(store, &image)?;
@@ -207,9 +211,11 @@ fn refuse_if_used(store: &Store, image: &Image) -> Result<()> {
     for id in store.ids(Shelf::Containers)? {
         let Ok(dir) = store.open_object(Shelf::Containers, &id) else { continue };
         if record::read::<Uses>(dir.as_fd())?.is_some_and(|uses| uses.image == Some(image.id)) {
-            let message = format!("image {}: used by container {}", image.display_name(), id.short());
-            return Err(Error::new(Kind::InUse, message)
-                .with_hint(format!("remove it first (tupper rm {}), or use --force: the container stays whole", id.short())));
+            let message = format!("image {}: used by container {}", image.id.short(), id.short());
+            return Err(Error::new(Kind::InUse, message).with_hint(format!(
+                "remove it first (tupper rm {}), or use --force: the container stays whole",
+                id.short()
+            )));
         }
     }
     Ok(())

@@ -116,7 +116,9 @@ pub(crate) fn set_read_only(subvolume: BorrowedFd<'_>, read_only: bool) -> Resul
 
 /// What the kernel knows of the subvolume whose top directory is open.
 pub(crate) fn info(subvolume: BorrowedFd<'_>) -> Result<Info> {
-    let found = open(subvolume)?.info().map_err(|e| Error::from_errno(format_args!("read subvolume info: {e}"), Errno::last_raw()))?;
+    let found = open(subvolume)?
+        .info()
+        .map_err(|e| Error::from_errno(format_args!("read subvolume info: {e}"), Errno::last_raw()))?;
     Ok(Info {
         id: found.id,
         uuid: *found.uuid.as_bytes(),
@@ -129,7 +131,8 @@ pub(crate) fn info(subvolume: BorrowedFd<'_>) -> Result<Info> {
 /// The subvolumes nested directly in this one, as paths below it.
 pub(crate) fn nested(subvolume: BorrowedFd<'_>) -> Result<Vec<PathBuf>> {
     let mut found = Vec::new();
-    let mut args = RootrefArgs { min_treeid: 0, rootref: [Rootref { treeid: 0, dirid: 0 }; 255], num_items: 0, align: [0; 7] };
+    let mut args =
+        RootrefArgs { min_treeid: 0, rootref: [Rootref { treeid: 0, dirid: 0 }; 255], num_items: 0, align: [0; 7] };
     loop {
         // SAFETY: the structure has the layout of btrfs_ioctl_get_subvol_rootref_args and lives through the call.
         #[expect(unsafe_code, reason = "the crate's iterator resolves paths against the working directory")]
@@ -149,10 +152,12 @@ pub(crate) fn nested(subvolume: BorrowedFd<'_>) -> Result<Vec<PathBuf>> {
 }
 
 fn nested_path(subvolume: BorrowedFd<'_>, reference: Rootref) -> Result<PathBuf> {
-    let mut args = InoLookupUserArgs { dirid: reference.dirid, treeid: reference.treeid, name: [0; 256], path: [0; 3824] };
+    let mut args =
+        InoLookupUserArgs { dirid: reference.dirid, treeid: reference.treeid, name: [0; 256], path: [0; 3824] };
     // SAFETY: the structure has the layout of btrfs_ioctl_ino_lookup_user_args and lives through the call.
     #[expect(unsafe_code, reason = "neither the crate nor nix has this ioctl")]
-    unsafe { ino_lookup_user(subvolume.as_raw_fd(), &raw mut args) }.map_err(|e| failed("look up a nested subvolume", e))?;
+    unsafe { ino_lookup_user(subvolume.as_raw_fd(), &raw mut args) }
+        .map_err(|e| failed("look up a nested subvolume", e))?;
     let text = |bytes: &[u8]| PathBuf::from(OsStr::from_bytes(bytes.split(|b| *b == 0).next().unwrap_or_default()));
     Ok(text(&args.path).join(text(&args.name)))
 }

@@ -113,11 +113,13 @@ pub(crate) fn attach(backing: &File) -> Result<LoopDevice> {
     for _ in 0..64 {
         // SAFETY: the ioctl takes no argument; the file is open.
         #[expect(unsafe_code, reason = "nix has no loop ioctls")]
-        let number = unsafe { loop_ctl_get_free(control.as_raw_fd()) }.map_err(|e| failed("find a free loop device", e))?;
+        let number =
+            unsafe { loop_ctl_get_free(control.as_raw_fd()) }.map_err(|e| failed("find a free loop device", e))?;
         let device = open(&PathBuf::from(format!("/dev/loop{number}")))?;
         let mut info = EMPTY;
         info.lo_flags = LO_FLAGS_AUTOCLEAR | LO_FLAGS_DIRECT_IO;
-        let config = LoopConfig { fd: backing.as_fd().as_raw_fd().unsigned_abs(), block_size: 0, info, reserved: [0; 8] };
+        let config =
+            LoopConfig { fd: backing.as_fd().as_raw_fd().unsigned_abs(), block_size: 0, info, reserved: [0; 8] };
         // SAFETY: the structure has the layout of loop_config, lives through the call and is only read.
         #[expect(unsafe_code, reason = "nix has no loop ioctls")]
         let result = unsafe { loop_configure(device.file.as_raw_fd(), &raw const config) };
@@ -131,10 +133,8 @@ pub(crate) fn attach(backing: &File) -> Result<LoopDevice> {
 }
 
 fn open(path: &Path) -> Result<LoopDevice> {
-    let file = File::options()
-        .read(true)
-        .write(true)
-        .open(path)
-        .map_err(|e| Error::from_errno(format_args!("open {}", path.display()), e.raw_os_error().unwrap_or(libc::EIO)))?;
+    let file = File::options().read(true).write(true).open(path).map_err(|e| {
+        Error::from_errno(format_args!("open {}", path.display()), e.raw_os_error().unwrap_or(libc::EIO))
+    })?;
     Ok(LoopDevice { path: path.to_path_buf(), file })
 }

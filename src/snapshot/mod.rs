@@ -16,7 +16,7 @@ use crate::image::{self, Image};
 use crate::kernel::btrfs;
 use crate::kernel::fs;
 use crate::name::{Id, ObjectName};
-use crate::store::{Found, Shelf, Store, kind_word, record};
+use crate::store::{Found, Shelf, Store, kind_word, record, uuid_text};
 use crate::subvolume::{Active, New, Parent};
 
 /// Creations that run at once. The snapshot ioctl holds its parent directory's lock over a transaction commit; each
@@ -70,8 +70,8 @@ pub struct Snapshot {
 pub struct Subvolume {
     /// Its number in the filesystem.
     pub id: u64,
-    /// Its UUID, in hex.
-    pub uuid: Id,
+    /// Its UUID.
+    pub uuid: String,
     /// The generation of its last change that reached the disk.
     pub generation: u64,
 }
@@ -104,7 +104,12 @@ pub(crate) fn resolve(store: &Store, text: &str) -> Result<Resolved> {
     if found.shelf == Shelf::Images {
         let image = image::find(store, &format!("image:{}", found.id))?;
         let path = image.path(store);
-        return Ok(Resolved { parent: image.parent(store)?, source: source(image.display_name()), image: Some(image), path });
+        return Ok(Resolved {
+            parent: image.parent(store)?,
+            source: source(image.name_for(text)),
+            image: Some(image),
+            path,
+        });
     }
     let origin = Origin::of(store, found)?;
     let image = origin.image.map(|id| Image::open(store, &id)).transpose();
@@ -210,9 +215,7 @@ pub fn find(store: &Store, text: &str) -> Result<Snapshot> {
 pub fn subvolume(store: &Store, snapshot: &Snapshot) -> Result<Subvolume> {
     let dir = store.open_object(Shelf::Snapshots, &snapshot.id)?;
     let info = btrfs::info(fs::open_directory(dir.as_fd(), "rootfs")?.as_fd())?;
-    let mut uuid = [0; 32];
-    uuid[..16].copy_from_slice(&info.uuid);
-    Ok(Subvolume { id: info.id, uuid: Id::from_bytes(uuid), generation: info.generation })
+    Ok(Subvolume { id: info.id, uuid: uuid_text(&info.uuid), generation: info.generation })
 }
 
 /// Removes the snapshot that `text` names, with all that is nested in it. Atomic, at once; durable at the filesystem's
@@ -257,7 +260,8 @@ struct Origin {
 impl Origin {
     fn of(store: &Store, found: Found) -> Result<Origin> {
         let dir = store.open_object(found.shelf, &found.id)?;
-        let record = record::read(dir.as_fd()).context(|| format!("{} {}", kind_word(found.shelf), found.id.short()))?;
+        let record =
+            record::read(dir.as_fd()).context(|| format!("{} {}", kind_word(found.shelf), found.id.short()))?;
         Ok(record.unwrap_or(Origin { name: None, image: None }))
     }
 }

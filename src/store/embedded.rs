@@ -57,8 +57,9 @@ pub(super) fn lock(root: &Path) -> Result<OwnedFd> {
 
 /// Makes the directory ROOT, and locks it.
 pub(super) fn make_root(root: &Path) -> Result<OwnedFd> {
-    std::fs::create_dir_all(root)
-        .map_err(|e| Error::from_errno(format_args!("create {}", root.display()), e.raw_os_error().unwrap_or(libc::EIO)))?;
+    std::fs::create_dir_all(root).map_err(|e| {
+        Error::from_errno(format_args!("create {}", root.display()), e.raw_os_error().unwrap_or(libc::EIO))
+    })?;
     lock(root)
 }
 
@@ -67,7 +68,10 @@ pub(super) fn ensure_filesystem(root: &Path, options: &Options) -> Result<()> {
     let dir = fs::open_directory_follow(root)?;
     if fs::filesystem(dir.as_fd())?.btrfs && !exists(root) {
         if options.size.is_some() || options.node_size.is_some() {
-            let message = format!("{} is on btrfs: the store is a subvolume there, without a size or nodes of its own", root.display());
+            let message = format!(
+                "{} is on btrfs: the store is a subvolume there, without a size or nodes of its own",
+                root.display()
+            );
             return Err(Error::new(Kind::Invalid, message).with_hint("leave out --size and --node-size"));
         }
         return match btrfs::create(dir.as_fd(), "fs") {
@@ -82,7 +86,12 @@ pub(super) fn ensure_filesystem(root: &Path, options: &Options) -> Result<()> {
     mount(root)?;
     if let Some(size) = size {
         let (path, at) = (root.join(FILE), root.join("fs"));
-        log::info!("made the embedded store {} (sparse, {} MiB at most), mounted at {}", path.display(), size / MIB, at.display());
+        log::info!(
+            "made the embedded store {} (sparse, {} MiB at most), mounted at {}",
+            path.display(),
+            size / MIB,
+            at.display()
+        );
     }
     Ok(())
 }
@@ -159,9 +168,14 @@ fn choose_size(free: u64, wanted: Option<u64>) -> Result<u64> {
         let (size, least) = (size / MIB, LEAST_SIZE / MIB);
         let message = match wanted {
             Some(_) => format!("size {size} MiB: a store needs {least} MiB at the least"),
-            None => format!("only {} MiB are free on the disk: 80 % of that is less than the {least} MiB that a store needs", free / MIB),
+            None => format!(
+                "only {} MiB are free on the disk: 80 % of that is less than the {least} MiB that a store needs",
+                free / MIB
+            ),
         };
-        return Err(Error::new(Kind::NoSpace, message).with_hint("free some space there, or use --root on another disk"));
+        return Err(
+            Error::new(Kind::NoSpace, message).with_hint("free some space there, or use --root on another disk")
+        );
     }
     if size > free {
         // A file larger than the disk under it is accepted until the disk is full; then writes are lost.
@@ -183,7 +197,9 @@ fn run_mkfs(path: &Path, node_size: u32) -> Result<()> {
         .map_err(|e| {
             let error = Error::from_errno("run mkfs.btrfs", e.raw_os_error().unwrap_or(libc::EIO));
             match e.kind() {
-                std::io::ErrorKind::NotFound => error.with_hint("install btrfs-progs (Debian: apt-get install btrfs-progs)"),
+                std::io::ErrorKind::NotFound => {
+                    error.with_hint("install btrfs-progs (Debian: apt-get install btrfs-progs)")
+                }
                 _ => error,
             }
         })?;

@@ -66,7 +66,9 @@ impl Store {
     /// The image with this name.
     pub fn tagged(&self, name: &ImageName) -> Result<Option<Id>> {
         let tags = self.shelf(Shelf::Tags)?;
-        Ok(link_target(&tags, OsStr::new(&tag_file(name)))?.map(|found| found.id).filter(|id| self.exists(Shelf::Images, id)))
+        Ok(link_target(&tags, OsStr::new(&tag_file(name)))?
+            .map(|found| found.id)
+            .filter(|id| self.exists(Shelf::Images, id)))
     }
 
     /// Every name of an image with the image's id, sorted by name.
@@ -109,8 +111,11 @@ impl Store {
         fs::lock(names.as_fd(), fs::Lock::Exclusive).context(|| "lock names")?;
         if let Some(owner) = link_target(&names, OsStr::new(name.as_str()))? {
             if self.is_alive(owner)? {
-                return Err(Error::new(Kind::AlreadyExists, format!("name {name}: taken by {} {}", kind_word(owner.shelf), owner.id.short()))
-                    .with_hint("choose another name, or remove that first"));
+                return Err(Error::new(
+                    Kind::AlreadyExists,
+                    format!("name {name}: taken by {} {}", kind_word(owner.shelf), owner.id.short()),
+                )
+                .with_hint("choose another name, or remove that first"));
             }
             fs::unlink(names.as_fd(), name.as_str())?;
         }
@@ -186,7 +191,8 @@ impl Store {
         if let Ok(id) = text.parse::<Id>() {
             return Ok(shelves.iter().map(|shelf| Found { shelf: *shelf, id }).find(|f| self.exists(f.shelf, &f.id)));
         }
-        if text.is_empty() || text.len() > 64 || !text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b)) {
+        if text.is_empty() || text.len() > 64 || !text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+        {
             return Ok(None);
         }
         let mut found = Vec::new();

@@ -197,7 +197,9 @@ impl Store {
         let version = serde_json::from_slice::<Version>(&format).map_err(broken)?.version;
         if version > FORMAT_VERSION {
             let message = format!("{}: store format {version} is newer than {FORMAT_VERSION}", root.display());
-            return Err(Error::new(Kind::Store, message).with_hint("use the newer tupper that made it, or another --root"));
+            return Err(
+                Error::new(Kind::Store, message).with_hint("use the newer tupper that made it, or another --root")
+            );
         }
         let format: Format = serde_json::from_slice(&format).map_err(broken)?;
         Ok(Some(Store { root: root.to_path_buf(), dir, uuid: format.uuid, embedded: embedded::exists(root) }))
@@ -262,7 +264,7 @@ impl Store {
     }
 
     /// A loop file that runs out of host space loses writes that were already accepted: refuse before that.
-    fn require_host_room(&self) -> Result<()> {
+    pub fn require_host_room(&self) -> Result<()> {
         match self.embedded {
             true => embedded::require_host_room(&self.root),
             false => Ok(()),
@@ -283,7 +285,8 @@ fn require_root() -> Result<()> {
     if kernel::is_root() {
         return Ok(());
     }
-    Err(Error::new(Kind::Store, "open the store: not root").with_hint("run it with sudo (rootless stores are not supported yet)"))
+    Err(Error::new(Kind::Store, "open the store: not root")
+        .with_hint("run it with sudo (rootless stores are not supported yet)"))
 }
 
 /// The shelves, then the marker: a store without its marker is one that is still being made.
@@ -301,9 +304,15 @@ fn ensure_layout(path: &Path) -> Result<()> {
 
 /// A random UUID (RFC 9562, version 4).
 fn new_uuid() -> Result<String> {
-    let mut bytes = fs::random_bytes()?;
+    let mut bytes = [0; 16];
+    bytes.copy_from_slice(&fs::random_bytes()?[..16]);
     bytes[6] = bytes[6] & 0x0f | 0x40;
     bytes[8] = bytes[8] & 0x3f | 0x80;
-    let hex = Id::from_bytes(bytes).to_string();
-    Ok([&hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..32]].join("-"))
+    Ok(uuid_text(&bytes))
+}
+
+/// A UUID as it is written (RFC 9562, section 4).
+pub(crate) fn uuid_text(bytes: &[u8; 16]) -> String {
+    let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    [&hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]].join("-")
 }

@@ -9,9 +9,10 @@ use std::os::fd::BorrowedFd;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::uuid_text;
 use crate::error::{Context, Error, Kind, Result};
+
 use crate::kernel::{btrfs, fs};
-use crate::name::Id;
 
 const RECORD: &str = "user.tupper.record";
 const SUBVOLUME: &str = "user.tupper.subvolume";
@@ -64,22 +65,15 @@ pub(crate) fn write_identity(object: BorrowedFd<'_>, identity: Identity) -> Resu
         Identity::Itself(uuid) => ("uuid", uuid),
         Identity::ChildOf(uuid) => ("child-of", uuid),
     };
-    fs::set_xattr(object, SUBVOLUME, format!("{what}:{}", hex(&uuid)).as_bytes()).context(|| "record the subvolume")
+    fs::set_xattr(object, SUBVOLUME, format!("{what}:{}", uuid_text(&uuid)).as_bytes())
+        .context(|| "record the subvolume")
 }
 
 /// Whether this subvolume is the one that the store recorded for the object.
 pub(crate) fn identity_matches(object: BorrowedFd<'_>, rootfs: BorrowedFd<'_>) -> Result<bool> {
     let Some(recorded) = fs::get_xattr(object, SUBVOLUME)? else { return Ok(false) };
     let info = btrfs::info(rootfs)?;
-    let itself = format!("uuid:{}", hex(&info.uuid));
-    let child = info.parent_uuid.map(|uuid| format!("child-of:{}", hex(&uuid)));
+    let itself = format!("uuid:{}", uuid_text(&info.uuid));
+    let child = info.parent_uuid.map(|uuid| format!("child-of:{}", uuid_text(&uuid)));
     Ok(recorded == itself.as_bytes() || child.is_some_and(|child| recorded == child.as_bytes()))
-}
-
-fn hex(uuid: &[u8; 16]) -> String {
-    let mut bytes = [0; 32];
-    bytes[..16].copy_from_slice(uuid);
-    let mut text = Id::from_bytes(bytes).to_string();
-    text.truncate(32);
-    text
 }
