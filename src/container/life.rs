@@ -130,6 +130,7 @@ fn make(store: &Store, create: &Create, narrate: Narrate<'_>) -> Result<Held> {
         source: resolved.source.clone(),
         image,
         auto_remove: create.auto_remove,
+        started: None,
         ended: None,
     };
     let json = serde_json::to_vec(&spec).map_err(|e| Error::new(Kind::Invalid, e.to_string()))?;
@@ -152,9 +153,8 @@ fn spec(create: &Create, resolved: &Resolved, id: &Id) -> Result<Spec> {
 }
 
 /// From the snapshot to the exit status, and what is left after it: the record, or nothing.
-fn supervise(store: &Store, held: Held, narrate: Narrate<'_>) -> Result<Exit> {
-    let started = Timestamp::now();
-    let exit = enter(store, &held, narrate);
+fn supervise(store: &Store, mut held: Held, narrate: Narrate<'_>) -> Result<Exit> {
+    let exit = enter(store, &mut held, narrate);
     store.forget_running(&held.found.id);
     let path = store.rootfs_path(held.found.shelf, &held.found.id);
     let kept = match held.record.auto_remove {
@@ -163,7 +163,7 @@ fn supervise(store: &Store, held: Held, narrate: Narrate<'_>) -> Result<Exit> {
             discard(store, held.active, held.found, held.record.name.as_ref())
         }
         false => match &exit {
-            Ok(exit) => note_end(&held, started, exit),
+            Ok(exit) => note_end(&mut held, exit),
             Err(_) => Ok(()), // it never ran
         },
     };
@@ -178,22 +178,29 @@ fn supervise(store: &Store, held: Held, narrate: Narrate<'_>) -> Result<Exit> {
     }
 }
 
-fn enter(store: &Store, held: &Held, narrate: Narrate<'_>) -> Result<Exit> {
+fn enter(store: &Store, held: &mut Held, narrate: Narrate<'_>) -> Result<Exit> {
     let rootfs = held.active.rootfs(held.spec.read_only)?;
     let facts = Facts::gather(&held.spec, &rootfs, &held.found.id.to_string())?;
     let plan = sandbox::plan(&held.spec, &facts)?;
     let running = sandbox::start(&plan, rootfs, &|step| narrate(&step.words(), &step.command()))?;
+    held.record.started = Some(Timestamp::now());
+    held.record.ended = None;
+    if !held.record.auto_remove {
+        record::write(held.active.dir(), &held.record)?;
+    }
     store.note_running(&held.found.id, running.pid())?;
     running.supervise()
 }
 
-fn note_end(held: &Held, started: Timestamp, exit: &Exit) -> Result<()> {
+fn note_end(held: &mut Held, exit: &Exit) -> Result<()> {
     let exit_code = match exit.status {
         Status::Code(code) => code,
         Status::Signal(signal) => 128 + u8::try_from(signal).unwrap_or(127),
     };
-    let ended = Ended { started, finished: Timestamp::now(), exit_code, oom_killed: exit.oom_killed };
-    record::write(held.active.dir(), &Record { ended: Some(ended), ..held.record.clone() })
+    let finished = Timestamp::now();
+    let started = held.record.started.unwrap_or(finished);
+    held.record.ended = Some(Ended { started, finished, exit_code, oom_killed: exit.oom_killed });
+    record::write(held.active.dir(), &held.record)
 }
 
 fn discard(store: &Store, active: Active, found: Found, name: Option<&ObjectName>) -> Result<()> {

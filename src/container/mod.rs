@@ -8,8 +8,8 @@
 //!
 //! A container is a directory `containers/ID/`: the record (name, source, how it last ended) as an xattr, `spec.json`
 //! (what it runs), and the subvolume. It is running while somebody holds the lock on that directory, which is the
-//! process that started it, in the foreground. That process writes the record when the command has ended; whoever is
-//! killed before leaves a container that is simply not running any more.
+//! process that started it, in the foreground. That process notes the start in the record, and the end; where the end
+//! is missing and nothing runs, it was killed before it could.
 
 mod compose;
 mod life;
@@ -42,7 +42,24 @@ struct Record {
     /// The image at the root of where it came from.
     image: Option<Id>,
     auto_remove: bool,
+    /// When it was last started.
+    started: Option<Timestamp>,
+    /// How that ended.
     ended: Option<Ended>,
+}
+
+impl Record {
+    /// What it is doing, if no process of it is alive. One that was started and has no end was killed together with
+    /// the tupper that ran it, so it says what podman would: 137.
+    fn state_at_rest(&self) -> State {
+        match (self.started, self.ended) {
+            (None, _) => State::Created,
+            (Some(_), Some(ended)) => State::Exited(ended),
+            (Some(started), None) => {
+                State::Exited(Ended { started, finished: started, exit_code: 137, oom_killed: false })
+            }
+        }
+    }
 }
 
 /// How a container's command ended.
@@ -127,11 +144,7 @@ fn open(store: &Store, id: &Id) -> Result<Container> {
         let json = fs::read_small(dir.as_fd(), "spec.json", SPEC_LIMIT)?;
         let spec =
             serde_json::from_slice(&json).map_err(|e| Error::new(Kind::Store, format!("read spec.json: {e}")))?;
-        let state = match (store.running(id), record.ended) {
-            (Some(running), _) => State::Running(running),
-            (None, Some(ended)) => State::Exited(ended),
-            (None, None) => State::Created,
-        };
+        let state = store.running(id).map_or_else(|| record.state_at_rest(), State::Running);
         Ok(Container {
             id: *id,
             name: record.name,
