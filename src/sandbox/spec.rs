@@ -1,0 +1,105 @@
+//! What a person wants of a sandbox: a document, kept in a container's record.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// A process in its own namespaces: what it runs and what it may use.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Spec {
+    /// The host name inside, at most 64 bytes (gethostname(2)).
+    pub hostname: String,
+    /// The command and its arguments; never empty.
+    pub args: Vec<String>,
+    /// The whole environment, `NAME=value` each; HOME is added when it lacks one.
+    pub env: Vec<String>,
+    /// The working directory, absolute; made when it is missing.
+    pub cwd: PathBuf,
+    /// `name|uid[:group|gid]`, looked up in the root's /etc/passwd and /etc/group; root by default.
+    pub user: Option<String>,
+    /// Give it a terminal of its own.
+    pub tty: bool,
+    /// Let it read standard input; without this it reads /dev/null.
+    pub interactive: bool,
+    /// Run it below a PID 1 of ours that forwards signals and reaps.
+    pub init: bool,
+    /// Let it write nothing to its root.
+    pub read_only: bool,
+    /// Places of the host that it sees.
+    pub volumes: Vec<Volume>,
+    /// Empty filesystems in memory.
+    pub tmpfs: Vec<Tmpfs>,
+    /// What it may use up.
+    pub limits: Limits,
+    /// Which network it has.
+    pub network: Network,
+}
+
+impl Default for Spec {
+    fn default() -> Spec {
+        Spec {
+            hostname: "localhost".to_string(),
+            args: Vec::new(),
+            env: Vec::new(),
+            cwd: PathBuf::from("/"),
+            user: None,
+            tty: false,
+            interactive: false,
+            init: false,
+            read_only: false,
+            volumes: Vec::new(),
+            tmpfs: Vec::new(),
+            limits: Limits::default(),
+            network: Network::None,
+        }
+    }
+}
+
+/// A place of the host mounted into the sandbox, and what is mounted below it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Volume {
+    /// A directory or file of the host, absolute.
+    pub source: PathBuf,
+    /// Where it shows inside, absolute; made when it is missing.
+    pub destination: PathBuf,
+    /// Nothing is written through it, nor through what is mounted below it.
+    #[serde(default)]
+    pub read_only: bool,
+}
+
+/// A new tmpfs in the sandbox.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tmpfs {
+    /// Where it shows inside, absolute; made when it is missing.
+    pub destination: PathBuf,
+    /// mount(8) options, comma-separated: `size`, `mode`, `nr_inodes`, `uid`, `gid` and the flags `ro rw exec noexec
+    /// suid nosuid nodev`; by default `rw,noexec,nosuid,nodev,mode=1777`.
+    #[serde(default)]
+    pub options: String,
+}
+
+/// Limits of the sandbox's cgroup.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Limits {
+    /// Memory in bytes.
+    pub memory: Option<u64>,
+    /// Processor time in thousandths of a processor, at least 10.
+    pub millicpus: Option<u32>,
+    /// Processes and threads. 1024 by default, where the host can limit them; zero or less: no limit.
+    pub pids: Option<i64>,
+}
+
+/// Which network the sandbox has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Network {
+    /// A network namespace of its own with nothing but loopback.
+    #[default]
+    None,
+    /// The host's.
+    Host,
+}
