@@ -1,5 +1,7 @@
 //! The verbs: create, run, start, remove.
 
+use std::os::fd::AsFd;
+
 use jiff::Timestamp;
 
 use super::compose::{Options, compose};
@@ -9,7 +11,7 @@ use crate::kernel::process;
 use crate::name::{Id, ObjectName};
 use crate::sandbox::{self, Exit, Facts, Spec, Status};
 use crate::snapshot::{self, Resolved};
-use crate::store::{Found, Shelf, Store, record};
+use crate::store::{Found, Running, Shelf, Store, record};
 use crate::subvolume::{Active, New};
 
 /// Told of each step as it is done: in words, and as the command that a person would type for it.
@@ -73,7 +75,7 @@ pub fn explain(store: &Store, create: &Create, narrate: Narrate<'_>) -> Result<(
     let rootfs = resolved.parent.rootfs(&path, spec.read_only)?;
     let plan = sandbox::plan(&spec, &Facts::gather(&spec, &rootfs, &id.to_string())?)?;
     narrate_snapshot(&resolved, &path, narrate);
-    plan.steps().iter().for_each(|step| narrate(&step.words(), &step.command()));
+    plan.steps().iter().for_each(|step| narrate(&step.describe(), &step.command()));
     if create.auto_remove {
         narrate_removal(&path, narrate);
     }
@@ -90,7 +92,7 @@ pub fn remove(store: &Store, text: &str, force: bool, dry_run: bool) -> Result<I
             return Err(Error::new(Kind::InUse, message).with_hint("end it first, or use --force to kill it"));
         }
         if !dry_run {
-            process::kill(running.pid)?;
+            kill(store, &found.id, running)?;
         }
     }
     if dry_run {
@@ -108,6 +110,15 @@ pub fn remove(store: &Store, text: &str, force: bool, dry_run: bool) -> Result<I
     }
     .context(|| format!("remove container {text}"))?;
     Ok(found.id)
+}
+
+/// Kills a container's first process, and with it all of them.
+fn kill(store: &Store, id: &Id, running: &Running) -> Result<()> {
+    let Some(process) = process::open(running.pid)? else { return Ok(()) };
+    match store.running(id).as_ref() == Some(running) {
+        true => process::signal(process.as_fd(), process::SIGKILL),
+        false => Ok(()), // the number was another's already
+    }
 }
 
 fn make(store: &Store, create: &Create, narrate: Narrate<'_>) -> Result<Held> {
@@ -182,7 +193,7 @@ fn enter(store: &Store, held: &mut Held, narrate: Narrate<'_>) -> Result<Exit> {
     let rootfs = held.active.rootfs(held.spec.read_only)?;
     let facts = Facts::gather(&held.spec, &rootfs, &held.found.id.to_string())?;
     let plan = sandbox::plan(&held.spec, &facts)?;
-    let running = sandbox::start(&plan, rootfs, &|step| narrate(&step.words(), &step.command()))?;
+    let running = sandbox::start(&plan, rootfs, &|step| narrate(&step.describe(), &step.command()))?;
     held.record.started = Some(Timestamp::now());
     held.record.ended = None;
     if !held.record.auto_remove {

@@ -1,1 +1,69 @@
-//! stub
+//! The files of a cgroup: cgroups(7), Documentation/admin-guide/cgroup-v1 and cgroup-v2.rst.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+use nix::sys::stat::Mode;
+
+use super::{failed, fs};
+use crate::error::{Context, Kind, Result};
+
+/// The largest control file worth reading, in bytes.
+const LIMIT: u64 = 1 << 16;
+
+/// One write(2) of a value to a control file: the kernel takes each write as a whole.
+pub(crate) fn write(file: &Path, value: &str) -> Result<()> {
+    let fail = |e| failed(format_args!("write {value:?} to {}", file.display()), e);
+    let fd = nix::fcntl::open(file, OFlag::O_WRONLY | OFlag::O_CLOEXEC, Mode::empty()).map_err(fail)?;
+    nix::unistd::write(&fd, value.as_bytes()).map(drop).map_err(fail)
+}
+
+/// The value of a control file.
+pub(crate) fn read(file: &Path) -> Result<String> {
+    let bytes = fs::read_small(fs::CWD, file, LIMIT)?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// mkdir(2) of a cgroup and those above it.
+pub(crate) fn make(directory: &Path) -> Result<()> {
+    let made = fs::make_directory(fs::CWD, directory, 0o755);
+    match (made, directory.parent()) {
+        (Err(e), Some(parent)) if e.kind() == Kind::NotFound => {
+            fs::ensure_directory(fs::CWD, parent, 0o755)?;
+            fs::make_directory(fs::CWD, directory, 0o755)
+        }
+        (made, _) => made,
+    }
+    .context(|| "make a cgroup")
+}
+
+/// Opens a cgroup for CLONE_INTO_CGROUP.
+pub(crate) fn open(directory: &Path) -> Result<OwnedFd> {
+    fs::open_directory(fs::CWD, directory)
+}
+
+/// rmdir(2) of a cgroup; one that is not there is no error.
+pub(crate) fn remove(directory: &Path) -> Result<()> {
+    match nix::unistd::unlinkat(fs::CWD.as_fd(), directory, nix::unistd::UnlinkatFlags::RemoveDir) {
+        Ok(()) | Err(Errno::ENOENT) => Ok(()),
+        Err(e) => Err(failed(format_args!("remove {}", directory.display()), e)),
+    }
+}
+
+/// mkdir(2) of a cgroup that may be there already.
+pub(crate) fn ensure(directory: &Path) -> Result<()> {
+    fs::ensure_directory(fs::CWD, directory, 0o755).context(|| "make a cgroup")
+}
+
+/// [`remove`], again for a moment while it is busy: a process leaves its cgroup a little after it was reaped.
+pub(crate) fn remove_patiently(directory: &Path) -> Result<()> {
+    for _ in 0..50 {
+        match remove(directory) {
+            Err(e) if e.kind() == Kind::InUse => std::thread::sleep(std::time::Duration::from_millis(2)),
+            other => return other,
+        }
+    }
+    remove(directory)
+}

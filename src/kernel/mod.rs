@@ -4,12 +4,15 @@
 //! object; it decides nothing. Descriptors come in borrowed and go out owned and close-on-exec.
 
 pub(crate) mod btrfs;
+pub(crate) mod capability;
 pub(crate) mod cgroup;
 pub(crate) mod fs;
 pub(crate) mod loopdev;
 pub(crate) mod mount;
 pub(crate) mod node;
 pub(crate) mod process;
+pub(crate) mod resolve;
+pub(crate) mod socket;
 pub(crate) mod tty;
 
 use std::fmt::Display;

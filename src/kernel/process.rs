@@ -1,8 +1,429 @@
-//! stub
-use crate::error::Result;
-pub(crate) fn require_single_thread() -> Result<()> {
-    Ok(())
+//! Processes: clone3, sessions, signals, exec, and waiting by pidfd.
+
+use std::ffi::{CStr, CString};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout};
+use nix::sched::CloneFlags;
+use nix::sys::signal::{SigSet, SigmaskHow, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+
+use super::failed;
+use crate::error::{Error, Kind, Result};
+
+/// include/uapi/linux/sched.h; libc's constant does not fit its type.
+const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+
+/// Who returned from [`clone3`].
+#[derive(Debug)]
+pub(crate) enum Cloned {
+    /// The new process.
+    Child,
+    /// The old one, with the new one's process id and pidfd.
+    Parent { pid: i32, pidfd: OwnedFd },
 }
-pub(crate) fn kill(_pid: i32) -> Result<()> {
-    Ok(())
+
+/// clone3(2) without a new stack, as fork(2), in new namespaces and, with `cgroup`, in that v2 cgroup.
+///
+/// The caller must be single-threaded: [`require_single_thread`].
+pub(crate) fn clone3(namespaces: CloneFlags, cgroup: Option<BorrowedFd<'_>>) -> Result<Cloned> {
+    let mut pidfd: RawFd = -1;
+    // SAFETY: all-zero is a valid clone_args (clone3(2)).
+    #[expect(unsafe_code, reason = "a C struct whose unset fields must be zero")]
+    let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
+    args.flags = u64::from(namespaces.bits().unsigned_abs()) | u64::from(libc::CLONE_PIDFD.unsigned_abs());
+    args.exit_signal = u64::from(libc::SIGCHLD.unsigned_abs());
+    args.pidfd = (&raw mut pidfd).addr() as u64;
+    if let Some(cgroup) = cgroup {
+        args.flags |= CLONE_INTO_CGROUP;
+        args.cgroup = u64::from(cgroup.as_raw_fd().unsigned_abs());
+    }
+    // SAFETY: without CLONE_VM the child runs on a copy of this memory; `pidfd` and `args` outlive the call. The
+    // caller is single-threaded, so no lock is held by a thread that the child lacks.
+    #[expect(unsafe_code, reason = "neither libc nor nix wraps clone3")]
+    let result = unsafe { libc::syscall(libc::SYS_clone3, &raw mut args, size_of::<libc::clone_args>()) };
+    match Errno::result(result).map_err(|e| failed("clone3", e))? {
+        0 => Ok(Cloned::Child),
+        // SAFETY: CLONE_PIDFD stored a new descriptor that nobody else owns.
+        #[expect(unsafe_code, reason = "the kernel returns a raw descriptor")]
+        pid => Ok(Cloned::Parent { pid: pid as i32, pidfd: unsafe { OwnedFd::from_raw_fd(pidfd) } }),
+    }
+}
+
+/// fork(2), for a process that is single-threaded: `true` in the child.
+pub(crate) fn fork() -> Result<Option<i32>> {
+    // SAFETY: the caller (init) is the only thread of its process.
+    #[expect(unsafe_code, reason = "fork in a process with other threads would be unsound")]
+    match unsafe { nix::unistd::fork() }.map_err(|e| failed("fork", e))? {
+        nix::unistd::ForkResult::Child => Ok(None),
+        nix::unistd::ForkResult::Parent { child } => Ok(Some(child.as_raw())),
+    }
+}
+
+/// An error unless this process has one thread: /proc/self/task has a link for each and two of its own (proc(5)).
+pub(crate) fn require_single_thread() -> Result<()> {
+    let task = nix::sys::stat::stat("/proc/self/task").map_err(|e| failed("stat /proc/self/task", e))?;
+    match task.st_nlink {
+        3 => Ok(()),
+        links => {
+            let threads = links.saturating_sub(2);
+            Err(Error::new(Kind::Unsupported, format!("start a container from a process with {threads} threads")))
+        }
+    }
+}
+
+/// unshare(2).
+pub(crate) fn unshare(namespaces: CloneFlags) -> Result<()> {
+    nix::sched::unshare(namespaces).map_err(|e| failed("unshare", e))
+}
+
+/// prctl(2) PR_SET_PDEATHSIG: this process gets SIGKILL when its parent ends.
+pub(crate) fn die_with_parent() -> Result<()> {
+    nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).map_err(|e| failed("set the parent-death signal", e))
+}
+
+/// setsid(2).
+pub(crate) fn new_session() -> Result<()> {
+    nix::unistd::setsid().map(drop).map_err(|e| failed("setsid", e))
+}
+
+/// sethostname(2).
+pub(crate) fn set_hostname(name: &str) -> Result<()> {
+    nix::unistd::sethostname(name).map_err(|e| failed(format_args!("set the hostname {name}"), e))
+}
+
+/// setrlimit(2): no core files.
+pub(crate) fn forbid_core_files() -> Result<()> {
+    nix::sys::resource::setrlimit(nix::sys::resource::Resource::RLIMIT_CORE, 0, 0)
+        .map_err(|e| failed("set the core file limit", e))
+}
+
+/// umask(2).
+pub(crate) fn set_umask(mask: u32) {
+    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(mask));
+}
+
+/// keyctl_join_session_keyring(3): an anonymous session keyring. A kernel without keyrings has none to leak.
+pub(crate) fn join_new_keyring() -> Result<()> {
+    // SAFETY: KEYCTL_JOIN_SESSION_KEYRING with a null name takes no memory of ours.
+    #[expect(unsafe_code, reason = "libc and nix have no keyctl")]
+    let result = unsafe { libc::syscall(libc::SYS_keyctl, libc::KEYCTL_JOIN_SESSION_KEYRING, 0usize) };
+    match Errno::result(result) {
+        Ok(_) | Err(Errno::ENOSYS) => Ok(()),
+        Err(e) => Err(failed("join a session keyring", e)),
+    }
+}
+
+/// prctl(2) PR_SET_DUMPABLE 0: /proc/PID/exe, mem and fd of this process open for nobody without CAP_SYS_PTRACE.
+pub(crate) fn set_undumpable() -> Result<()> {
+    nix::sys::prctl::set_dumpable(false).map_err(|e| failed("make init undumpable", e))
+}
+
+/// close_range(2) with CLOSE_RANGE_CLOEXEC: every descriptor but 0, 1 and 2 closes at exec.
+pub(crate) fn close_descriptors_on_exec() -> Result<()> {
+    close_range(libc::CLOSE_RANGE_CLOEXEC as libc::c_int)
+}
+
+/// close_range(2): every descriptor but 0, 1 and 2 is closed now, whoever owns it in this process. Only a process
+/// that never returns to its owners (init) may do that.
+pub(crate) fn close_descriptors() -> Result<()> {
+    close_range(0)
+}
+
+fn close_range(flags: libc::c_int) -> Result<()> {
+    // SAFETY: integers only. Descriptors closed here are not used again: see the two callers.
+    #[expect(unsafe_code, reason = "nix has no close_range")]
+    let result = unsafe { libc::close_range(3, libc::c_uint::MAX, flags) };
+    Errno::result(result).map(drop).map_err(|e| failed("close descriptors", e))
+}
+
+/// dup2(2) onto standard input (0), output (1) or error (2).
+pub(crate) fn replace_stdio(fd: BorrowedFd<'_>, number: RawFd) -> Result<()> {
+    // SAFETY: integers only; 0, 1 and 2 are owned by nobody in Rust.
+    #[expect(unsafe_code, reason = "nix's dup2 wants to own the target")]
+    let result = unsafe { libc::dup2(fd.as_raw_fd(), number) };
+    Errno::result(result).map(drop).map_err(|e| failed(format_args!("replace descriptor {number}"), e))
+}
+
+/// execve(2). Returns only when it failed, with the errno that a PATH search decides by.
+pub(crate) fn exec(program: &CStr, args: &[CString], env: &[CString]) -> Errno {
+    match nix::unistd::execve(program, args, env) {
+        Ok(infallible) => match infallible {},
+        Err(errno) => errno,
+    }
+}
+
+/// _exit(2): no destructor, no atexit handler.
+pub(crate) fn exit_now(status: u8) -> ! {
+    // SAFETY: _exit does not return and touches no memory.
+    #[expect(unsafe_code, reason = "std::process::exit would run the parent's exit handlers in the child")]
+    unsafe {
+        libc::_exit(i32::from(status))
+    }
+}
+
+/// How a process ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ended {
+    /// It exited with this status.
+    Exited(u8),
+    /// This signal ended it.
+    Signaled(i32),
+}
+
+/// waitid(2) on a pidfd: waits for the process to end and reaps it.
+pub(crate) fn wait(pidfd: BorrowedFd<'_>) -> Result<Ended> {
+    loop {
+        // SAFETY: all-zero is a valid siginfo_t, which the call fills in and which outlives it.
+        #[expect(unsafe_code, reason = "nix's WaitStatus loses real-time signals")]
+        let (result, info) = unsafe {
+            let mut info: libc::siginfo_t = std::mem::zeroed();
+            let id = pidfd.as_raw_fd().unsigned_abs();
+            (libc::waitid(libc::P_PIDFD, id, &raw mut info, libc::WEXITED), info)
+        };
+        match Errno::result(result) {
+            Err(Errno::EINTR) => continue,
+            Err(e) => return Err(failed("wait for the container", e)),
+            Ok(_) => return Ok(ended(&info)),
+        }
+    }
+}
+
+fn ended(info: &libc::siginfo_t) -> Ended {
+    // SAFETY: waitid(2) filled in a SIGCHLD siginfo, whose status field is valid.
+    #[expect(unsafe_code, reason = "siginfo_t is a union")]
+    let status = unsafe { info.si_status() };
+    match info.si_code {
+        // wait(2): only the low eight bits of an exit status are kept.
+        libc::CLD_EXITED => Ended::Exited((status & 0xff) as u8),
+        _ => Ended::Signaled(status),
+    }
+}
+
+/// waitpid(2) for any child, without blocking: `None` when none has ended.
+pub(crate) fn reap() -> Option<(i32, Ended)> {
+    loop {
+        let mut status = 0;
+        // SAFETY: the pointer is that of a live integer.
+        #[expect(unsafe_code, reason = "nix's WaitStatus loses real-time signals")]
+        let result = unsafe { libc::waitpid(-1, &raw mut status, libc::WNOHANG) };
+        match Errno::result(result) {
+            Err(Errno::EINTR) => continue,
+            Err(_) | Ok(0) => return None,
+            Ok(pid) if libc::WIFSIGNALED(status) => return Some((pid, Ended::Signaled(libc::WTERMSIG(status)))),
+            Ok(pid) => return Some((pid, Ended::Exited((libc::WEXITSTATUS(status) & 0xff) as u8))),
+        }
+    }
+}
+
+/// pidfd_send_signal(2); a process that has ended already is no error.
+pub(crate) fn signal(pidfd: BorrowedFd<'_>, signal: i32) -> Result<()> {
+    // SAFETY: a null siginfo means that of kill(2) (pidfd_send_signal(2)); the rest are integers.
+    #[expect(unsafe_code, reason = "nix has no pidfd_send_signal")]
+    let result = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), signal, 0usize, 0) };
+    match Errno::result(result) {
+        Ok(_) | Err(Errno::ESRCH) => Ok(()),
+        Err(e) => Err(failed(format_args!("send signal {signal}"), e)),
+    }
+}
+
+/// pidfd_open(2); `None` when there is no such process. Whoever learned the number elsewhere has to look again whether
+/// it is the process they mean: from here on it cannot become another.
+pub(crate) fn open(pid: i32) -> Result<Option<OwnedFd>> {
+    // SAFETY: integers only.
+    #[expect(unsafe_code, reason = "nix has no pidfd_open")]
+    let result = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
+    match Errno::result(result) {
+        Ok(fd) => {
+            let fd = i32::try_from(fd).map_err(|_| failed("open a process", Errno::EBADF))?;
+            // SAFETY: the kernel has just made this descriptor, close-on-exec, and nobody else knows it.
+            #[expect(unsafe_code, reason = "taking ownership of a new descriptor")]
+            let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+            Ok(Some(fd))
+        }
+        Err(Errno::ESRCH) => Ok(None),
+        Err(e) => Err(failed(format_args!("open process {pid}"), e)),
+    }
+}
+
+/// kill(2) of a child that has not been reaped, so that the number cannot be another's; errors say it has ended.
+pub(crate) fn signal_child(pid: i32, signal: i32) {
+    // SAFETY: integers only.
+    #[expect(unsafe_code, reason = "nix's Signal has no real-time signals")]
+    unsafe {
+        libc::kill(pid, signal);
+    }
+}
+
+/// The signals that a supervisor hands on, and WINCH. Those of job control (TSTP, TTIN, TTOU, CONT) stay with the shell
+/// that the supervisor runs in.
+const FORWARDED: [Signal; 8] = [
+    Signal::SIGHUP,
+    Signal::SIGINT,
+    Signal::SIGQUIT,
+    Signal::SIGTERM,
+    Signal::SIGUSR1,
+    Signal::SIGUSR2,
+    Signal::SIGALRM,
+    Signal::SIGWINCH,
+];
+
+/// A thread's signal mask.
+pub(crate) type SignalMask = SigSet;
+
+/// Blocks the signals that a supervisor hands on, and returns the mask that was.
+pub(crate) fn block_forwarded() -> Result<SignalMask> {
+    let set: SigSet = FORWARDED.into_iter().collect();
+    set.thread_swap_mask(SigmaskHow::SIG_BLOCK).map_err(|e| failed("block signals", e))
+}
+
+/// signalfd(2) of the signals that a supervisor hands on, which must be blocked.
+pub(crate) fn forwarded_queue() -> Result<SignalQueue> {
+    let set: SigSet = FORWARDED.into_iter().collect();
+    let queue = SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK);
+    queue.map(SignalQueue).map_err(|e| failed("signalfd", e))
+}
+
+/// Signals that have arrived.
+#[derive(Debug)]
+pub(crate) struct SignalQueue(SignalFd);
+
+impl SignalQueue {
+    /// The next one, if there is one.
+    pub(crate) fn next(&self) -> Result<Option<i32>> {
+        let signal = self.0.read_signal().map_err(|e| failed("read a signal", e))?;
+        Ok(signal.and_then(|info| i32::try_from(info.ssi_signo).ok()))
+    }
+}
+
+impl AsFd for SignalQueue {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// INT or TERM: somebody wants the process to end.
+pub(crate) fn is_termination(signal: i32) -> bool {
+    signal == libc::SIGINT || signal == libc::SIGTERM
+}
+
+/// Blocks every signal.
+pub(crate) fn block_all() -> Result<()> {
+    SigSet::all().thread_set_mask().map_err(|e| failed("block signals", e))
+}
+
+/// Makes `mask` the signal mask.
+pub(crate) fn set_mask(mask: &SignalMask) -> Result<()> {
+    mask.thread_set_mask().map_err(|e| failed("set the signal mask", e))
+}
+
+/// sigwaitinfo(2) for any signal; all must be blocked.
+pub(crate) fn wait_for_signal() -> i32 {
+    loop {
+        let set = SigSet::all();
+        // SAFETY: the set is live; a null siginfo is allowed (sigwaitinfo(2)).
+        #[expect(unsafe_code, reason = "nix's Signal has no real-time signals")]
+        let signal = unsafe { libc::sigwaitinfo(set.as_ref(), std::ptr::null_mut()) };
+        if signal > 0 {
+            return signal;
+        }
+    }
+}
+
+/// Every signal back to its default disposition and an empty mask: execve(2) keeps what is ignored or blocked.
+pub(crate) fn default_signals() -> Result<()> {
+    for number in 1..=libc::SIGRTMAX() {
+        // SAFETY: all-zero is SIG_DFL with no flags and an empty mask; KILL, STOP and the two that libc keeps to
+        // itself answer EINVAL, which is as good.
+        #[expect(unsafe_code, reason = "nix's Signal has no real-time signals")]
+        unsafe {
+            let action: libc::sigaction = std::mem::zeroed();
+            libc::sigaction(number, &raw const action, std::ptr::null_mut());
+        }
+    }
+    set_mask(&SigSet::empty())
+}
+
+/// Whether the other end of a connected `socket` is closed: poll(2), POLLHUP.
+pub(crate) fn peer_is_gone(socket: BorrowedFd<'_>) -> bool {
+    let mut fds = [PollFd::new(socket, PollFlags::empty())];
+    let polled = nix::poll::poll(&mut fds, PollTimeout::ZERO);
+    polled.is_ok_and(|n| n > 0) && fds[0].revents().is_some_and(|r| r.contains(PollFlags::POLLHUP))
+}
+
+/// What a descriptor is waited for, or ready for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Polled(PollFlags);
+
+impl Polled {
+    pub(crate) const NOTHING: Polled = Polled(PollFlags::empty());
+    pub(crate) const READ: Polled = Polled(PollFlags::POLLIN);
+    pub(crate) const WRITE: Polled = Polled(PollFlags::POLLOUT);
+
+    /// It is ready for something, if only to say that the other side is gone.
+    pub(crate) fn any(self) -> bool {
+        !self.0.is_empty()
+    }
+}
+
+impl std::ops::BitOr for Polled {
+    type Output = Polled;
+
+    fn bitor(self, other: Polled) -> Polled {
+        Polled(self.0 | other.0)
+    }
+}
+
+/// poll(2), again after a signal: what each descriptor is ready for. `pause` is the longest wait in milliseconds.
+pub(crate) fn poll<const N: usize>(
+    wanted: [Option<(BorrowedFd<'_>, Polled)>; N],
+    pause: Option<u16>,
+) -> Result<[Polled; N]> {
+    let mut fds: Vec<PollFd<'_>> = wanted.iter().flatten().map(|(fd, events)| PollFd::new(*fd, events.0)).collect();
+    let timeout = pause.map_or(PollTimeout::NONE, PollTimeout::from);
+    loop {
+        match nix::poll::poll(&mut fds, timeout) {
+            Err(Errno::EINTR) => continue,
+            Err(e) => return Err(failed("poll", e)),
+            Ok(_) => break,
+        }
+    }
+    let mut answers = fds.iter().map(|fd| Polled(fd.revents().unwrap_or(PollFlags::empty())));
+    Ok(wanted.map(|slot| slot.and_then(|_| answers.next()).unwrap_or(Polled::NOTHING)))
+}
+
+/// signal(7).
+pub(crate) const SIGWINCH: i32 = libc::SIGWINCH;
+/// errno(3): no such process.
+pub(crate) const ESRCH: i32 = libc::ESRCH;
+/// signal(7).
+pub(crate) const SIGCHLD: i32 = libc::SIGCHLD;
+/// signal(7).
+pub(crate) const SIGKILL: i32 = libc::SIGKILL;
+
+/// unshare(2) CLONE_NEWCGROUP: the new namespace is rooted at the cgroup this process is in now (cgroup_namespaces(7)).
+pub(crate) fn unshare_cgroup() -> Result<()> {
+    unshare(CloneFlags::CLONE_NEWCGROUP)
+}
+
+/// The namespaces of a sandbox that it gets at once; the cgroup namespace comes when it is in its cgroup.
+pub(crate) fn sandbox_namespaces(network: bool) -> CloneFlags {
+    let base = CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWPID | CloneFlags::CLONE_NEWUTS | CloneFlags::CLONE_NEWIPC;
+    if network { base | CloneFlags::CLONE_NEWNET } else { base }
+}
+
+/// An execve failed because there is no such program, as exec(3) sees it.
+pub(crate) fn is_missing(errno: Errno) -> bool {
+    matches!(errno, Errno::ENOENT | Errno::ENOTDIR)
+}
+
+/// An execve failed for lack of permission.
+pub(crate) fn is_denied(errno: Errno) -> bool {
+    errno == Errno::EACCES
+}
+
+/// The error of an execve of `name`.
+pub(crate) fn exec_error(name: &str, errno: Errno) -> Error {
+    failed(format_args!("run {name:?}"), errno)
 }

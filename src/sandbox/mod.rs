@@ -1,50 +1,37 @@
-//! stub
-#![allow(missing_docs)]
-pub mod spec;
-use crate::{error::Result, rootfs::Rootfs};
-pub use spec::*;
-pub struct Plan;
-pub struct Step;
-pub struct Facts;
-pub struct Running;
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Status {
-    Code(u8),
-    Signal(i32),
-}
-pub struct Exit {
-    pub status: Status,
-    pub oom_killed: bool,
-}
-impl Facts {
-    pub fn gather(_: &Spec, _: &Rootfs, _: &str) -> Result<Facts> {
-        todo!()
-    }
-}
-pub fn plan(_: &Spec, _: &Facts) -> Result<Plan> {
-    todo!()
-}
-impl Plan {
-    pub fn steps(&self) -> &[Step] {
-        todo!()
-    }
-}
-impl Step {
-    pub fn words(&self) -> String {
-        todo!()
-    }
-    pub fn command(&self) -> String {
-        todo!()
-    }
-}
-pub fn start(_: &Plan, _: Rootfs, _: &dyn Fn(&Step)) -> Result<Running> {
-    todo!()
-}
-impl Running {
-    pub fn pid(&self) -> i32 {
-        0
-    }
-    pub fn supervise(self) -> Result<Exit> {
-        todo!()
-    }
-}
+//! A process in namespaces and cgroups of its own, with a given root.
+//!
+//! Two halves: [`plan`] turns a [`Spec`] and the [`Facts`] into a list of [`Step`]s, a value without a system call in
+//! it; [`start`] runs the list from top to bottom, one arm a step. A step can say what it does in words and as a shell
+//! command, and a failed one names itself in the error.
+//!
+//! The process runs in three parts: the host's steps, which end with clone3; then, at the same time, the parent's
+//! (which need the new process's id) and the child's, which end with exec. What the child needs of the host is handed
+//! to it as detached mounts, so that it looks no path up on the host; what it does in the root is resolved below the
+//! root's descriptor, before pivot_root.
+//!
+//! It must not know where a root comes from: a [`Rootfs`](crate::rootfs::Rootfs) is a descriptor.
+//!
+//! A sandbox ends with its supervisor, even one that was killed (PR_SET_PDEATHSIG); a command that is PID 1 itself
+//! (no `init`) and root could clear that for itself, as it could with any supervisor that is its parent.
+
+mod enter;
+mod facts;
+mod init;
+mod plan;
+mod relay;
+mod report;
+mod signals;
+mod spec;
+mod start;
+mod step;
+mod supervise;
+mod terminal;
+mod user;
+
+pub use facts::{Facts, Hierarchy, Masked};
+pub use plan::{Plan, plan};
+pub use spec::{Limits, Network, Spec, Tmpfs, Volume};
+pub use start::{Running, start};
+pub use step::{Attributes, CapabilitySet, Side, Step};
+pub use supervise::{Exit, Status};
+pub use user::User;

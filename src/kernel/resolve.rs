@@ -1,0 +1,196 @@
+//! Paths inside a root that somebody else wrote: every component is looked up below a descriptor, links resolve as if
+//! the root were `/`, and what is missing can be made on the way.
+
+use std::collections::VecDeque;
+use std::ffi::OsString;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Component, Path};
+
+use nix::errno::Errno;
+use nix::fcntl::{self, OFlag, OpenHow, ResolveFlag};
+use nix::sys::stat::{self, Mode};
+
+use super::{failed, fs};
+use crate::error::{Kind, Result};
+
+/// What a mount point is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Target {
+    Directory,
+    File,
+}
+
+/// Links followed before a path counts as a loop: path_resolution(7).
+const MAX_LINKS: usize = 40;
+
+/// The directory `path` below `root`, made with mode 0755 if its last component is missing. A link anywhere in it is
+/// an error: for places that the container's own mounts take.
+pub(crate) fn ensure_plain_directory(root: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd> {
+    let relative = path.strip_prefix("/").unwrap_or(path);
+    let how = OpenHow::new()
+        .flags(OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC)
+        .resolve(ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS);
+    let open = || loop {
+        match fcntl::openat2(root, relative, how) {
+            Err(Errno::EAGAIN) => continue,
+            other => return other,
+        }
+    };
+    let opened = match open() {
+        Err(Errno::ENOENT) => {
+            fs::make_directory(root, relative, 0o755)?;
+            open()
+        }
+        other => other,
+    };
+    opened.map_err(|e| match e {
+        Errno::ELOOP => failed(format_args!("{} is a link or lies behind one", path.display()), e),
+        e => failed(format_args!("open {}", path.display()), e),
+    })
+}
+
+/// The mount point `path` inside `root`, links followed inside it; what is missing is made: directories with mode
+/// 0755, a final file empty with mode 0644 (before the umask).
+pub(crate) fn ensure_in_root(root: BorrowedFd<'_>, path: &Path, target: Target) -> Result<OwnedFd> {
+    let kind = if target == Target::Directory { OFlag::O_DIRECTORY } else { OFlag::empty() };
+    match fs::open_in_root(root, path, OFlag::O_PATH | kind) {
+        Err(e) if e.kind() == Kind::NotFound => walk(root, path, target),
+        other => other,
+    }
+}
+
+/// The slow way: one component at a time, each opened without following it, so that a link is always followed by us.
+fn walk(root: BorrowedFd<'_>, path: &Path, target: Target) -> Result<OwnedFd> {
+    let fail = |e| failed(format_args!("create {}", path.display()), e);
+    let mut above: Vec<OwnedFd> = Vec::new();
+    let mut here = root.try_clone_to_owned()?;
+    let mut pending: VecDeque<OsString> = names(path);
+    let mut links = 0;
+    while let Some(name) = pending.pop_front() {
+        if name == ".." {
+            here = above.pop().unwrap_or(here);
+            continue;
+        }
+        let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        match fcntl::openat(here.as_fd(), name.as_os_str(), flags, Mode::empty()) {
+            Err(Errno::ENOENT) => {
+                let file = pending.is_empty() && target == Target::File;
+                make(here.as_fd(), &name, file).map_err(fail)?;
+                pending.push_front(name);
+            }
+            Err(e) => return Err(fail(e)),
+            Ok(found) if !is_link(found.as_fd())? => above.push(std::mem::replace(&mut here, found)),
+            Ok(found) => {
+                links += 1;
+                if links > MAX_LINKS {
+                    return Err(fail(Errno::ELOOP));
+                }
+                let to = fs::read_link(found.as_fd(), "")?;
+                if to.is_absolute() {
+                    above.clear();
+                    here = root.try_clone_to_owned()?;
+                }
+                for name in names(&to).into_iter().rev() {
+                    pending.push_front(name);
+                }
+            }
+        }
+    }
+    Ok(here)
+}
+
+/// The components of a path that lead somewhere, `..` included.
+fn names(path: &Path) -> VecDeque<OsString> {
+    let leads = |c: &Component<'_>| matches!(c, Component::Normal(_) | Component::ParentDir);
+    path.components().filter(leads).map(|c| c.as_os_str().to_owned()).collect()
+}
+
+fn make(at: BorrowedFd<'_>, name: &OsString, file: bool) -> nix::Result<()> {
+    let made = if file {
+        let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        fcntl::openat(at, name.as_os_str(), flags, Mode::from_bits_truncate(0o644)).map(drop)
+    } else {
+        stat::mkdirat(at, name.as_os_str(), Mode::from_bits_truncate(0o755))
+    };
+    // Somebody else who made it just now did what was wanted.
+    made.or_else(|e| if e == Errno::EEXIST { Ok(()) } else { Err(e) })
+}
+
+fn is_link(fd: BorrowedFd<'_>) -> Result<bool> {
+    Ok(fs::metadata(fd)?.st_mode & libc::S_IFMT == libc::S_IFLNK)
+}
+
+/// What `fd` can be mounted on.
+pub(crate) fn target_of(fd: BorrowedFd<'_>) -> Result<Target> {
+    let directory = fs::metadata(fd)?.st_mode & libc::S_IFMT == libc::S_IFDIR;
+    Ok(if directory { Target::Directory } else { Target::File })
+}
+
+/// Reads a small regular file inside `root`, links followed inside it. Nothing else than a regular file is opened for
+/// long: O_NONBLOCK keeps a FIFO from blocking.
+pub(crate) fn read_in_root(root: BorrowedFd<'_>, path: &Path, limit: u64) -> Result<Vec<u8>> {
+    let fd = fs::open_in_root(root, path, OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY)?;
+    fs::read_small_fd(fd, path, limit)
+}
+
+/// Makes `path` the working directory of this process; links are followed, /proc's magic ones are not.
+pub(crate) fn change_directory(path: &Path) -> Result<()> {
+    let fail = |e| failed(format_args!("enter {}", path.display()), e);
+    let how = OpenHow::new()
+        .flags(OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC)
+        .resolve(ResolveFlag::RESOLVE_NO_MAGICLINKS);
+    let directory = fcntl::openat2(fs::CWD, path, how).map_err(fail)?;
+    nix::unistd::fchdir(directory).map_err(fail)
+}
+
+/// Opens a place on the host that a person named (links followed), for nothing but cloning the mount it is on.
+pub(crate) fn open_place(path: &Path) -> Result<OwnedFd> {
+    let flags = OFlag::O_PATH | OFlag::O_CLOEXEC;
+    fcntl::open(path, flags, Mode::empty()).map_err(|e| failed(format_args!("open {}", path.display()), e))
+}
+
+/// Opens a file below one of our own directories for reading or writing, following nothing.
+pub(crate) fn open_plain(at: BorrowedFd<'_>, path: &str, write: bool) -> Result<OwnedFd> {
+    let access = if write { OFlag::O_WRONLY } else { OFlag::O_RDONLY };
+    fcntl::openat(at, path, access | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC, Mode::empty())
+        .map_err(|e| failed(format_args!("open {path}"), e))
+}
+
+/// write(2) of a value to a file that takes each write as a whole (a sysctl).
+pub(crate) fn write_value(fd: BorrowedFd<'_>, value: &str) -> Result<()> {
+    nix::unistd::write(fd, value.as_bytes()).map(drop).map_err(|e| failed(format_args!("write {value:?}"), e))
+}
+
+/// mknodat(2) of a character device; the mode is what the umask leaves of 0666.
+pub(crate) fn make_character_device(at: BorrowedFd<'_>, name: &str, major: u32, minor: u32) -> Result<()> {
+    let device = stat::makedev(u64::from(major), u64::from(minor));
+    stat::mknodat(at, name, stat::SFlag::S_IFCHR, Mode::from_bits_truncate(0o666), device)
+        .map_err(|e| failed(format_args!("create the device {name}"), e))
+}
+
+/// fchown(2) of the owner alone.
+pub(crate) fn change_owner(fd: BorrowedFd<'_>, uid: u32) -> Result<()> {
+    nix::unistd::fchown(fd, Some(nix::unistd::Uid::from_raw(uid)), None).map_err(|e| failed("change the owner", e))
+}
+
+/// access(2) F_OK: what is at `path` on the host, links followed; `None` when nothing is.
+pub(crate) fn probe(path: &Path) -> Option<Target> {
+    let found = stat::stat(path).ok()?;
+    let directory = found.st_mode & libc::S_IFMT == libc::S_IFDIR;
+    Some(if directory { Target::Directory } else { Target::File })
+}
+
+/// What lies at `path` below `root`, no link followed: for places in the container's own /proc and /sys.
+pub(crate) fn open_place_below(root: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd> {
+    let relative = path.strip_prefix("/").unwrap_or(path);
+    let how = OpenHow::new()
+        .flags(OFlag::O_PATH | OFlag::O_CLOEXEC)
+        .resolve(ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS);
+    fcntl::openat2(root, relative, how).map_err(|e| failed(format_args!("open {}", path.display()), e))
+}
+
+/// Opens a device node of ours for reading and writing.
+pub(crate) fn open_device(at: BorrowedFd<'_>, name: &str) -> Result<OwnedFd> {
+    let flags = OFlag::O_RDWR | OFlag::O_NOFOLLOW | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
+    fcntl::openat(at, name, flags, Mode::empty()).map_err(|e| failed(format_args!("open the device {name}"), e))
+}

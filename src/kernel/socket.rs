@@ -1,0 +1,88 @@
+//! Sockets: a connected pair for messages with a descriptor in them, and the loopback interface.
+
+use std::io::{IoSlice, IoSliceMut};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+use nix::errno::Errno;
+use nix::sys::socket::{
+    self, AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixAddr,
+};
+
+use super::failed;
+use crate::error::Result;
+
+/// The largest message, in bytes.
+pub(crate) const MESSAGE: usize = 8192;
+
+/// socketpair(2), AF_UNIX and SOCK_SEQPACKET: each send is one message, and closing one end ends the other.
+pub(crate) fn pair() -> Result<(OwnedFd, OwnedFd)> {
+    socket::socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
+        .map_err(|e| failed("socketpair", e))
+}
+
+/// sendmsg(2) of one message, with a descriptor if there is one (unix(7), SCM_RIGHTS).
+pub(crate) fn send(socket: BorrowedFd<'_>, message: &[u8], descriptor: Option<BorrowedFd<'_>>) -> Result<()> {
+    let descriptors: Vec<_> = descriptor.iter().map(AsRawFd::as_raw_fd).collect();
+    let rights = [ControlMessage::ScmRights(&descriptors)];
+    let control = if descriptors.is_empty() { &rights[..0] } else { &rights[..] };
+    let message = &message[..message.len().min(MESSAGE)];
+    loop {
+        let sent = socket::sendmsg::<UnixAddr>(
+            socket.as_raw_fd(),
+            &[IoSlice::new(message)],
+            control,
+            MsgFlags::MSG_NOSIGNAL,
+            None,
+        );
+        match sent {
+            Err(Errno::EINTR) => continue,
+            other => return other.map(drop).map_err(|e| failed("send a message", e)),
+        }
+    }
+}
+
+/// recvmsg(2) of one message; `None` when the other end is closed.
+pub(crate) fn receive(socket: BorrowedFd<'_>) -> Result<Option<(Vec<u8>, Option<OwnedFd>)>> {
+    let mut buffer = vec![0; MESSAGE];
+    let mut control = nix::cmsg_space!([std::os::fd::RawFd; 1]);
+    let (length, descriptor) = loop {
+        let mut slices = [IoSliceMut::new(&mut buffer)];
+        let flags = MsgFlags::MSG_CMSG_CLOEXEC;
+        match socket::recvmsg::<UnixAddr>(socket.as_raw_fd(), &mut slices, Some(&mut control), flags) {
+            Err(Errno::EINTR) => continue,
+            Err(Errno::ECONNRESET) => break (0, None),
+            Err(e) => return Err(failed("receive a message", e)),
+            Ok(message) => break (message.bytes, first_descriptor(&message)?),
+        }
+    };
+    buffer.truncate(length);
+    Ok((length > 0).then_some((buffer, descriptor)))
+}
+
+fn first_descriptor(message: &socket::RecvMsg<'_, '_, UnixAddr>) -> Result<Option<OwnedFd>> {
+    for control in message.cmsgs().map_err(|e| failed("receive a descriptor", e))? {
+        if let ControlMessageOwned::ScmRights(descriptors) = control {
+            // SAFETY: the kernel has just installed these descriptors for this process; the buffer has room for one.
+            #[expect(unsafe_code, reason = "SCM_RIGHTS delivers raw descriptors")]
+            return Ok(descriptors.first().map(|fd| unsafe { OwnedFd::from_raw_fd(*fd) }));
+        }
+    }
+    Ok(None)
+}
+
+/// Brings `lo` up in this network namespace: netdevice(7), SIOCSIFFLAGS.
+pub(crate) fn loopback_up() -> Result<()> {
+    let fail = |e| failed("bring the loopback interface up", e);
+    let socket = socket::socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None).map_err(fail)?;
+    // SAFETY: all-zero is a valid ifreq; the name is shorter than its field and so NUL-terminated, and the struct
+    // outlives the call.
+    #[expect(unsafe_code, reason = "nix has no netdevice ioctls")]
+    let result = unsafe {
+        let mut request: libc::ifreq = std::mem::zeroed();
+        request.ifr_name[0] = b'l' as libc::c_char;
+        request.ifr_name[1] = b'o' as libc::c_char;
+        request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
+        libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request)
+    };
+    Errno::result(result).map(drop).map_err(fail)
+}

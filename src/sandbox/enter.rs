@@ -1,0 +1,313 @@
+//! The new process: from clone3 to exec, one arm a step.
+//!
+//! Nothing here looks a path up by the host's rules: what comes from the host arrives as a detached mount, and what
+//! lies in the root is resolved below its descriptor. The process never returns to its caller's frames.
+
+use std::ffi::CString;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use super::step::Step;
+use super::{init, report};
+use crate::error::{Context, Error, Kind, Result};
+use crate::kernel::mount::Attributes;
+use crate::kernel::resolve::Target;
+use crate::kernel::tty::WindowSize;
+use crate::kernel::{capability, fs, mount, process, resolve, socket, tty};
+
+/// Where a command is looked for when the environment has no PATH (podman's default).
+const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// What the parent hands over.
+pub(super) struct Inherited {
+    /// This process's end of the reports.
+    pub socket: OwnedFd,
+    /// The clones of [`Step::CloneTree`], and last the root's.
+    pub trees: Vec<OwnedFd>,
+    /// The size of the person's window.
+    pub window: Option<WindowSize>,
+}
+
+/// Runs the steps, of which the last execs. A failure is reported to the parent.
+pub(super) fn enter(steps: &[&Step], inherited: Inherited, narrate: &dyn Fn(&Step)) -> ! {
+    let _guard = ExitOnUnwind;
+    let mut child = Child { inherited, root: None, private: None, terminal: None };
+    for step in steps {
+        narrate(step);
+        if let Err(error) = child.run(step) {
+            report::send_failure(child.inherited.socket.as_fd(), &error);
+            process::exit_now(error.exit_status().max(125));
+        }
+    }
+    process::exit_now(125)
+}
+
+/// A panic must not unwind into the frames that the process shares with its parent's copy.
+struct ExitOnUnwind;
+
+impl Drop for ExitOnUnwind {
+    fn drop(&mut self) {
+        process::exit_now(125);
+    }
+}
+
+struct Child {
+    inherited: Inherited,
+    root: Option<OwnedFd>,
+    private: Option<OwnedFd>,
+    /// The slave of the sandbox's terminal.
+    terminal: Option<OwnedFd>,
+}
+
+impl Child {
+    fn run(&mut self, step: &Step) -> Result<()> {
+        let ran = match step {
+            Step::DieWithParent => self.die_with_parent(),
+            Step::NewSession => process::new_session(),
+            Step::SetUmask(mask) => {
+                process::set_umask(*mask);
+                Ok(())
+            }
+            Step::MakePrivate => mount::make_private(),
+            Step::AttachRoot { .. } => self.attach_root(),
+            Step::SetHostname(name) => process::set_hostname(name),
+            Step::LoopbackUp => socket::loopback_up(),
+            Step::Mount { kind, destination, options, attributes } => {
+                self.mount(kind, destination, options, *attributes)
+            }
+            Step::SetParameter { name, value } => self.set_parameter(name, value),
+            Step::MakeDevice { name, major, minor } => {
+                self.dev().and_then(|dev| resolve::make_character_device(dev.as_fd(), name, *major, *minor))
+            }
+            Step::MakeLink { name, target } => self.dev().and_then(|dev| fs::symlink(target, dev.as_fd(), name)),
+            Step::OpenTerminal { owner } => self.open_terminal(*owner),
+            Step::MakePrivateFiles { directories, files } => self.make_private_files(directories, files),
+            Step::BindPrivate { name, destination, attributes, directory } => {
+                self.bind_private(name, destination, *attributes, *directory)
+            }
+            Step::AttachTree { tree, destination, .. } => self.attach_tree(*tree, destination),
+            Step::MountTmpfs { destination, options, attributes } => {
+                self.mount_tmpfs(destination, options, *attributes)
+            }
+            Step::Mask { path, directory } => self.mask(path, *directory),
+            Step::MakeReadOnly { path } => self.make_read_only(path),
+            Step::MakeDirectory(path) => {
+                self.root().and_then(|root| resolve::ensure_in_root(root, path, Target::Directory)).map(drop)
+            }
+            Step::SealRoot => self.root().and_then(|root| mount::set_attributes(root, SEALED, false)),
+            Step::AwaitParent => report::wait_for_parent(self.inherited.socket.as_fd()),
+            Step::UnshareCgroup => process::unshare_cgroup(),
+            Step::PivotRoot => self.root().and_then(mount::pivot_root),
+            Step::DetachOldRoot => mount::detach_old_root(),
+            Step::JoinKeyring => process::join_new_keyring(),
+            Step::ForbidCoreFiles => process::forbid_core_files(),
+            Step::LimitCapabilities(keep) => capability::limit_bounding_set(*keep),
+            Step::SetIdentity { uid, gid, groups } => capability::set_identity(*uid, *gid, groups),
+            Step::SetCapabilities(set) => capability::set_capabilities(*set),
+            Step::ForbidNewPrivileges => capability::set_no_new_privileges(),
+            Step::ForkInit => self.null().and_then(|null| init::fork(null.as_fd())),
+            Step::TakeTerminal => self.take_terminal(),
+            Step::CloseInput => self.null().and_then(|null| process::replace_stdio(null.as_fd(), 0)),
+            Step::ResetSignals => process::default_signals(),
+            Step::ChangeDirectory(path) => resolve::change_directory(path),
+            Step::CloseDescriptors => process::close_descriptors_on_exec(),
+            // Its errors name the command, which is what the person typed.
+            Step::Exec { args, env } => return exec(args, env),
+            Step::EnableControllers { .. }
+            | Step::MakeCgroup { .. }
+            | Step::SetLimit { .. }
+            | Step::CloneTree { .. }
+            | Step::CloneRoot { .. }
+            | Step::Clone { .. }
+            | Step::Attach { .. } => Err(Error::new(Kind::Invalid, "not a step of the new process")),
+        };
+        ran.context(|| step.describe())
+    }
+
+    fn root(&self) -> Result<BorrowedFd<'_>> {
+        self.root.as_ref().map(OwnedFd::as_fd).ok_or_else(|| early("the root is not mounted yet"))
+    }
+
+    fn private(&self) -> Result<BorrowedFd<'_>> {
+        self.private.as_ref().map(OwnedFd::as_fd).ok_or_else(|| early("there are no private files yet"))
+    }
+
+    fn dev(&self) -> Result<OwnedFd> {
+        fs::open_directory(self.root()?, "dev")
+    }
+
+    /// The sandbox's own /dev/null: the node is this process's, whatever the host's is.
+    fn null(&self) -> Result<OwnedFd> {
+        resolve::open_device(self.dev()?.as_fd(), "null")
+    }
+
+    fn die_with_parent(&self) -> Result<()> {
+        process::die_with_parent()?;
+        // The parent may have ended just before; getppid(2) is 0 in a new pid namespace either way.
+        if process::peer_is_gone(self.inherited.socket.as_fd()) {
+            process::exit_now(125);
+        }
+        Ok(())
+    }
+
+    fn attach_root(&mut self) -> Result<()> {
+        let root = self.inherited.trees.pop().ok_or_else(|| early("the root was not cloned"))?;
+        // The one directory that every host has. Lookups from `/` begin below what is mounted on it, so the host's
+        // root stays in reach until pivot_root.
+        let place = fs::open_directory(fs::CWD, "/")?;
+        mount::attach(root.as_fd(), place.as_fd())?;
+        self.root = Some(root);
+        Ok(())
+    }
+
+    fn mount(&self, kind: &str, destination: &Path, options: &[String], attributes: Attributes) -> Result<()> {
+        let target = resolve::ensure_plain_directory(self.root()?, destination)?;
+        let filesystem = mount::new_filesystem(kind, options, attributes)?;
+        mount::attach(filesystem.as_fd(), target.as_fd())
+    }
+
+    fn set_parameter(&self, name: &str, value: &str) -> Result<()> {
+        let sys = resolve::ensure_plain_directory(self.root()?, Path::new("/proc/sys"))?;
+        let file = resolve::open_plain(sys.as_fd(), name, true)?;
+        resolve::write_value(file.as_fd(), value)
+    }
+
+    fn open_terminal(&mut self, owner: u32) -> Result<()> {
+        let devpts = resolve::ensure_plain_directory(self.root()?, Path::new("/dev/pts"))?;
+        let pty = tty::open_pty(devpts.as_fd())?;
+        if let Some(size) = self.inherited.window {
+            tty::set_window_size(pty.master.as_fd(), size)?;
+        }
+        resolve::change_owner(pty.slave.as_fd(), owner)?;
+        let node = mount::clone_tree(devpts.as_fd(), &pty.name, false)?;
+        let console = resolve::ensure_in_root(self.dev()?.as_fd(), Path::new("console"), Target::File)?;
+        mount::attach(node.as_fd(), console.as_fd())?;
+        report::send_terminal(self.inherited.socket.as_fd(), pty.master.as_fd())?;
+        self.terminal = Some(pty.slave);
+        Ok(())
+    }
+
+    fn make_private_files(&mut self, directories: &[String], files: &[(String, Vec<u8>)]) -> Result<()> {
+        let options = ["mode=0755".to_string(), "size=4m".to_string()];
+        let private = mount::new_filesystem("tmpfs", &options, Attributes::default())?;
+        for name in directories {
+            fs::make_directory(private.as_fd(), name, 0o755)?;
+        }
+        for (name, bytes) in files {
+            fs::write_new(private.as_fd(), name, bytes, 0o644, false)?;
+        }
+        // Before Linux 6.15 only attached mounts can be cloned (fs/namespace.c, may_copy_tree). The host's /proc is in
+        // nobody's way: nothing is looked up on the host any more, and it goes with the old root.
+        let place = fs::open_directory(fs::CWD, "/proc")?;
+        mount::attach(private.as_fd(), place.as_fd())?;
+        self.private = Some(private);
+        Ok(())
+    }
+
+    fn bind_private(&self, name: &str, destination: &Path, attributes: Attributes, directory: bool) -> Result<()> {
+        let tree = mount::clone_tree(self.private()?, name, false)?;
+        mount::set_attributes(tree.as_fd(), attributes, false)?;
+        let kind = if directory { Target::Directory } else { Target::File };
+        self.attach_in_root(tree.as_fd(), destination, kind)
+    }
+
+    fn attach_tree(&self, tree: usize, destination: &Path) -> Result<()> {
+        let tree = self.inherited.trees.get(tree).ok_or_else(|| early("the mount was not cloned"))?;
+        self.attach_in_root(tree.as_fd(), destination, resolve::target_of(tree.as_fd())?)
+    }
+
+    fn mount_tmpfs(&self, destination: &Path, options: &[String], attributes: Attributes) -> Result<()> {
+        let filesystem = mount::new_filesystem("tmpfs", options, attributes)?;
+        self.attach_in_root(filesystem.as_fd(), destination, Target::Directory)
+    }
+
+    /// Attaches a mount at a place that a person or the image chose: links are followed inside the root, and whatever
+    /// they lead to, it is not /proc, where a mount could stand in for the kernel's own files.
+    fn attach_in_root(&self, tree: BorrowedFd<'_>, destination: &Path, kind: Target) -> Result<()> {
+        let target = resolve::ensure_in_root(self.root()?, destination, kind)?;
+        if mount::is_proc(target.as_fd())? {
+            return Err(Error::new(Kind::Invalid, format!("{} leads into /proc", destination.display())));
+        }
+        mount::attach(tree, target.as_fd())
+    }
+
+    fn mask(&self, path: &Path, directory: bool) -> Result<()> {
+        let target = resolve::open_place_below(self.root()?, path)?;
+        if directory {
+            let tree = mount::clone_tree(self.private()?, "empty", false)?;
+            mount::set_attributes(tree.as_fd(), SEALED, false)?;
+            return mount::attach(tree.as_fd(), target.as_fd());
+        }
+        let tree = mount::clone_tree(self.dev()?.as_fd(), "null", false)?;
+        mount::attach(tree.as_fd(), target.as_fd())
+    }
+
+    fn make_read_only(&self, path: &Path) -> Result<()> {
+        let target = resolve::open_place_below(self.root()?, path)?;
+        let tree = mount::clone_tree(target.as_fd(), "", false)?;
+        mount::set_attributes(tree.as_fd(), SEALED, false)?;
+        mount::attach(tree.as_fd(), target.as_fd())
+    }
+
+    fn take_terminal(&self) -> Result<()> {
+        let terminal = self.terminal.as_ref().ok_or_else(|| early("there is no terminal yet"))?;
+        tty::set_controlling_terminal(terminal.as_fd())?;
+        (0..=2).try_for_each(|number| process::replace_stdio(terminal.as_fd(), number))
+    }
+}
+
+const SEALED: Attributes = Attributes { read_only: true, nosuid: false, nodev: false, noexec: false };
+
+fn early(what: &str) -> Error {
+    Error::new(Kind::Invalid, what)
+}
+
+/// execve(2) of the command, looked for in the environment's PATH. Returns only on failure: 127 when it was not found,
+/// 126 when it was and cannot be run (docker-run(1), "Exit status").
+fn exec(args: &[String], env: &[String]) -> Result<()> {
+    let name = args.first().map_or("", String::as_str);
+    let c_strings = |words: &[String]| words.iter().map(|w| fs::c_string(w.as_ref())).collect::<Result<Vec<CString>>>();
+    let (c_args, c_env) = (c_strings(args)?, c_strings(env)?);
+    let path = env.iter().find_map(|e| e.strip_prefix("PATH=")).unwrap_or(DEFAULT_PATH);
+    let mut refused = None;
+    for candidate in candidates(name, path) {
+        let failed = process::exec(&fs::c_string(candidate.as_ref())?, &c_args, &c_env);
+        if !process::is_missing(failed) {
+            refused = refused.or(Some(failed));
+            // exec(3): a PATH search goes on after EACCES and ends at anything else.
+            if !process::is_denied(failed) {
+                break;
+            }
+        }
+    }
+    match refused {
+        Some(errno) => Err(process::exec_error(name, errno).with_kind(Kind::NotExecutable)),
+        None if name.contains('/') => Err(Error::new(Kind::CommandNotFound, format!("run {name:?}: no such file"))),
+        None => Err(Error::new(Kind::CommandNotFound, format!("run {name:?}: not found in PATH"))),
+    }
+}
+
+/// The paths at which to look for `name`.
+fn candidates(name: &str, path: &str) -> Vec<String> {
+    if name.is_empty() {
+        return Vec::new();
+    }
+    if name.contains('/') {
+        return vec![name.to_string()];
+    }
+    path.split(':').map(|d| if d.is_empty() { name.to_string() } else { format!("{d}/{name}") }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_is_looked_for_in_path() {
+        assert_eq!(candidates("ls", "/bin:/usr/bin"), ["/bin/ls", "/usr/bin/ls"]);
+        // An empty element is the working directory: environ(7).
+        assert_eq!(candidates("ls", "/bin:"), ["/bin/ls", "ls"]);
+        assert_eq!(candidates("./ls", "/bin"), ["./ls"]);
+        assert!(candidates("", "/bin").is_empty());
+    }
+}

@@ -1,0 +1,194 @@
+//! What a plan has to know of the host and of the root it is for, read beforehand.
+
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+
+use super::spec::{Network, Spec};
+use super::user::{self, User};
+use crate::error::{Context, Kind, Result};
+use crate::kernel::resolve::Target;
+use crate::kernel::{cgroup, fs, resolve};
+use crate::rootfs::Rootfs;
+
+/// The largest file read from a root or from the host's /etc, in bytes.
+const FILE_LIMIT: u64 = 1 << 20;
+
+/// Paths that show nothing inside, with those of each processor's `thermal_throttle`.
+const MASKED: &[&str] = &[
+    "/proc/acpi",
+    "/proc/asound",
+    "/proc/interrupts",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/proc/timer_list",
+    "/proc/timer_stats",
+    "/sys/firmware",
+    "/sys/devices/virtual/powercap",
+];
+
+/// Paths of /proc that nothing is written to inside.
+const READ_ONLY: &[&str] = &["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
+
+/// What a plan has to know and cannot find out by itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Facts {
+    /// The name of the sandbox's cgroup, below each hierarchy: `tupper/ID`.
+    pub cgroup: PathBuf,
+    /// The cgroup hierarchies that are mounted.
+    pub hierarchies: Vec<Hierarchy>,
+    /// Who the command runs as.
+    pub user: User,
+    /// Where the root lies, for people.
+    pub rootfs: PathBuf,
+    /// The root is to be mounted read-only whatever the spec says.
+    pub rootfs_read_only: bool,
+    /// The host's /etc/resolv.conf.
+    pub resolv_conf: Vec<u8>,
+    /// The host's /etc/hosts, for a sandbox on the host's network.
+    pub hosts: Option<Vec<u8>>,
+    /// Paths to mask that this kernel has.
+    pub masked: Vec<Masked>,
+    /// Paths to make read-only that this kernel has.
+    pub read_only: Vec<PathBuf>,
+    /// The kernel has POSIX message queues.
+    pub mqueue: bool,
+    /// The kernel has ping sockets: `net.ipv4.ping_group_range`.
+    pub ping: bool,
+}
+
+/// A mounted cgroup hierarchy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hierarchy {
+    /// Its mount point.
+    pub mount: PathBuf,
+    /// The controllers it offers.
+    pub controllers: Vec<String>,
+    /// It is the unified hierarchy (cgroup v2).
+    pub unified: bool,
+}
+
+/// A path to mask.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Masked {
+    /// The path.
+    pub path: PathBuf,
+    /// It is a directory.
+    pub directory: bool,
+}
+
+impl Facts {
+    /// Reads them for the sandbox named `id`.
+    ///
+    /// # Errors
+    ///
+    /// A user or group that the root does not have; a passwd or group file in the root that is no regular file or
+    /// larger than 1 MiB; a host without /proc.
+    pub fn gather(spec: &Spec, rootfs: &Rootfs, id: &str) -> Result<Facts> {
+        let passwd = read_optional(rootfs, Path::new("/etc/passwd"))?;
+        let group = read_optional(rootfs, Path::new("/etc/group"))?;
+        let hosts = (spec.network == Network::Host).then(|| read_host("/etc/hosts")).flatten();
+        Ok(Facts {
+            cgroup: Path::new("tupper").join(id),
+            hierarchies: hierarchies()?,
+            user: user::lookup(spec.user.as_deref(), &passwd, &group)?,
+            rootfs: rootfs.path.clone(),
+            rootfs_read_only: rootfs.read_only,
+            resolv_conf: read_host("/etc/resolv.conf").unwrap_or_default(),
+            hosts,
+            masked: masked(),
+            read_only: READ_ONLY.iter().map(PathBuf::from).filter(|p| resolve::probe(p).is_some()).collect(),
+            mqueue: resolve::probe(Path::new("/proc/sys/fs/mqueue")).is_some(),
+            ping: resolve::probe(Path::new("/proc/sys/net/ipv4/ping_group_range")).is_some(),
+        })
+    }
+}
+
+fn masked() -> Vec<Masked> {
+    let processors = fs::list(fs::CWD, "/sys/devices/system/cpu").unwrap_or_default();
+    let numbered = |name: &str| name.strip_prefix("cpu").is_some_and(|n| n.parse::<u32>().is_ok());
+    let mut throttles: Vec<PathBuf> = processors
+        .iter()
+        .filter(|name| name.to_str().is_some_and(numbered))
+        .map(|name| Path::new("/sys/devices/system/cpu").join(name).join("thermal_throttle"))
+        .collect();
+    throttles.sort();
+    let paths = MASKED.iter().map(PathBuf::from).chain(throttles);
+    paths
+        .filter_map(|path| {
+            let directory = resolve::probe(&path)? == Target::Directory;
+            Some(Masked { path, directory })
+        })
+        .collect()
+}
+
+/// A file of the root as text; empty when there is none.
+fn read_optional(rootfs: &Rootfs, path: &Path) -> Result<String> {
+    match resolve::read_in_root(rootfs.dir.as_fd(), path, FILE_LIMIT) {
+        Ok(bytes) => Ok(String::from_utf8_lossy(&bytes).into_owned()),
+        Err(e) if e.kind() == Kind::NotFound => Ok(String::new()),
+        Err(e) => Err(e).context(|| format!("look up the user in {}", rootfs.path.display())),
+    }
+}
+
+/// A file of the host, links followed; a host without it has nothing to say.
+fn read_host(path: &str) -> Option<Vec<u8>> {
+    let bytes = std::fs::read(path).ok()?;
+    (bytes.len() as u64 <= FILE_LIMIT).then_some(bytes)
+}
+
+/// The hierarchies in this process's mountinfo, with the unified one's controllers from its cgroup.controllers.
+fn hierarchies() -> Result<Vec<Hierarchy>> {
+    let mountinfo = std::fs::read_to_string("/proc/self/mountinfo").context(|| "read /proc/self/mountinfo")?;
+    let mut found = parse_hierarchies(&mountinfo);
+    for hierarchy in found.iter_mut().filter(|h| h.unified) {
+        let controllers = cgroup::read(&hierarchy.mount.join("cgroup.controllers"))?;
+        hierarchy.controllers = controllers.split_whitespace().map(str::to_string).collect();
+    }
+    Ok(found)
+}
+
+/// The cgroup mounts of a mountinfo text: proc_pid_mountinfo(5), fields 5 (mount point), 9 (type) and 11 (options).
+fn parse_hierarchies(mountinfo: &str) -> Vec<Hierarchy> {
+    let mut found: Vec<Hierarchy> = Vec::new();
+    for line in mountinfo.lines() {
+        let Some((before, after)) = line.split_once(" - ") else { continue };
+        let mut after = after.split(' ');
+        let (kind, options) = (after.next().unwrap_or_default(), after.nth(1).unwrap_or_default());
+        let Some(mount) = before.split(' ').nth(4) else { continue };
+        let unified = kind == "cgroup2";
+        // The first mount of each is the host's own; others are views that somebody made of it.
+        if !unified && kind != "cgroup" || found.iter().any(|h| unified && h.unified) {
+            continue;
+        }
+        let controllers = if unified { Vec::new() } else { options.split(',').map(str::to_string).collect() };
+        found.push(Hierarchy { mount: PathBuf::from(unescape(mount)), controllers, unified });
+    }
+    found
+}
+
+/// mountinfo writes space, tab, newline and backslash as three octal digits.
+fn unescape(text: &str) -> String {
+    let escapes = [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")];
+    escapes.iter().fold(text.to_string(), |text, (code, plain)| text.replace(code, plain))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hierarchies_of_hybrid_and_unified_hosts() {
+        let hybrid = "31 23 0:28 / /sys/fs/cgroup rw - tmpfs tmpfs rw\n\
+                      32 31 0:29 / /sys/fs/cgroup/cpu,cpuacct rw,relatime shared:9 - cgroup cgroup rw,cpu,cpuacct\n\
+                      41 31 0:38 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw,nsdelegate\n\
+                      50 1 0:38 / /mnt/a\\040view rw - cgroup2 cgroup2 rw\nnonsense\n";
+        let found = parse_hierarchies(hybrid);
+        let seen: Vec<_> = found.iter().map(|h| (h.mount.to_str().expect("utf-8"), h.unified)).collect();
+        assert_eq!(seen, [("/sys/fs/cgroup/cpu,cpuacct", false), ("/sys/fs/cgroup/unified", true)]);
+        assert!(found[0].controllers.contains(&"cpu".to_string()));
+        assert_eq!(unescape("/mnt/a\\040b\\134c"), "/mnt/a b\\c");
+    }
+}

@@ -1,0 +1,110 @@
+//! What the new process tells its parent before it becomes the command: its terminal, or why it failed.
+//!
+//! One message each over a sequenced-packet socket that closes at exec, so that its end means success.
+
+use std::os::fd::{BorrowedFd, OwnedFd};
+
+use crate::error::{Error, Kind, Result};
+use crate::kernel::socket;
+
+/// The kinds by number; a kind that is not here arrives as [`Kind::Io`].
+const KINDS: &[Kind] = &[
+    Kind::Io,
+    Kind::NotFound,
+    Kind::AlreadyExists,
+    Kind::InUse,
+    Kind::Invalid,
+    Kind::Limit,
+    Kind::Unsupported,
+    Kind::Permission,
+    Kind::NoSpace,
+    Kind::NotExecutable,
+    Kind::CommandNotFound,
+];
+
+const FAILED: u8 = b'E';
+const TERMINAL: u8 = b'T';
+
+/// A message from the new process.
+#[derive(Debug)]
+pub(super) enum Report {
+    /// The other end of its terminal.
+    Terminal(OwnedFd),
+    /// Why it is not the command.
+    Failed(Error),
+}
+
+/// Sends why the process failed. When even that fails the parent sees the process end.
+pub(super) fn send_failure(socket: BorrowedFd<'_>, error: &Error) {
+    let kind = KINDS.iter().position(|k| *k == error.kind()).unwrap_or(0);
+    let mut message = vec![FAILED, u8::try_from(kind).unwrap_or(0)];
+    message.extend_from_slice(error.to_string().as_bytes());
+    if let Err(e) = socket::send(socket, &message, None) {
+        log::warn!("report a failure: {e}");
+    }
+}
+
+/// Sends the master of the terminal.
+pub(super) fn send_terminal(socket: BorrowedFd<'_>, master: BorrowedFd<'_>) -> Result<()> {
+    socket::send(socket, &[TERMINAL], Some(master))
+}
+
+/// The next report; `None` once the command runs, or the process ended without a word.
+pub(super) fn receive(socket: BorrowedFd<'_>) -> Result<Option<Report>> {
+    let Some((message, descriptor)) = socket::receive(socket)? else { return Ok(None) };
+    match (message.as_slice(), descriptor) {
+        ([TERMINAL], Some(master)) => Ok(Some(Report::Terminal(master))),
+        ([FAILED, kind, text @ ..], _) => {
+            let kind = KINDS.get(usize::from(*kind)).copied().unwrap_or(Kind::Io);
+            Ok(Some(Report::Failed(Error::new(kind, String::from_utf8_lossy(text)))))
+        }
+        _ => Err(Error::new(Kind::Io, "start the container: a report that makes no sense")),
+    }
+}
+
+/// Lets a process that waits in [`wait_for_parent`] go on.
+pub(super) fn release(socket: BorrowedFd<'_>) -> Result<()> {
+    socket::send(socket, b"G", None)
+}
+
+/// Waits for [`release`].
+pub(super) fn wait_for_parent(socket: BorrowedFd<'_>) -> Result<()> {
+    match socket::receive(socket)? {
+        Some(_) => Ok(()),
+        None => Err(Error::new(Kind::Io, "the parent is gone")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+
+    use super::*;
+
+    #[test]
+    fn failures_and_descriptors_arrive() {
+        let (ours, theirs) = socket::pair().expect("a pair");
+        send_failure(theirs.as_fd(), &Error::new(Kind::CommandNotFound, "run x: not found"));
+        send_terminal(theirs.as_fd(), theirs.as_fd()).expect("sent");
+        drop(theirs);
+        match receive(ours.as_fd()).expect("received") {
+            Some(Report::Failed(e)) => {
+                assert_eq!((e.kind(), e.to_string().as_str()), (Kind::CommandNotFound, "run x: not found"));
+            }
+            other => panic!("not a failure: {other:?}"),
+        }
+        let held = receive(ours.as_fd()).expect("received");
+        assert!(matches!(held, Some(Report::Terminal(_))), "{held:?}");
+        drop(held);
+        assert!(receive(ours.as_fd()).expect("the end").is_none());
+    }
+
+    #[test]
+    fn a_waiting_process_learns_that_its_parent_is_gone() {
+        let (ours, theirs) = socket::pair().expect("a pair");
+        release(ours.as_fd()).expect("released");
+        wait_for_parent(theirs.as_fd()).expect("released");
+        drop(ours);
+        wait_for_parent(theirs.as_fd()).expect_err("gone");
+    }
+}

@@ -1,0 +1,34 @@
+//! The signals that a supervisor hands on: blocked from before the sandbox is made until it is gone, so that none can
+//! end the supervisor in between and leave things behind.
+
+use crate::error::Result;
+use crate::kernel::process::{self, SignalMask, SignalQueue};
+
+/// Blocked while it lives; what arrives is queued.
+#[derive(Debug)]
+pub(super) struct BlockedSignals {
+    before: SignalMask,
+    pub(super) queue: SignalQueue,
+}
+
+impl BlockedSignals {
+    /// Blocks HUP, INT, QUIT, TERM, USR1, USR2, ALRM and WINCH in this thread. Those of job control stay with the
+    /// person's shell.
+    pub(super) fn block() -> Result<BlockedSignals> {
+        let before = process::block_forwarded()?;
+        let queue = process::forwarded_queue().inspect_err(|_| restore(&before))?;
+        Ok(BlockedSignals { before, queue })
+    }
+}
+
+impl Drop for BlockedSignals {
+    fn drop(&mut self) {
+        restore(&self.before);
+    }
+}
+
+fn restore(mask: &SignalMask) {
+    if let Err(e) = process::set_mask(mask) {
+        log::warn!("{e}");
+    }
+}

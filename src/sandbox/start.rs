@@ -1,0 +1,198 @@
+//! The parent: runs the host's steps, makes the process, and learns whether it became the command.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+
+use super::enter::{self, Inherited};
+use super::plan::{Plan, split};
+use super::report::{self, Report};
+use super::signals::BlockedSignals;
+use super::step::Step;
+use super::supervise::{Exit, supervise};
+use crate::error::{Context, Error, Kind, Result};
+use crate::kernel::process::{self, Cloned};
+use crate::kernel::{cgroup, mount, resolve, socket, tty};
+use crate::rootfs::Rootfs;
+
+/// Starts the planned sandbox on `rootfs`, telling `narrate` each step before it runs. Returns when the command has
+/// been executed.
+///
+/// `narrate` is also called in the new process, which shares no memory with this one and whose standard error is
+/// this one's until it becomes the command. The calling process must have a single thread; the signals that
+/// [`Running::supervise`] hands on stay blocked in it from here until the [`Running`] is gone.
+///
+/// # Errors
+///
+/// [`Kind::CommandNotFound`], [`Kind::NotExecutable`], or the kind of the step that failed, which the error names.
+/// Nothing is left behind: no process, no mount, no cgroup.
+pub fn start(plan: &Plan, rootfs: Rootfs, narrate: &dyn Fn(&Step)) -> Result<Running> {
+    process::require_single_thread()?;
+    let signals = BlockedSignals::block()?;
+    let (before, parents, childs) = split(plan.steps());
+    let (socket, childs_socket) = socket::pair()?;
+    let window = [0, 1, 2].into_iter().find_map(|n| tty::window_size(tty::stdio(n)));
+
+    let mut host = Host { rootfs, cgroups: Cgroups::default(), trees: Vec::new(), child: None };
+    for step in before {
+        narrate(step);
+        host.run(step).context(|| step.describe())?;
+        if let Some(Cloned::Child) = host.child {
+            let inherited = Inherited { socket: childs_socket, trees: host.trees, window };
+            drop(socket);
+            enter::enter(&childs, inherited, narrate);
+        }
+    }
+    drop((childs_socket, host.trees));
+    let Some(Cloned::Parent { pid, pidfd }) = host.child else {
+        return Err(Error::new(Kind::Invalid, "the plan makes no process"));
+    };
+    let process = Process { pid, pidfd, reaped: false };
+
+    for step in &parents {
+        narrate(step);
+        attach(step, pid).context(|| step.describe())?;
+    }
+    if !parents.is_empty() {
+        report::release(socket.as_fd()).or_else(|e| if e.kind() == Kind::Io { Ok(()) } else { Err(e) })?;
+    }
+    let mut terminal = None;
+    while let Some(report) = report::receive(socket.as_fd())? {
+        match report {
+            Report::Terminal(master) => terminal = Some(master),
+            Report::Failed(error) => return Err(error),
+        }
+    }
+    let (interactive, oom_events) = (plan.interactive, plan.oom_events.clone());
+    Ok(Running { process, cgroups: host.cgroups, terminal, interactive, oom_events, signals })
+}
+
+/// A sandbox whose command runs. Dropped, it is killed and cleared away.
+#[derive(Debug)]
+pub struct Running {
+    // Dropped in this order: the process ends before its cgroups go, and signals arrive when both are gone.
+    pub(super) process: Process,
+    pub(super) cgroups: Cgroups,
+    pub(super) terminal: Option<OwnedFd>,
+    pub(super) interactive: bool,
+    pub(super) oom_events: Option<PathBuf>,
+    pub(super) signals: BlockedSignals,
+}
+
+impl Running {
+    /// The process id of the sandbox's PID 1 on the host.
+    pub fn pid(&self) -> i32 {
+        self.process.pid
+    }
+
+    /// Stays with the sandbox until it ends: relays its terminal, hands signals on to it, reaps it and removes its
+    /// cgroups.
+    ///
+    /// # Errors
+    ///
+    /// A failed system call; the sandbox is killed and cleared away then too.
+    pub fn supervise(self) -> Result<Exit> {
+        supervise(self)
+    }
+}
+
+/// The host's side: what the steps before the process have made.
+struct Host {
+    rootfs: Rootfs,
+    cgroups: Cgroups,
+    trees: Vec<OwnedFd>,
+    child: Option<Cloned>,
+}
+
+impl Host {
+    fn run(&mut self, step: &Step) -> Result<()> {
+        match step {
+            Step::EnableControllers { directory, controllers } => enable(directory.clone(), controllers),
+            Step::MakeCgroup { directory } => self.cgroups.make(directory.clone()),
+            Step::SetLimit { file, value, optional } => match cgroup::write(file, value) {
+                Err(e) if *optional && e.kind() == Kind::NotFound => Ok(()),
+                other => other,
+            },
+            Step::CloneTree { source, recursive, attributes } => {
+                let place = resolve::open_place(source)?;
+                let tree = mount::clone_tree(place.as_fd(), "", *recursive)?;
+                mount::set_attributes(tree.as_fd(), *attributes, *recursive)?;
+                self.trees.push(tree);
+                Ok(())
+            }
+            Step::CloneRoot { attributes, .. } => {
+                let tree = mount::clone_tree(self.rootfs.dir.as_fd(), "", false)?;
+                mount::set_attributes(tree.as_fd(), *attributes, false)?;
+                self.trees.push(tree);
+                Ok(())
+            }
+            Step::Clone { network, cgroup } => {
+                let cgroup = cgroup.as_deref().map(cgroup::open).transpose()?;
+                let namespaces = process::sandbox_namespaces(*network);
+                self.child = Some(process::clone3(namespaces, cgroup.as_ref().map(OwnedFd::as_fd))?);
+                Ok(())
+            }
+            _ => Err(Error::new(Kind::Invalid, "not a step of the host")),
+        }
+    }
+}
+
+fn enable(directory: PathBuf, controllers: &[String]) -> Result<()> {
+    cgroup::ensure(&directory)?;
+    let value: Vec<String> = controllers.iter().map(|c| format!("+{c}")).collect();
+    cgroup::write(&directory.join("cgroup.subtree_control"), &value.join(" "))
+}
+
+fn attach(step: &Step, pid: i32) -> Result<()> {
+    match step {
+        Step::Attach { directory } => match cgroup::write(&directory.join("cgroup.procs"), &pid.to_string()) {
+            // It has ended already, and why it did is on its way.
+            Err(e) if e.errno() == Some(process::ESRCH) => Ok(()),
+            other => other,
+        },
+        _ => Err(Error::new(Kind::Invalid, "not a step of the parent")),
+    }
+}
+
+/// The sandbox's PID 1, killed and reaped when dropped.
+#[derive(Debug)]
+pub(super) struct Process {
+    pub(super) pid: i32,
+    pub(super) pidfd: OwnedFd,
+    pub(super) reaped: bool,
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if self.reaped {
+            return;
+        }
+        let killed = process::signal(self.pidfd.as_fd(), process::SIGKILL);
+        if let Err(e) = killed.and_then(|()| process::wait(self.pidfd.as_fd()).map(drop)) {
+            log::warn!("end the container: {e}");
+        }
+    }
+}
+
+/// The sandbox's cgroups, removed when dropped.
+#[derive(Debug, Default)]
+pub(super) struct Cgroups {
+    directories: Vec<PathBuf>,
+}
+
+impl Cgroups {
+    fn make(&mut self, directory: PathBuf) -> Result<()> {
+        cgroup::make(&directory)?;
+        self.directories.push(directory);
+        Ok(())
+    }
+}
+
+impl Drop for Cgroups {
+    fn drop(&mut self) {
+        for directory in &self.directories {
+            if let Err(e) = cgroup::remove_patiently(directory) {
+                log::warn!("{e}");
+            }
+        }
+    }
+}

@@ -1,0 +1,568 @@
+//! The steps of a plan: what each does in words, and as the shell command that a person would type for it.
+//!
+//! One variant is one arm in `host.rs` or `enter.rs`. The shell commands read as one session: those before `unshare` in
+//! the host's shell, those after it in the new namespaces, with the root as the working directory from the step that
+//! attaches it on.
+
+use std::fmt::{self, Write};
+use std::path::{Path, PathBuf};
+
+pub use crate::kernel::capability::CapabilitySet;
+pub use crate::kernel::mount::Attributes;
+
+/// One step on the way into a sandbox.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Step {
+    /// Lets the children of a v2 cgroup, made if it is missing, have controllers.
+    EnableControllers {
+        /// The cgroup.
+        directory: PathBuf,
+        /// The controllers' names.
+        controllers: Vec<String>,
+    },
+    /// Makes the sandbox's cgroup in one hierarchy.
+    MakeCgroup {
+        /// The cgroup.
+        directory: PathBuf,
+    },
+    /// Sets a limit of the sandbox's cgroup.
+    SetLimit {
+        /// The control file.
+        file: PathBuf,
+        /// What is written to it.
+        value: String,
+        /// A kernel without the file does without it.
+        optional: bool,
+    },
+    /// Clones the mount that a place of the host is on, to be attached inside.
+    CloneTree {
+        /// The place.
+        source: PathBuf,
+        /// With what is mounted below it.
+        recursive: bool,
+        /// What the clone forbids.
+        attributes: Attributes,
+    },
+    /// Clones the mount that the root is on; always the last clone.
+    CloneRoot {
+        /// Where the root lies, for people.
+        path: PathBuf,
+        /// What the clone forbids.
+        attributes: Attributes,
+    },
+    /// Makes the process in its new namespaces. What follows runs in it, [`Step::Attach`] excepted.
+    Clone {
+        /// A network namespace too.
+        network: bool,
+        /// The v2 cgroup to make it in.
+        cgroup: Option<PathBuf>,
+    },
+    /// Puts the process into a v1 cgroup; the parent does it while the process goes on.
+    Attach {
+        /// The cgroup.
+        directory: PathBuf,
+    },
+    /// The process ends when its parent does.
+    DieWithParent,
+    /// A session of its own, without a controlling terminal.
+    NewSession,
+    /// Sets the file mode mask.
+    SetUmask(u32),
+    /// No mount made here shows on the host, or the reverse.
+    MakePrivate,
+    /// Attaches the root's clone.
+    AttachRoot {
+        /// Where the root lies, for people.
+        path: PathBuf,
+    },
+    /// Sets the host name.
+    SetHostname(String),
+    /// Brings the loopback interface up.
+    LoopbackUp,
+    /// Mounts a new filesystem at a place of the sandbox's own, which no link may lead to.
+    Mount {
+        /// Its type.
+        kind: &'static str,
+        /// Where.
+        destination: PathBuf,
+        /// Its options, as `name=value` or a bare name.
+        options: Vec<String>,
+        /// What it forbids.
+        attributes: Attributes,
+    },
+    /// Sets a kernel parameter of the sandbox's namespaces.
+    SetParameter {
+        /// Its path below /proc/sys.
+        name: &'static str,
+        /// Its value.
+        value: &'static str,
+    },
+    /// Makes a device node in /dev.
+    MakeDevice {
+        /// Its name.
+        name: &'static str,
+        /// Its major number.
+        major: u32,
+        /// Its minor number.
+        minor: u32,
+    },
+    /// Makes a link in /dev.
+    MakeLink {
+        /// Its name.
+        name: &'static str,
+        /// Where it leads.
+        target: &'static str,
+    },
+    /// Opens a terminal in the sandbox's own devpts, hands its other end to the parent and mounts it at /dev/console.
+    OpenTerminal {
+        /// Who owns it.
+        owner: u32,
+    },
+    /// Makes a filesystem in memory for the files and directories that the sandbox is given; it goes with the old root.
+    MakePrivateFiles {
+        /// Its directories.
+        directories: Vec<String>,
+        /// Its files and what is in them.
+        files: Vec<(String, Vec<u8>)>,
+    },
+    /// Mounts one of the private files or directories.
+    BindPrivate {
+        /// Its name.
+        name: String,
+        /// Where; links are followed inside the root.
+        destination: PathBuf,
+        /// What it forbids.
+        attributes: Attributes,
+        /// It is a directory.
+        directory: bool,
+    },
+    /// Attaches a clone made earlier by [`Step::CloneTree`].
+    AttachTree {
+        /// Which one: the first is 0.
+        tree: usize,
+        /// What it is a clone of.
+        source: PathBuf,
+        /// Where; links are followed inside the root.
+        destination: PathBuf,
+    },
+    /// Mounts an empty tmpfs where a person wants one.
+    MountTmpfs {
+        /// Where; links are followed inside the root.
+        destination: PathBuf,
+        /// Its options.
+        options: Vec<String>,
+        /// What it forbids.
+        attributes: Attributes,
+    },
+    /// Hides a path of /proc or /sys.
+    Mask {
+        /// The path.
+        path: PathBuf,
+        /// It is a directory.
+        directory: bool,
+    },
+    /// Makes a path of /proc read-only.
+    MakeReadOnly {
+        /// The path.
+        path: PathBuf,
+    },
+    /// Makes a directory in the root, if it is missing.
+    MakeDirectory(PathBuf),
+    /// Makes the root read-only.
+    SealRoot,
+    /// Waits until the parent has attached the process to its cgroups.
+    AwaitParent,
+    /// A cgroup namespace rooted at the sandbox's cgroup.
+    UnshareCgroup,
+    /// The root becomes `/`.
+    PivotRoot,
+    /// Lets go of the host's root.
+    DetachOldRoot,
+    /// A session keyring of its own.
+    JoinKeyring,
+    /// No core files.
+    ForbidCoreFiles,
+    /// Drops every other capability from the bounding set.
+    LimitCapabilities(CapabilitySet),
+    /// Becomes the user.
+    SetIdentity {
+        /// The user id.
+        uid: u32,
+        /// The group id.
+        gid: u32,
+        /// Supplementary groups.
+        groups: Vec<u32>,
+    },
+    /// Keeps these capabilities; none to inherit.
+    SetCapabilities(CapabilitySet),
+    /// Nothing executed gains privileges.
+    ForbidNewPrivileges,
+    /// Leaves PID 1 behind as init and goes on as its child.
+    ForkInit,
+    /// The sandbox's terminal becomes standard input, output and error, and the controlling terminal.
+    TakeTerminal,
+    /// Standard input reads /dev/null.
+    CloseInput,
+    /// No signal is blocked or ignored.
+    ResetSignals,
+    /// Enters the working directory.
+    ChangeDirectory(PathBuf),
+    /// Every other descriptor closes at exec.
+    CloseDescriptors,
+    /// Runs the command.
+    Exec {
+        /// The command and its arguments.
+        args: Vec<String>,
+        /// The whole environment.
+        env: Vec<String>,
+    },
+}
+
+/// Where a step runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Side {
+    /// On the host, before the process is made.
+    Before,
+    /// On the host, after it.
+    Parent,
+    /// In the new process.
+    Child,
+}
+
+impl Step {
+    /// Where it runs.
+    pub fn side(&self) -> Side {
+        match self {
+            Step::EnableControllers { .. }
+            | Step::MakeCgroup { .. }
+            | Step::SetLimit { .. }
+            | Step::CloneTree { .. }
+            | Step::CloneRoot { .. }
+            | Step::Clone { .. } => Side::Before,
+            Step::Attach { .. } => Side::Parent,
+            _ => Side::Child,
+        }
+    }
+
+    /// Where it puts a mount that stays, if it does.
+    pub fn mount_point(&self) -> Option<&Path> {
+        match self {
+            Step::AttachRoot { .. } => Some(Path::new("/")),
+            Step::Mount { destination, .. }
+            | Step::BindPrivate { destination, .. }
+            | Step::AttachTree { destination, .. }
+            | Step::MountTmpfs { destination, .. } => Some(destination),
+            Step::Mask { path, .. } | Step::MakeReadOnly { path } => Some(path),
+            Step::OpenTerminal { .. } => Some(Path::new("/dev/console")),
+            _ => None,
+        }
+    }
+
+    /// What it does, in words.
+    pub fn describe(&self) -> String {
+        match self {
+            Step::EnableControllers { directory, controllers } => {
+                format!("enable {} below {}", controllers.join(", "), directory.display())
+            }
+            Step::MakeCgroup { directory } => format!("make the cgroup {}", directory.display()),
+            Step::SetLimit { file, value, .. } => format!("set {} to {value}", name_of(file)),
+            Step::CloneTree { source, .. } => format!("clone the mount of {}", source.display()),
+            Step::CloneRoot { path, .. } => format!("clone the mount of the root {}", path.display()),
+            Step::Clone { network, cgroup } => {
+                let network = if *network { ", network" } else { "" };
+                let cgroup = cgroup.as_ref().map(|c| format!(", in cgroup {}", c.display())).unwrap_or_default();
+                format!("new namespaces: mount, pid, uts, ipc{network}{cgroup}")
+            }
+            Step::Attach { directory } => format!("put the process into {}", directory.display()),
+            Step::DieWithParent => "end when the parent ends".into(),
+            Step::NewSession => "new session".into(),
+            Step::SetUmask(mask) => format!("set the file mode mask to {mask:04o}"),
+            Step::MakePrivate => "make every mount private".into(),
+            Step::AttachRoot { path } => format!("mount the root {}", path.display()),
+            Step::SetHostname(name) => format!("set the hostname to {name}"),
+            Step::LoopbackUp => "bring loopback up".into(),
+            Step::Mount { kind, destination, .. } => format!("mount {kind} at {}", destination.display()),
+            Step::SetParameter { name, value } => format!("set {} to {value}", name.replace('/', ".")),
+            Step::MakeDevice { name, .. } => format!("make /dev/{name}"),
+            Step::MakeLink { name, target } => format!("link /dev/{name} to {target}"),
+            Step::OpenTerminal { .. } => "open a terminal and mount it at /dev/console".into(),
+            Step::MakePrivateFiles { .. } => "make private files".into(),
+            Step::BindPrivate { destination, .. } => format!("mount a private file at {}", destination.display()),
+            Step::AttachTree { source, destination, .. } => {
+                format!("mount {} at {}", source.display(), destination.display())
+            }
+            Step::MountTmpfs { destination, .. } => format!("mount tmpfs at {}", destination.display()),
+            Step::Mask { path, .. } => format!("mask {}", path.display()),
+            Step::MakeReadOnly { path } => format!("make {} read-only", path.display()),
+            Step::MakeDirectory(path) => format!("make the directory {}", path.display()),
+            Step::SealRoot => "make the root read-only".into(),
+            Step::AwaitParent => "wait for the parent".into(),
+            Step::UnshareCgroup => "new cgroup namespace".into(),
+            Step::PivotRoot => "make the root /".into(),
+            Step::DetachOldRoot => "let go of the host's root".into(),
+            Step::JoinKeyring => "new session keyring".into(),
+            Step::ForbidCoreFiles => "no core files".into(),
+            Step::LimitCapabilities(_) => "drop capabilities from the bounding set".into(),
+            Step::SetIdentity { uid, gid, .. } => format!("become user {uid}, group {gid}"),
+            Step::SetCapabilities(set) => format!("keep {} capabilities", set.0.count_ones()),
+            Step::ForbidNewPrivileges => "no new privileges".into(),
+            Step::ForkInit => "start init".into(),
+            Step::TakeTerminal => "take the terminal".into(),
+            Step::CloseInput => "read nothing from standard input".into(),
+            Step::ResetSignals => "reset the signals".into(),
+            Step::ChangeDirectory(path) => format!("enter {}", path.display()),
+            Step::CloseDescriptors => "close every other descriptor".into(),
+            Step::Exec { args, .. } => format!("run {}", args.first().map_or("", |a| a)),
+        }
+    }
+
+    /// The shell command that a person would type for it; a comment where a shell has none.
+    pub fn command(&self) -> String {
+        match self {
+            Step::EnableControllers { directory, controllers } => {
+                let plus: Vec<String> = controllers.iter().map(|c| format!("+{c}")).collect();
+                let directory = quote(directory);
+                format!("mkdir -p {directory} && echo '{}' > {directory}/cgroup.subtree_control", plus.join(" "))
+            }
+            Step::MakeCgroup { directory } => format!("mkdir -p {}", quote(directory)),
+            Step::SetLimit { file, value, .. } => format!("echo {} > {}", quote(value), quote(file)),
+            Step::CloneTree { source, recursive, .. } => {
+                format!("# keep the mount of {}{}", quote(source), if *recursive { " and those below it" } else { "" })
+            }
+            Step::CloneRoot { path, .. } => format!("# keep the mount of {}", quote(path)),
+            Step::Clone { network, cgroup } => {
+                let network = if *network { " --net" } else { "" };
+                let join = cgroup.as_ref().map(|c| format!("echo $$ > {}/cgroup.procs && ", quote(c)));
+                let join = join.unwrap_or_default();
+                format!("{join}unshare --mount --pid --fork --kill-child --uts --ipc{network} sh")
+            }
+            Step::Attach { directory } => format!("echo $PID > {}/cgroup.procs", quote(directory)),
+            Step::DieWithParent => "setpriv --pdeathsig KILL sh".into(),
+            Step::NewSession => "setsid sh".into(),
+            Step::SetUmask(mask) => format!("umask {mask:04o}"),
+            Step::MakePrivate => "mount --make-rprivate /".into(),
+            Step::AttachRoot { path } => format!("mount --bind {0} {0} && cd {0}", quote(path)),
+            Step::SetHostname(name) => format!("hostname {}", quote(name)),
+            Step::LoopbackUp => "ip link set lo up".into(),
+            Step::Mount { kind, destination, options, attributes } => mount(kind, destination, options, *attributes),
+            Step::SetParameter { name, value } => format!("echo {} > proc/sys/{name}", quote(value)),
+            Step::MakeDevice { name, major, minor } => format!("mknod -m 0666 dev/{name} c {major} {minor}"),
+            Step::MakeLink { name, target } => format!("ln -s {target} dev/{name}"),
+            Step::OpenTerminal { .. } => "touch dev/console && mount --bind dev/pts/0 dev/console".into(),
+            Step::MakePrivateFiles { directories, files } => {
+                let directories: String = directories.iter().map(|d| format!(" /proc/{d}")).collect();
+                let files: String = files.iter().map(|(name, _)| format!(" /proc/{name}")).collect();
+                format!("mount -t tmpfs tmpfs /proc && mkdir -p{directories} && touch{files}")
+            }
+            Step::BindPrivate { name, destination, attributes, .. } => {
+                bind(&format!("/proc/{name}"), destination, false, *attributes)
+            }
+            Step::AttachTree { source, destination, .. } => {
+                format!("mount --rbind {} {}", quote(source), inside(destination))
+            }
+            Step::MountTmpfs { destination, options, attributes } => mount("tmpfs", destination, options, *attributes),
+            Step::Mask { path, directory: true } => format!("mount --bind -o ro /proc/empty {}", inside(path)),
+            Step::Mask { path, directory: false } => format!("mount --bind dev/null {}", inside(path)),
+            Step::MakeReadOnly { path } => format!("mount --bind -o ro {0} {0}", inside(path)),
+            Step::MakeDirectory(path) => format!("mkdir -p {}", inside(path)),
+            Step::SealRoot => "mount -o remount,bind,ro .".into(),
+            Step::AwaitParent => "# wait until the process is in its cgroups".into(),
+            Step::UnshareCgroup => "unshare --cgroup sh".into(),
+            Step::PivotRoot => "pivot_root . .".into(),
+            Step::DetachOldRoot => "umount --lazy . && cd /".into(),
+            Step::JoinKeyring => "keyctl session - sh".into(),
+            Step::ForbidCoreFiles => "ulimit -c 0".into(),
+            Step::LimitCapabilities(keep) => format!("capsh --drop={} --", dropped(*keep)),
+            Step::SetIdentity { uid, gid, groups } => {
+                let groups: Vec<String> = groups.iter().map(u32::to_string).collect();
+                let groups =
+                    if groups.is_empty() { "--clear-groups".into() } else { format!("--groups {}", groups.join(",")) };
+                format!("setpriv --reuid {uid} --regid {gid} {groups} sh")
+            }
+            Step::SetCapabilities(set) if set.0 == 0 => "setpriv --inh-caps -all --ambient-caps -all sh".into(),
+            Step::SetCapabilities(set) => format!("capsh --caps={}=ep --", kept(*set)),
+            Step::ForbidNewPrivileges => "setpriv --no-new-privs sh".into(),
+            Step::ForkInit => "tini -s -- sh".into(),
+            Step::TakeTerminal => "setsid --ctty sh <> /dev/console >&0 2>&0".into(),
+            Step::CloseInput => "exec < /dev/null".into(),
+            Step::ResetSignals => "trap - HUP INT QUIT PIPE TERM".into(),
+            Step::ChangeDirectory(path) => format!("cd {}", quote(path)),
+            Step::CloseDescriptors => "exec 3>&-  # and every higher one".into(),
+            Step::Exec { args, env } => {
+                let words = ["exec", "env", "-i"].into_iter().map(str::to_string);
+                words.chain(env.iter().chain(args).map(quote)).collect::<Vec<_>>().join(" ")
+            }
+        }
+    }
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.describe(), self.command())
+    }
+}
+
+fn mount(kind: &str, destination: &Path, options: &[String], attributes: Attributes) -> String {
+    let mut all = flags(attributes);
+    all.extend(options.iter().cloned());
+    let options = if all.is_empty() { String::new() } else { format!(" -o {}", quote(all.join(","))) };
+    format!("mount -t {kind}{options} {kind} {}", inside(destination))
+}
+
+fn bind(source: &str, destination: &Path, recursive: bool, attributes: Attributes) -> String {
+    let flags = flags(attributes);
+    let options = if flags.is_empty() { String::new() } else { format!(" -o {}", flags.join(",")) };
+    format!("mount --{}bind{options} {} {}", if recursive { "r" } else { "" }, quote(source), inside(destination))
+}
+
+fn flags(attributes: Attributes) -> Vec<String> {
+    let all = [
+        (attributes.read_only, "ro"),
+        (attributes.nosuid, "nosuid"),
+        (attributes.nodev, "nodev"),
+        (attributes.noexec, "noexec"),
+    ];
+    all.iter().filter(|(set, _)| *set).map(|(_, name)| name.to_string()).collect()
+}
+
+/// A path of the sandbox as seen from its root before it is `/`.
+fn inside(path: &Path) -> String {
+    quote(path.strip_prefix("/").unwrap_or(path))
+}
+
+fn name_of(file: &Path) -> String {
+    file.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default()
+}
+
+/// A word for a POSIX shell: as it is, or in single quotes.
+fn quote(word: impl AsRef<std::ffi::OsStr>) -> String {
+    let word = word.as_ref().to_string_lossy();
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:,@%+".contains(c);
+    if !word.is_empty() && word.chars().all(plain) {
+        return word.into_owned();
+    }
+    let mut quoted = String::from("'");
+    for c in word.chars() {
+        match c {
+            '\'' => quoted.push_str("'\\''"),
+            // A step is one line, whatever an argument holds.
+            c if c.is_control() => write!(quoted, "'$'{}''", c.escape_default()).unwrap_or_default(),
+            c => quoted.push(c),
+        }
+    }
+    quoted.push('\'');
+    quoted
+}
+
+/// Names of include/uapi/linux/capability.h, in the order of their numbers.
+const CAPABILITIES: &[&str] = &[
+    "chown",
+    "dac_override",
+    "dac_read_search",
+    "fowner",
+    "fsetid",
+    "kill",
+    "setgid",
+    "setuid",
+    "setpcap",
+    "linux_immutable",
+    "net_bind_service",
+    "net_broadcast",
+    "net_admin",
+    "net_raw",
+    "ipc_lock",
+    "ipc_owner",
+    "sys_module",
+    "sys_rawio",
+    "sys_chroot",
+    "sys_ptrace",
+    "sys_pacct",
+    "sys_admin",
+    "sys_boot",
+    "sys_nice",
+    "sys_resource",
+    "sys_time",
+    "sys_tty_config",
+    "mknod",
+    "lease",
+    "audit_write",
+    "audit_control",
+    "setfcap",
+    "mac_override",
+    "mac_admin",
+    "syslog",
+    "wake_alarm",
+    "block_suspend",
+    "audit_read",
+    "perfmon",
+    "bpf",
+    "checkpoint_restore",
+];
+
+/// The set with these names.
+///
+/// Panics at compile time when a name is not a capability's.
+pub(super) const fn capabilities(names: &[&str]) -> CapabilitySet {
+    let (mut set, mut i) = (0, 0);
+    while i < names.len() {
+        let mut number = 0;
+        while !same(CAPABILITIES[number], names[i]) {
+            number += 1;
+        }
+        set |= 1 << number;
+        i += 1;
+    }
+    CapabilitySet(set)
+}
+
+const fn same(a: &str, b: &str) -> bool {
+    let (a, b) = (a.as_bytes(), b.as_bytes());
+    let mut i = 0;
+    while i < a.len() && i < b.len() && a[i] == b[i] {
+        i += 1;
+    }
+    i == a.len() && i == b.len()
+}
+
+fn kept(set: CapabilitySet) -> String {
+    named(|number| set.0 & (1 << number) != 0)
+}
+
+fn dropped(keep: CapabilitySet) -> String {
+    named(|number| keep.0 & (1 << number) == 0)
+}
+
+fn named(wanted: impl Fn(usize) -> bool) -> String {
+    let names: Vec<String> =
+        CAPABILITIES.iter().enumerate().filter(|(n, _)| wanted(*n)).map(|(_, name)| format!("cap_{name}")).collect();
+    names.join(",")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_are_quoted_for_a_shell() {
+        let cases = [
+            ("plain-1.0/x", "plain-1.0/x"),
+            ("", "''"),
+            ("a b", "'a b'"),
+            ("it's", "'it'\\''s'"),
+            ("$(x)", "'$(x)'"),
+            ("a\nb", "'a'$'\\n''b'"),
+        ];
+        for (word, expected) in cases {
+            assert_eq!(quote(word), expected);
+        }
+        // The last form as bash reads it: 'a'$'\n''b' is three words without a space between them.
+    }
+
+    #[test]
+    fn capabilities_have_the_kernels_numbers() {
+        assert_eq!(capabilities(&["chown"]).0, 1);
+        assert_eq!(capabilities(&["sys_admin", "checkpoint_restore"]).0, 1 << 21 | 1 << 40);
+        assert_eq!(kept(capabilities(&["setfcap"])), "cap_setfcap");
+    }
+}

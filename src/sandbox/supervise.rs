@@ -1,0 +1,107 @@
+//! Staying with a sandbox until it ends: one loop over its signals, its end, and its terminal.
+
+use std::os::fd::AsFd;
+use std::path::Path;
+
+use super::relay::Relay;
+use super::start::Running;
+use crate::error::Result;
+use crate::kernel::cgroup;
+use crate::kernel::process::{self, Ended, Polled};
+
+/// After so many interrupts or termination requests that had no effect the sandbox is killed, as docker's client
+/// gives up after three.
+const PATIENCE: u32 = 3;
+
+/// How a sandbox ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Exit {
+    /// The command's status.
+    pub status: Status,
+    /// The kernel killed something in it for lack of memory.
+    pub oom_killed: bool,
+}
+
+/// How a command ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Status {
+    /// It exited with this status.
+    Code(u8),
+    /// This signal ended it.
+    Signal(i32),
+}
+
+impl Exit {
+    /// As a shell reports it: the status, or 128 and the number of the signal.
+    pub fn code(&self) -> u8 {
+        match self.status {
+            Status::Code(code) => code,
+            Status::Signal(signal) => 128u8.saturating_add(u8::try_from(signal).unwrap_or(127)),
+        }
+    }
+}
+
+pub(super) fn supervise(mut running: Running) -> Result<Exit> {
+    let mut relay = running.terminal.take().map(|master| Relay::new(master, running.interactive)).transpose()?;
+    let ended = follow(&mut running, relay.as_mut())?;
+    let oom_killed = running.oom_events.as_deref().is_some_and(counts_oom_kills);
+    let status = match ended {
+        Ended::Exited(code) => Status::Code(code),
+        Ended::Signaled(signal) => Status::Signal(signal),
+    };
+    Ok(Exit { status, oom_killed })
+}
+
+/// Until the process has ended and its terminal has nothing more to say.
+fn follow(running: &mut Running, mut relay: Option<&mut Relay>) -> Result<Ended> {
+    let mut ended = None;
+    let mut impatience = 0;
+    loop {
+        if let Some(ended) = ended
+            && relay.as_ref().is_none_or(|relay| relay.is_finished())
+        {
+            return Ok(ended);
+        }
+        let pidfd = running.process.pidfd.as_fd();
+        let [master, input, output] = relay.as_ref().map_or([None; 3], |relay| relay.wants());
+        let queue = Some((running.signals.queue.as_fd(), Polled::READ));
+        let process = ended.is_none().then_some((pidfd, Polled::READ));
+        let pause = relay.as_ref().and_then(|relay| relay.pause());
+        let ready = process::poll([queue, process, master, input, output], pause)?;
+
+        if let Some(relay) = relay.as_deref_mut() {
+            relay.run([ready[2], ready[3], ready[4]])?;
+        }
+        while let Some(signal) = running.signals.queue.next()? {
+            if signal == process::SIGWINCH {
+                relay.as_deref().map_or(Ok(()), Relay::resize)?;
+                continue;
+            }
+            impatience += u32::from(process::is_termination(signal));
+            if let Some(ended) = ended.filter(|_| impatience >= PATIENCE) {
+                // Whoever should read the rest of the output does not.
+                return Ok(ended);
+            }
+            process::signal(pidfd, if impatience >= PATIENCE { process::SIGKILL } else { signal })?;
+        }
+        if ready[1].any() {
+            ended = Some(process::wait(pidfd)?);
+            running.process.reaped = true;
+            if let Some(relay) = relay.as_deref_mut() {
+                relay.end();
+            }
+        }
+    }
+}
+
+/// The count in a line `oom_kill N` of memory.events (v2) or memory.oom_control (v1, since Linux 4.13) is not zero.
+fn counts_oom_kills(file: &Path) -> bool {
+    let text = match cgroup::read(file) {
+        Ok(text) => text,
+        Err(e) => {
+            log::warn!("{e}");
+            return false;
+        }
+    };
+    text.lines().filter_map(|line| line.strip_prefix("oom_kill ")).any(|count| count.trim() != "0")
+}
