@@ -1,1 +1,349 @@
-//! stub
+//! Entries of a directory tree, as an unpacker makes them: files, directories, links, devices and what is known of them.
+//!
+//! Everything here is relative to the calling thread's working directory, which [`confine`] makes the thread's own and
+//! puts below a root of its own: from then on no name, `..` or absolute link can lead out of that root. A failure is a
+//! [`Failure`], which names the call and leaves the object to the caller: it knows the whole path, the call only its
+//! last name.
+
+use std::ffi::{CStr, CString};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use nix::errno::Errno;
+use nix::fcntl::{self, AtFlags, OFlag};
+use nix::sched::CloneFlags;
+use nix::sys::stat::{self, FchmodatFlags, Mode, SFlag, UtimensatFlags};
+use nix::sys::time::TimeSpec;
+use nix::unistd::{self, Gid, LinkatFlags, Uid, UnlinkatFlags};
+
+use super::fs::CWD;
+use crate::error::Error;
+
+/// A failed call, its object still to be named.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Failure {
+    doing: &'static str,
+    errno: Errno,
+}
+
+/// The result of a call on an entry.
+pub(crate) type Result<T> = std::result::Result<T, Failure>;
+
+impl Failure {
+    /// The error with its object: `create usr/bin/x: no space left on device`.
+    pub(crate) fn of(self, path: &[u8]) -> Error {
+        let path = match path {
+            b"" => Path::new("/"),
+            path => Path::new(std::ffi::OsStr::from_bytes(path)),
+        };
+        super::failed(format_args!("{} {}", self.doing, path.display()), self.errno)
+    }
+
+    /// The name is taken (EEXIST).
+    pub(crate) fn exists(self) -> bool {
+        self.errno == Errno::EEXIST
+    }
+
+    /// The name, or one on the way to it, does not exist (ENOENT).
+    pub(crate) fn missing(self) -> bool {
+        self.errno == Errno::ENOENT
+    }
+
+    /// A name on the way is no directory (ENOTDIR).
+    pub(crate) fn not_a_directory(self) -> bool {
+        self.errno == Errno::ENOTDIR
+    }
+
+    /// The filesystem has no such feature (EOPNOTSUPP).
+    pub(crate) fn unsupported(self) -> bool {
+        self.errno == Errno::EOPNOTSUPP
+    }
+}
+
+trait Doing<T> {
+    fn doing(self, doing: &'static str) -> Result<T>;
+}
+
+impl<T> Doing<T> for nix::Result<T> {
+    fn doing(self, doing: &'static str) -> Result<T> {
+        self.map_err(|errno| Failure { doing, errno })
+    }
+}
+
+/// A time as the disk keeps it: seconds since 1970 (negative before) and nanoseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Time {
+    /// Whole seconds, rounded down.
+    pub(crate) seconds: i64,
+    /// 0 to 999,999,999.
+    pub(crate) nanoseconds: u32,
+}
+
+impl Time {
+    fn spec(self) -> TimeSpec {
+        TimeSpec::new(self.seconds, i64::from(self.nanoseconds))
+    }
+}
+
+/// What an operation works on: an open file, or a name that is not followed should it be a symbolic link.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Target<'a> {
+    /// An open file.
+    Open(BorrowedFd<'a>),
+    /// A path.
+    Name(&'a [u8]),
+}
+
+/// A device's kind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Special {
+    /// A named pipe.
+    Fifo,
+    /// A character device with its major and minor numbers.
+    Character(u32, u32),
+    /// A block device with its major and minor numbers.
+    Block(u32, u32),
+}
+
+/// Gives the calling thread a working directory, root and umask of its own, and makes `root` both: unshare(2)
+/// CLONE_FS, fchdir(2), chroot(2), umask(2) 0. There is no way back; the thread is meant to end after its work.
+pub(crate) fn confine(root: BorrowedFd<'_>) -> Result<()> {
+    nix::sched::unshare(CloneFlags::CLONE_FS).doing("unshare the working directory for")?;
+    unistd::fchdir(root).doing("enter")?;
+    unistd::chroot(".").doing("change the root to")?;
+    stat::umask(Mode::empty());
+    Ok(())
+}
+
+/// chdir(2); links are followed.
+pub(crate) fn change_directory(path: &[u8]) -> Result<()> {
+    unistd::chdir(path).doing("enter")
+}
+
+/// openat(2) of a new regular file with exactly this mode (the umask is 0), for writing.
+pub(crate) fn create_file(name: &[u8], mode: u32) -> Result<OwnedFd> {
+    let flags = OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_WRONLY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    fcntl::openat(CWD, name, flags, Mode::from_bits_truncate(mode)).doing("create")
+}
+
+/// mkdirat(2). It takes the permission and sticky bits only (inode(7)); the others want [`set_mode`].
+pub(crate) fn create_directory(name: &[u8], mode: u32) -> Result<()> {
+    stat::mkdirat(CWD, name, Mode::from_bits_truncate(mode)).doing("create")
+}
+
+/// symlinkat(2).
+pub(crate) fn create_symlink(target: &[u8], name: &[u8]) -> Result<()> {
+    unistd::symlinkat(target, CWD, name).doing("create")
+}
+
+/// linkat(2); a target that is a symbolic link is linked itself.
+pub(crate) fn create_hard_link(target: &[u8], name: &[u8]) -> Result<()> {
+    unistd::linkat(CWD, target, CWD, name, LinkatFlags::empty()).doing("link")
+}
+
+/// linkat(2) with the target below another directory.
+pub(crate) fn create_hard_link_at(at: BorrowedFd<'_>, target: &[u8], name: &[u8]) -> Result<()> {
+    unistd::linkat(at, target, CWD, name, LinkatFlags::empty()).doing("link")
+}
+
+/// openat(2) of a directory as a place only (O_PATH); links are followed.
+pub(crate) fn open_place(at: BorrowedFd<'_>, path: &[u8]) -> Result<OwnedFd> {
+    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    fcntl::openat(at, path, flags, Mode::empty()).doing("enter")
+}
+
+/// mknodat(2): the node is made and never opened.
+pub(crate) fn create_special(name: &[u8], special: Special, mode: u32) -> Result<()> {
+    let (kind, device) = match special {
+        Special::Fifo => (SFlag::S_IFIFO, 0),
+        Special::Character(major, minor) => (SFlag::S_IFCHR, libc::makedev(major, minor)),
+        Special::Block(major, minor) => (SFlag::S_IFBLK, libc::makedev(major, minor)),
+    };
+    stat::mknodat(CWD, name, kind, Mode::from_bits_truncate(mode), device).doing("create")
+}
+
+/// write(2) until all is written.
+pub(crate) fn write(file: BorrowedFd<'_>, mut bytes: &[u8]) -> Result<()> {
+    while !bytes.is_empty() {
+        match unistd::write(file, bytes) {
+            Ok(0) => return Err(Errno::EIO).doing("write"),
+            Ok(written) => bytes = &bytes[written..],
+            Err(Errno::EINTR) => {}
+            Err(errno) => return Err(errno).doing("write"),
+        }
+    }
+    Ok(())
+}
+
+/// pwrite(2) until all is written.
+pub(crate) fn write_at(file: BorrowedFd<'_>, mut bytes: &[u8], mut offset: i64) -> Result<()> {
+    while !bytes.is_empty() {
+        match nix::sys::uio::pwrite(file, bytes, offset) {
+            Ok(0) => return Err(Errno::EIO).doing("write"),
+            Ok(written) => {
+                bytes = &bytes[written..];
+                offset += written as i64;
+            }
+            Err(Errno::EINTR) => {}
+            Err(errno) => return Err(errno).doing("write"),
+        }
+    }
+    Ok(())
+}
+
+/// ftruncate(2): what was not written up to `size` is a hole.
+pub(crate) fn set_size(file: BorrowedFd<'_>, size: i64) -> Result<()> {
+    unistd::ftruncate(file, size).doing("set the size of")
+}
+
+/// fchown(2), or fchownat(2) without following. Clears setuid, setgid and capabilities of a regular file (chown(2)).
+pub(crate) fn set_owner(target: Target<'_>, uid: u32, gid: u32) -> Result<()> {
+    let (uid, gid) = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
+    match target {
+        Target::Open(file) => unistd::fchown(file, uid, gid),
+        Target::Name(name) => unistd::fchownat(CWD, name, uid, gid, AtFlags::AT_SYMLINK_NOFOLLOW),
+    }
+    .doing("set the owner of")
+}
+
+/// fchmod(2) or fchmodat(2). The name must not be a symbolic link: those have no mode and would be followed.
+pub(crate) fn set_mode(target: Target<'_>, mode: u32) -> Result<()> {
+    let mode = Mode::from_bits_truncate(mode);
+    match target {
+        Target::Open(file) => stat::fchmod(file, mode),
+        Target::Name(name) => stat::fchmodat(CWD, name, mode, FchmodatFlags::FollowSymlink),
+    }
+    .doing("set the mode of")
+}
+
+/// futimens(3) or utimensat(2) without following.
+pub(crate) fn set_times(target: Target<'_>, accessed: Time, modified: Time) -> Result<()> {
+    match target {
+        Target::Open(file) => stat::futimens(file, &accessed.spec(), &modified.spec()),
+        Target::Name(name) => {
+            stat::utimensat(CWD, name, &accessed.spec(), &modified.spec(), UtimensatFlags::NoFollowSymlink)
+        }
+    }
+    .doing("set the times of")
+}
+
+/// fsetxattr(2) or lsetxattr(2): creates or replaces.
+pub(crate) fn set_xattr(target: Target<'_>, name: &CStr, value: &[u8]) -> Result<()> {
+    let result = match target {
+        // SAFETY: the name is a C string; the value's pointer and length are those of a live slice.
+        #[expect(unsafe_code, reason = "nix has no xattr calls")]
+        Target::Open(file) => unsafe {
+            libc::fsetxattr(file.as_raw_fd(), name.as_ptr(), value.as_ptr().cast(), value.len(), 0)
+        },
+        Target::Name(path) => {
+            let path = c_string(path).doing("set an xattr of")?;
+            // SAFETY: path and name are C strings; the value's pointer and length are those of a live slice.
+            #[expect(unsafe_code, reason = "nix has no xattr calls")]
+            unsafe {
+                libc::lsetxattr(path.as_ptr(), name.as_ptr(), value.as_ptr().cast(), value.len(), 0)
+            }
+        }
+    };
+    Errno::result(result).map(drop).doing("set an xattr of")
+}
+
+/// lremovexattr(2) or fremovexattr(2); content when there is none.
+pub(crate) fn remove_xattr(target: Target<'_>, name: &CStr) -> Result<()> {
+    let result = match target {
+        // SAFETY: the name is a C string.
+        #[expect(unsafe_code, reason = "nix has no xattr calls")]
+        Target::Open(file) => unsafe { libc::fremovexattr(file.as_raw_fd(), name.as_ptr()) },
+        Target::Name(path) => {
+            let path = c_string(path).doing("remove an xattr of")?;
+            // SAFETY: path and name are C strings.
+            #[expect(unsafe_code, reason = "nix has no xattr calls")]
+            unsafe {
+                libc::lremovexattr(path.as_ptr(), name.as_ptr())
+            }
+        }
+    };
+    match Errno::result(result) {
+        Ok(_) | Err(Errno::ENODATA | Errno::EOPNOTSUPP) => Ok(()),
+        Err(errno) => Err(errno).doing("remove an xattr of"),
+    }
+}
+
+/// Whether the entry has this extended attribute (lgetxattr(2) of its length).
+pub(crate) fn has_xattr(path: &[u8], name: &CStr) -> Result<bool> {
+    let path = c_string(path).doing("read an xattr of")?;
+    // SAFETY: path and name are C strings; with length 0 the kernel writes nothing to the null pointer.
+    #[expect(unsafe_code, reason = "nix has no xattr calls")]
+    let length = unsafe { libc::lgetxattr(path.as_ptr(), name.as_ptr(), std::ptr::null_mut(), 0) };
+    match Errno::result(length) {
+        Ok(_) => Ok(true),
+        Err(Errno::ENODATA | Errno::EOPNOTSUPP) => Ok(false),
+        Err(errno) => Err(errno).doing("read an xattr of"),
+    }
+}
+
+/// fstatat(2); a final link is followed only when asked.
+pub(crate) fn metadata(path: &[u8], follow: bool) -> Result<libc::stat> {
+    let flags = if follow { AtFlags::empty() } else { AtFlags::AT_SYMLINK_NOFOLLOW };
+    stat::fstatat(CWD, path, flags).doing("stat")
+}
+
+/// fstatat(2) below another directory, not following a final link.
+pub(crate) fn metadata_at(at: BorrowedFd<'_>, path: &[u8]) -> Result<libc::stat> {
+    stat::fstatat(at, path, AtFlags::AT_SYMLINK_NOFOLLOW).doing("stat")
+}
+
+/// unlinkat(2) of anything but a directory.
+pub(crate) fn remove(name: &[u8]) -> Result<()> {
+    unistd::unlinkat(CWD, name, UnlinkatFlags::NoRemoveDir).doing("remove")
+}
+
+/// Removes a directory and all below it, with two descriptors and memory for the names of one path, however deep it is.
+pub(crate) fn remove_tree(name: &[u8]) -> Result<()> {
+    const FLAGS: OFlag = OFlag::O_RDONLY.union(OFlag::O_DIRECTORY).union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
+    let mut at = fcntl::openat(CWD, name, FLAGS, Mode::empty()).doing("remove")?;
+    let mut way: Vec<CString> = Vec::new();
+    loop {
+        match first_full_directory(&at).doing("remove")? {
+            Some(child) => {
+                at = fcntl::openat(&at, child.as_c_str(), FLAGS, Mode::empty()).doing("remove")?;
+                way.push(child);
+            }
+            None => match way.pop() {
+                Some(empty) => {
+                    at = fcntl::openat(&at, "..", FLAGS, Mode::empty()).doing("remove")?;
+                    unistd::unlinkat(&at, empty.as_c_str(), UnlinkatFlags::RemoveDir).doing("remove")?;
+                }
+                None => return unistd::unlinkat(CWD, name, UnlinkatFlags::RemoveDir).doing("remove"),
+            },
+        }
+    }
+}
+
+/// Removes what can go at once and stops at the first directory that is not empty.
+fn first_full_directory(at: &OwnedFd) -> nix::Result<Option<CString>> {
+    let mut directory = nix::dir::Dir::openat(at, ".", OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())?;
+    for entry in directory.iter() {
+        let entry = entry?;
+        let name = entry.file_name();
+        if matches!(name.to_bytes(), b"." | b"..") {
+            continue;
+        }
+        match unistd::unlinkat(at, name, UnlinkatFlags::NoRemoveDir) {
+            Ok(()) => continue,
+            // unlink(2): Linux says EISDIR for a directory, POSIX EPERM.
+            Err(Errno::EISDIR | Errno::EPERM) => {}
+            Err(errno) => return Err(errno),
+        }
+        match unistd::unlinkat(at, name, UnlinkatFlags::RemoveDir) {
+            Ok(()) => {}
+            Err(Errno::ENOTEMPTY) => return Ok(Some(name.to_owned())),
+            Err(errno) => return Err(errno),
+        }
+    }
+    Ok(None)
+}
+
+fn c_string(path: &[u8]) -> nix::Result<CString> {
+    CString::new(path).map_err(|_| Errno::EINVAL)
+}

@@ -1,0 +1,529 @@
+//! The framing of a tar archive: headers, what belongs to them, and data.
+//!
+//! A header is parsed by `tar::Header`; what lies between headers is walked here, because every length in it is
+//! foreign: extended headers and long names are bounded, sparse maps are kept as maps, and where readers of tar
+//! disagree about what an archive says, it is refused rather than guessed. Formats: V7, ustar and pax (POSIX.1-2001
+//! pax(1)), GNU (tar manual, "Basic Tar Format") and star.
+
+use std::io::BufRead;
+
+use crate::error::{Context, Error, Kind, Result};
+use crate::kernel::node::{Special, Time};
+
+use super::Limits;
+use super::pax::{self, Records};
+use super::sparse::SparseMap;
+
+const BLOCK: usize = 512;
+
+/// One entry, its names clean: no leading `/`, no `.` or `..`, no empty part; empty for the root itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Entry {
+    pub(super) path: Vec<u8>,
+    pub(super) node: Node,
+    pub(super) mode: u32,
+    pub(super) uid: u32,
+    pub(super) gid: u32,
+    pub(super) modified: Time,
+    pub(super) accessed: Time,
+    pub(super) xattrs: Vec<(std::ffi::CString, Vec<u8>)>,
+}
+
+/// What an entry is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Node {
+    /// A regular file; without a map its data is all of it.
+    File(Option<SparseMap>),
+    /// Another name of an earlier entry, clean as an entry's own.
+    HardLink(Vec<u8>),
+    /// A symbolic link and its target as it is.
+    Symlink(Vec<u8>),
+    Directory,
+    Special(Special),
+}
+
+/// The entries of an uncompressed stream.
+pub(super) struct Entries<'a, R> {
+    stream: R,
+    limits: &'a Limits,
+    /// Bytes read so far, for errors.
+    position: u64,
+    /// Data of the current entry, and the padding behind it, still to be read.
+    data: u64,
+    padding: u64,
+    count: u64,
+    global: Records,
+}
+
+/// What comes before an entry's own header.
+#[derive(Default)]
+struct Before {
+    records: Option<Records>,
+    name: Option<Vec<u8>>,
+    link: Option<Vec<u8>>,
+}
+
+impl<'a, R: BufRead> Entries<'a, R> {
+    pub(super) fn new(stream: R, limits: &'a Limits) -> Entries<'a, R> {
+        Entries { stream, limits, position: 0, data: 0, padding: 0, count: 0, global: Records::default() }
+    }
+
+    pub(super) fn into_inner(self) -> R {
+        self.stream
+    }
+
+    /// The next entry; after the last one the stream has been read to its end.
+    pub(super) fn next(&mut self) -> Result<Option<Entry>> {
+        self.skip_data()?;
+        let at = self.position;
+        let entry = self.next_header().context(|| format!("header at byte {at}"))?;
+        if entry.is_some() {
+            self.count += 1;
+            if self.count > self.limits.entries {
+                let message = format!("the archive has more than {} entries", self.limits.entries);
+                return Err(Error::new(Kind::Limit, message));
+            }
+        }
+        Ok(entry)
+    }
+
+    /// Hands out the data of the current entry, piece by piece, as it comes.
+    pub(super) fn each_piece(&mut self, mut take: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
+        while self.data > 0 {
+            let available = self.stream.fill_buf()?;
+            if available.is_empty() {
+                return Err(truncated());
+            }
+            let length = usize::try_from(self.data).unwrap_or(usize::MAX).min(available.len());
+            take(&available[..length])?;
+            self.stream.consume(length);
+            self.data -= length as u64;
+            self.position += length as u64;
+        }
+        Ok(())
+    }
+
+    fn skip_data(&mut self) -> Result<()> {
+        self.data += std::mem::take(&mut self.padding);
+        self.each_piece(|_| Ok(()))
+    }
+
+    fn next_header(&mut self) -> Result<Option<Entry>> {
+        let mut before = Before::default();
+        // Every turn reads a header, so the limit on entries' worth of headers is the stream's own length.
+        loop {
+            let Some(header) = self.header()? else {
+                return match before {
+                    Before { records: None, name: None, link: None } => Ok(None),
+                    _ => Err(truncated()),
+                };
+            };
+            let size = size_of(&header)?;
+            match header.entry_type().as_byte() {
+                b'x' | b'X' => {
+                    let bytes = self.read_extra(size, self.limits.pax, "extended header")?;
+                    let mut records = self.global.clone();
+                    records.read(&bytes, self.limits.sparse_pieces)?;
+                    once(&mut before.records, records, "extended headers")?;
+                }
+                b'g' => {
+                    let bytes = self.read_extra(size, self.limits.pax, "global extended header")?;
+                    self.global.read(&bytes, self.limits.sparse_pieces)?;
+                    let Records { path, link, size, sparse, xattrs, .. } = &self.global;
+                    // The values of a single file; for all of them they only make readers disagree.
+                    if path.is_some() || link.is_some() || size.is_some() || *sparse != Default::default() {
+                        return Err(invalid("global extended header: names or measures a single file"));
+                    }
+                    if xattrs.iter().map(|(name, value)| name.count_bytes() + value.len()).sum::<usize>()
+                        > self.limits.pax
+                    {
+                        let message = format!("global extended headers: more than {} bytes", self.limits.pax);
+                        return Err(Error::new(Kind::Limit, message));
+                    }
+                }
+                b'L' => once(&mut before.name, self.read_name(size)?, "long names")?,
+                b'K' => once(&mut before.link, self.read_name(size)?, "long link names")?,
+                // A volume's label is no file; GNU tar prints it and goes on.
+                b'V' => self.start_data(size),
+                _ => return self.entry(&header, size, before).map(Some),
+            }
+            self.skip_data()?;
+        }
+    }
+
+    /// The next header, or nothing at the end of the archive: two blocks of zeros, or one at the very end of the stream.
+    fn header(&mut self) -> Result<Option<tar::Header>> {
+        let mut header = tar::Header::new_old();
+        if !self.read_block(header.as_mut_bytes())? {
+            return Err(match self.position {
+                0 => invalid("the archive is empty"),
+                _ => truncated(),
+            });
+        }
+        if is_zero(header.as_bytes()) {
+            if self.read_block(header.as_mut_bytes())? && !is_zero(header.as_bytes()) {
+                return Err(invalid("a single block of zeros amid the archive"));
+            }
+            self.drain()?;
+            return Ok(None);
+        }
+        check_sum(&header)?;
+        let bytes = header.as_mut_bytes();
+        // POSIX wants version "00" behind the magic; some writers leave it blank and use the prefix all the same.
+        if bytes[257..263] == *b"ustar\0" {
+            bytes[263..265].copy_from_slice(b"00");
+        }
+        Ok(Some(header))
+    }
+
+    fn entry(&mut self, header: &tar::Header, header_size: u64, before: Before) -> Result<Entry> {
+        let records = before.records.unwrap_or_else(|| self.global.clone());
+        // The record wins, or data of one reader are headers of another (CVE-2025-62518).
+        let size = records.size.unwrap_or(header_size);
+        let sparse_name = records.sparse.name.clone();
+        let name = sparse_name.or(records.path).or(before.name).unwrap_or_else(|| header.path_bytes().into_owned());
+        let link = || records.link.or(before.link).or_else(|| header.link_name_bytes().map(|name| name.into_owned()));
+        let path = self.clean(&name)?;
+        let kind = match header.entry_type().as_byte() {
+            // V7 had no type for directories but the slash, and writers kept that.
+            0 | b'0' | b'7' if name.ends_with(b"/") => b'5',
+            kind => kind,
+        };
+        let named = || String::from_utf8_lossy(&path).into_owned();
+        let node = match kind {
+            0 | b'0' | b'7' => {
+                self.start_data(size);
+                Node::File(self.pax_sparse(&records.sparse).context(named)?)
+            }
+            b'S' => Node::File(Some(self.gnu_sparse(header, size).context(named)?)),
+            b'1' => Node::HardLink(self.clean(&link().unwrap_or_default())?),
+            b'2' => Node::Symlink(link().unwrap_or_default()),
+            b'3' => Node::Special(Special::Character(
+                records.major.map_or_else(|| major(header), Ok)?,
+                records.minor.map_or_else(|| minor(header), Ok)?,
+            )),
+            b'4' => Node::Special(Special::Block(
+                records.major.map_or_else(|| major(header), Ok)?,
+                records.minor.map_or_else(|| minor(header), Ok)?,
+            )),
+            b'5' => Node::Directory,
+            b'6' => Node::Special(Special::Fifo),
+            // GNU's incremental backups: a directory whose data lists its names.
+            b'D' => {
+                self.start_data(size);
+                Node::Directory
+            }
+            b'M' => return Err(unsupported(named(), "continues a file of another volume")),
+            kind => return Err(unsupported(named(), &format!("is of the unknown kind {:?}", char::from(kind)))),
+        };
+        // Some readers skip data there and some read it as headers.
+        if size > 0 && !matches!(kind, 0 | b'0' | b'7' | b'S' | b'D') {
+            return Err(invalid(format!("{}: has data, which its kind cannot have", named())));
+        }
+        if matches!(&node, Node::Symlink(target) if target.is_empty() || target.contains(&0)) {
+            return Err(invalid(format!("{}: a symbolic link to nowhere", named())));
+        }
+        let old = header.as_old();
+        let modified = match records.modified {
+            Some(time) => time,
+            None => Time { seconds: numeric(&old.mtime, header.mtime(), "mtime")?, nanoseconds: 0 },
+        };
+        Ok(Entry {
+            node,
+            mode: (numeric(&old.mode, header.mode().map(u64::from), "mode")? & 0o7777) as u32,
+            uid: records.uid.map_or_else(|| owner(&old.uid, header.uid(), "uid"), Ok)?,
+            gid: records.gid.map_or_else(|| owner(&old.gid, header.gid(), "gid"), Ok)?,
+            modified,
+            accessed: records.accessed.unwrap_or(modified),
+            xattrs: records.xattrs,
+            path,
+        })
+    }
+
+    /// The map that PAX records give, or the one at the start of the data (version 1.0).
+    fn pax_sparse(&mut self, sparse: &pax::SparseRecords) -> Result<Option<SparseMap>> {
+        let pieces = match (sparse.major, sparse.minor, &sparse.map) {
+            (Some(1), Some(0), _) => self.sparse_map_in_data()?,
+            (None | Some(0), _, Some(map)) => SparseMap::pairs(map)?,
+            (None, _, None) => return self.whole(),
+            _ => return Err(unsupported("sparse map".into(), "is of an unknown version")),
+        };
+        let size = sparse.size.ok_or_else(|| invalid("sparse map: no size of the file"))?;
+        self.apparent(size)?;
+        SparseMap::new(pieces, size, self.data, self.limits).map(Some)
+    }
+
+    fn whole(&self) -> Result<Option<SparseMap>> {
+        self.apparent(self.data).map(|()| None)
+    }
+
+    /// tar manual, "PAX Format, Version 1.0": lines of decimal numbers, first of all their count, filled up to a block.
+    fn sparse_map_in_data(&mut self) -> Result<Vec<(u64, u64)>> {
+        let mut numbers = Vec::new();
+        let mut expected = 1u64;
+        let mut digits = Vec::new();
+        while (numbers.len() as u64) < expected {
+            let mut block = [0; BLOCK];
+            if self.data < BLOCK as u64 {
+                return Err(invalid("sparse map: longer than the data"));
+            }
+            if !self.read_block(&mut block)? {
+                return Err(truncated());
+            }
+            self.data -= BLOCK as u64;
+            for byte in block {
+                if (numbers.len() as u64) == expected {
+                    break;
+                }
+                match byte {
+                    b'\n' => numbers.push(pax::number(&digits).ok_or_else(|| invalid("sparse map: malformed number"))?),
+                    digit if digits.len() < 20 => {
+                        digits.push(digit);
+                        continue;
+                    }
+                    _ => return Err(invalid("sparse map: malformed number")),
+                }
+                digits.clear();
+                if numbers.len() == 1 {
+                    if numbers[0] > self.limits.sparse_pieces as u64 {
+                        let message = format!("sparse map: more than {} pieces", self.limits.sparse_pieces);
+                        return Err(Error::new(Kind::Limit, message));
+                    }
+                    expected += 2 * numbers[0];
+                }
+            }
+        }
+        SparseMap::pairs(&numbers[1..])
+    }
+
+    /// The map in a GNU header and the blocks that continue it, which are no part of the data.
+    fn gnu_sparse(&mut self, header: &tar::Header, stored: u64) -> Result<SparseMap> {
+        let gnu = header.as_gnu().ok_or_else(|| invalid("a sparse file without a GNU header"))?;
+        let mut pieces = Vec::new();
+        let mut add = |slots: &[tar::GnuSparseHeader]| {
+            for slot in slots.iter().filter(|slot| !slot.is_empty()) {
+                let offset = numeric(&slot.offset, slot.offset(), "offset")?;
+                let length = numeric(&slot.numbytes, slot.length(), "length")?;
+                pieces.push((unsigned(offset)?, unsigned(length)?));
+            }
+            match pieces.len() > self.limits.sparse_pieces {
+                true => {
+                    Err(Error::new(Kind::Limit, format!("sparse map: more than {} pieces", self.limits.sparse_pieces)))
+                }
+                false => Ok(()),
+            }
+        };
+        add(&gnu.sparse)?;
+        let mut more = gnu.is_extended();
+        while more {
+            let mut block = tar::GnuExtSparseHeader::new();
+            if !read_block(&mut self.stream, &mut self.position, block.as_mut_bytes())? {
+                return Err(truncated());
+            }
+            add(block.sparse())?;
+            more = block.is_extended();
+        }
+        let size = unsigned(numeric(&gnu.realsize, gnu.real_size(), "real size")?)?;
+        self.start_data(stored);
+        self.apparent(size)?;
+        SparseMap::new(pieces, size, stored, self.limits)
+    }
+
+    fn apparent(&self, size: u64) -> Result<()> {
+        match size > self.limits.file_size {
+            true => Err(Error::new(Kind::Limit, format!("the file is larger than {} bytes", self.limits.file_size))),
+            false => Ok(()),
+        }
+    }
+
+    /// A name without what would lead out of the root: `..` takes back a part and ends at the top.
+    fn clean(&self, name: &[u8]) -> Result<Vec<u8>> {
+        if name.len() > self.limits.name {
+            return Err(self.long_name());
+        }
+        if name.contains(&0) {
+            return Err(invalid("a name contains a NUL byte"));
+        }
+        let mut clean = Vec::with_capacity(name.len());
+        let mut depth = 0;
+        for part in name.split(|&b| b == b'/') {
+            match part {
+                b"" | b"." => {}
+                b".." => {
+                    clean.truncate(clean.iter().rposition(|&b| b == b'/').unwrap_or(0));
+                    depth = usize::saturating_sub(depth, 1);
+                }
+                part => {
+                    if !clean.is_empty() {
+                        clean.push(b'/');
+                    }
+                    clean.extend_from_slice(part);
+                    depth += 1;
+                }
+            }
+        }
+        if depth > self.limits.depth {
+            let message = format!("a name is more than {} directories deep", self.limits.depth);
+            return Err(Error::new(Kind::Limit, message));
+        }
+        Ok(clean)
+    }
+
+    fn long_name(&self) -> Error {
+        Error::new(Kind::Limit, format!("a name is longer than {} bytes", self.limits.name))
+    }
+
+    /// The data of a GNU long name: a C string.
+    fn read_name(&mut self, size: u64) -> Result<Vec<u8>> {
+        let mut name = self.read_extra(size, self.limits.name, "long name")?;
+        name.truncate(name.iter().position(|&b| b == 0).unwrap_or(name.len()));
+        Ok(name)
+    }
+
+    /// All data of a header that is about the next one.
+    fn read_extra(&mut self, size: u64, limit: usize, what: &str) -> Result<Vec<u8>> {
+        if size > limit as u64 {
+            return Err(Error::new(Kind::Limit, format!("{what}: larger than {limit} bytes")));
+        }
+        self.start_data(size);
+        let mut bytes = Vec::new();
+        self.each_piece(|piece| {
+            bytes.extend_from_slice(piece);
+            Ok(())
+        })?;
+        Ok(bytes)
+    }
+
+    fn start_data(&mut self, size: u64) {
+        self.data = size;
+        self.padding = size.wrapping_neg() % BLOCK as u64;
+    }
+
+    fn drain(&mut self) -> Result<()> {
+        loop {
+            let length = self.stream.fill_buf()?.len();
+            if length == 0 {
+                return Ok(());
+            }
+            self.stream.consume(length);
+            self.position += length as u64;
+        }
+    }
+
+    fn read_block(&mut self, block: &mut [u8; BLOCK]) -> Result<bool> {
+        read_block(&mut self.stream, &mut self.position, block)
+    }
+}
+
+/// Reads a block; false when the stream has ended before it.
+fn read_block(stream: &mut impl BufRead, position: &mut u64, block: &mut [u8; BLOCK]) -> Result<bool> {
+    let mut length = 0;
+    while length < BLOCK {
+        let available = stream.fill_buf()?;
+        if available.is_empty() {
+            return if length == 0 { Ok(false) } else { Err(truncated()) };
+        }
+        let part = available.len().min(BLOCK - length);
+        block[length..length + part].copy_from_slice(&available[..part]);
+        stream.consume(part);
+        *position += part as u64;
+        length += part;
+    }
+    Ok(true)
+}
+
+fn is_zero(block: &[u8; BLOCK]) -> bool {
+    block.iter().all(|&b| b == 0)
+}
+
+/// pax(1), "ustar Interchange Format", chksum: the sum of the bytes, its own field as spaces. Old writers summed
+/// signed bytes.
+fn check_sum(header: &tar::Header) -> Result<()> {
+    let wrong = || invalid("not a tar header (its checksum is wrong)");
+    let stated = numeric(&header.as_old().cksum, header.cksum().map(u64::from), "checksum").map_err(|_| wrong())?;
+    let bytes = header.as_bytes();
+    let others = || bytes[..148].iter().chain(&bytes[156..]);
+    let unsigned: i64 = others().map(|&b| i64::from(b)).sum::<i64>() + 8 * i64::from(b' ');
+    let signed: i64 = others().map(|&b| i64::from(b.cast_signed())).sum::<i64>() + 8 * i64::from(b' ');
+    match stated == unsigned || stated == signed {
+        true => Ok(()),
+        false => Err(wrong()),
+    }
+}
+
+/// A number of a header: octal digits, blank for 0, or GNU's base 256.
+fn numeric(field: &[u8], parsed: std::io::Result<u64>, what: &str) -> Result<i64> {
+    let malformed = || invalid(format!("malformed {what}"));
+    if field.iter().all(|&b| matches!(b, 0 | b' ')) {
+        return Ok(0);
+    }
+    let value = parsed.map_err(|_| malformed())?;
+    let fits = match field {
+        // The parser looks at the last eight bytes; what is before them must be their sign.
+        [0x80, high @ .., _, _, _, _, _, _, _, _] => high.iter().all(|&b| b == 0) && value.cast_signed() >= 0,
+        [0x80, ..] => value.cast_signed() >= 0,
+        [0xff, high @ .., _, _, _, _, _, _, _, _] => high.iter().all(|&b| b == 0xff) && value.cast_signed() < 0,
+        _ => field.iter().all(|&b| matches!(b, b'0'..=b'7' | b' ' | 0)) && value.cast_signed() >= 0,
+    };
+    fits.then_some(value.cast_signed()).ok_or_else(malformed)
+}
+
+fn unsigned(number: i64) -> Result<u64> {
+    u64::try_from(number).map_err(|_| invalid("a negative size"))
+}
+
+fn size_of(header: &tar::Header) -> Result<u64> {
+    unsigned(numeric(&header.as_old().size, header.entry_size(), "size")?)
+}
+
+/// An owner; 2^32-1 is not one (chown(2) reads it as "leave it").
+fn owner(field: &[u8], parsed: std::io::Result<u64>, what: &str) -> Result<u32> {
+    let value = numeric(field, parsed, what)?;
+    u32::try_from(value)
+        .ok()
+        .filter(|&id| id != u32::MAX)
+        .ok_or_else(|| invalid(format!("{what} {value}: not an owner")))
+}
+
+fn major(header: &tar::Header) -> Result<u32> {
+    device(header.device_major(), header.as_bytes(), 329)
+}
+
+fn minor(header: &tar::Header) -> Result<u32> {
+    device(header.device_minor(), header.as_bytes(), 337)
+}
+
+fn device(parsed: std::io::Result<Option<u32>>, header: &[u8; BLOCK], at: usize) -> Result<u32> {
+    let field = &header[at..at + 8];
+    if field.iter().all(|&b| matches!(b, 0 | b' ')) {
+        return Ok(0);
+    }
+    if field[0] == 0x80 {
+        // Device numbers above 2^21 are base 256, which the parser knows for other fields only.
+        let value = field[1..].iter().fold(0u64, |sum, &b| sum << 8 | u64::from(b));
+        return u32::try_from(value).map_err(|_| invalid("malformed device number"));
+    }
+    match parsed {
+        Ok(Some(number)) => Ok(number),
+        _ => Err(invalid("malformed device number")),
+    }
+}
+
+fn once<T>(slot: &mut Option<T>, value: T, what: &str) -> Result<()> {
+    match slot.replace(value) {
+        None => Ok(()),
+        Some(_) => Err(invalid(format!("two {what} for one entry"))),
+    }
+}
+
+fn truncated() -> Error {
+    Error::new(Kind::Invalid, "the archive is truncated")
+}
+
+fn invalid(message: impl Into<String>) -> Error {
+    Error::new(Kind::Invalid, message)
+}
+
+fn unsupported(object: String, why: &str) -> Error {
+    Error::new(Kind::Unsupported, format!("{object}: {why}"))
+}

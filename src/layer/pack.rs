@@ -1,0 +1,1 @@
+//! The canonical archive of a directory: the same tree gives the same bytes.

@@ -1,0 +1,152 @@
+//! The stages of an unpack, each on a thread of its own, joined by bounded channels of buffers that go round.
+//!
+//! The reader decompresses into empty buffers, the caller's thread hashes them, the applier parses and applies them
+//! and gives them back. A stage that fails drops its ends of the channels, which ends the others; its error is the
+//! result. All threads have ended when [`run`] returns (the process may clone itself afterwards).
+
+use std::io::{self, BufRead, Read};
+use std::os::fd::BorrowedFd;
+use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
+use std::thread;
+
+use sha2::{Digest as _, Sha256};
+
+use crate::error::{Context, Error, Kind, Result};
+use crate::kernel::node;
+use crate::name::Digest;
+
+use super::apply::{self, Applied};
+use super::entries::Entries;
+use super::{Limits, Unpacked, decompress};
+
+/// Size and number of the buffers: 2 MiB in flight.
+const BUFFER: usize = 256 << 10;
+const BUFFERS: usize = 8;
+
+/// Unpacks `bytes` below `into`.
+pub(super) fn run(bytes: Box<dyn Read + Send>, into: BorrowedFd<'_>, limits: &Limits) -> Result<Unpacked> {
+    let (filled, to_hash) = sync_channel(BUFFERS);
+    let (hashed, to_apply) = sync_channel(BUFFERS);
+    let (emptied, empty) = channel();
+    for _ in 0..BUFFERS {
+        // The receiver lives in this frame.
+        let _ = emptied.send(Vec::new());
+    }
+    thread::scope(|scope| {
+        let read = thread::Builder::new()
+            .name("layer-read".into())
+            .spawn_scoped(scope, move || read(bytes, limits.bytes, &empty, &filled))
+            .context(|| "start a thread")?;
+        let apply = thread::Builder::new().name("layer-apply".into()).spawn_scoped(scope, move || -> Result<_> {
+            node::confine(into).map_err(|failure| failure.of(b""))?;
+            let stream = Stream { to_apply, emptied, buffer: Vec::new(), position: 0, ended: false };
+            let mut entries = Entries::new(stream, limits);
+            let applied = apply::apply(&mut entries, limits);
+            Ok((applied, entries.into_inner().ended))
+        });
+        // When the applier could not start, its channel ends are gone and the reader ends too.
+        let apply = apply.context(|| "start a thread")?;
+        let diff_id = hash(to_hash, hashed);
+        let read = read.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        let applied = apply.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        let (applied, ended) = applied?;
+        // The reader is ahead of the applier, so the applier's error comes first in the stream, unless it is that the
+        // stream broke off: then the reader knows why.
+        let Applied { entries, bytes } = match ended {
+            true => read.and(applied),
+            false => applied.and_then(|applied| read.map(|()| applied)),
+        }?;
+        Ok(Unpacked { diff_id, entries, bytes })
+    })
+}
+
+/// Decompresses to the end of the stream, or until nobody takes the buffers any more.
+fn read(
+    bytes: Box<dyn Read + Send>,
+    limit: u64,
+    empty: &Receiver<Vec<u8>>,
+    filled: &SyncSender<Vec<u8>>,
+) -> Result<()> {
+    let mut stream = decompress::decompress(bytes)?;
+    let mut total = 0u64;
+    while let Ok(mut buffer) = empty.recv() {
+        buffer.resize(BUFFER, 0);
+        let length = fill(&mut *stream, &mut buffer)?;
+        if length == 0 {
+            break;
+        }
+        total += length as u64;
+        if total > limit {
+            return Err(Error::new(Kind::Limit, format!("the archive is larger than {limit} bytes uncompressed")));
+        }
+        buffer.truncate(length);
+        if filled.send(buffer).is_err() {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Reads until the buffer is full or the stream ends.
+fn fill(stream: &mut dyn Read, buffer: &mut [u8]) -> Result<usize> {
+    let mut length = 0;
+    while length < buffer.len() {
+        match stream.read(&mut buffer[length..]) {
+            Ok(0) => break,
+            Ok(n) => length += n,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(length)
+}
+
+fn hash(to_hash: Receiver<Vec<u8>>, hashed: SyncSender<Vec<u8>>) -> Digest {
+    let mut digest = Sha256::new();
+    for bytes in to_hash {
+        digest.update(&bytes);
+        if hashed.send(bytes).is_err() {
+            break;
+        }
+    }
+    Digest::from_bytes(digest.finalize().into())
+}
+
+/// The applier's end: the uncompressed stream.
+struct Stream {
+    to_apply: Receiver<Vec<u8>>,
+    emptied: Sender<Vec<u8>>,
+    buffer: Vec<u8>,
+    position: usize,
+    /// The reader is done, well or not.
+    ended: bool,
+}
+
+impl BufRead for Stream {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        if self.position == self.buffer.len() && !self.ended {
+            self.position = 0;
+            let next = self.to_apply.recv().unwrap_or_else(|_| {
+                self.ended = true;
+                Vec::new()
+            });
+            // Nobody wants it back once the reader is done.
+            let _ = self.emptied.send(std::mem::replace(&mut self.buffer, next));
+        }
+        Ok(&self.buffer[self.position..])
+    }
+
+    fn consume(&mut self, amount: usize) {
+        self.position = self.buffer.len().min(self.position + amount);
+    }
+}
+
+impl Read for Stream {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let available = self.fill_buf()?;
+        let length = available.len().min(into.len());
+        into[..length].copy_from_slice(&available[..length]);
+        self.consume(length);
+        Ok(length)
+    }
+}
