@@ -1,0 +1,6 @@
+//! tupper against a real kernel: as root, each test on a loop-backed filesystem of its own.
+
+#[allow(dead_code, reason = "shared with tests/interop: each test binary uses its part")]
+mod support;
+
+mod cli;
