@@ -62,6 +62,11 @@ impl Error {
         error
     }
 
+    /// The error of a failed operation of the standard library: `doing: reason`.
+    pub fn from_io(doing: impl fmt::Display, error: std::io::Error) -> Error {
+        Error::from(error).wrap(doing)
+    }
+
     /// The same error with a way out.
     pub fn with_hint(mut self, hint: impl Into<String>) -> Error {
         self.0.hint = Some(hint.into());

@@ -164,9 +164,10 @@ pub(crate) fn read_small_fd(fd: OwnedFd, path: &Path, limit: u64) -> Result<Vec<
         return Err(Error::new(Kind::Invalid, format!("read {}: not a regular file", path.display())));
     }
     let mut bytes = Vec::new();
-    std::fs::File::from(fd).take(limit + 1).read_to_end(&mut bytes).map_err(|e| {
-        Error::from_errno(format_args!("read {}", path.display()), e.raw_os_error().unwrap_or(libc::EIO))
-    })?;
+    std::fs::File::from(fd)
+        .take(limit + 1)
+        .read_to_end(&mut bytes)
+        .map_err(|e| Error::from_io(format_args!("read {}", path.display()), e))?;
     if bytes.len() as u64 > limit {
         return Err(Error::new(Kind::Limit, format!("read {}: larger than {limit} bytes", path.display())));
     }
@@ -182,7 +183,7 @@ pub(crate) fn write_new(at: BorrowedFd<'_>, path: impl AsRef<Path>, bytes: &[u8]
     let mut file = std::fs::File::from(fd);
     file.write_all(bytes)
         .and_then(|()| if sync { file.sync_all() } else { Ok(()) })
-        .map_err(|e| Error::from_errno(format_args!("write {}", path.display()), e.raw_os_error().unwrap_or(libc::EIO)))
+        .map_err(|e| Error::from_io(format_args!("write {}", path.display()), e))
 }
 
 /// syncfs(2): everything written to the filesystem so far is durable when it returns.

@@ -109,7 +109,7 @@ pub(crate) fn attach(backing: &File) -> Result<LoopDevice> {
         .read(true)
         .write(true)
         .open("/dev/loop-control")
-        .map_err(|e| Error::from_errno("open /dev/loop-control", e.raw_os_error().unwrap_or(libc::EIO)))?;
+        .map_err(|e| Error::from_io("open /dev/loop-control", e))?;
     for _ in 0..64 {
         // SAFETY: the ioctl takes no argument; the file is open.
         #[expect(unsafe_code, reason = "nix has no loop ioctls")]
@@ -133,8 +133,10 @@ pub(crate) fn attach(backing: &File) -> Result<LoopDevice> {
 }
 
 fn open(path: &Path) -> Result<LoopDevice> {
-    let file = File::options().read(true).write(true).open(path).map_err(|e| {
-        Error::from_errno(format_args!("open {}", path.display()), e.raw_os_error().unwrap_or(libc::EIO))
-    })?;
+    let file = File::options()
+        .read(true)
+        .write(true)
+        .open(path)
+        .map_err(|e| Error::from_io(format_args!("open {}", path.display()), e))?;
     Ok(LoopDevice { path: path.to_path_buf(), file })
 }

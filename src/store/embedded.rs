@@ -57,9 +57,7 @@ pub(super) fn lock(root: &Path) -> Result<OwnedFd> {
 
 /// Makes the directory ROOT, and locks it.
 pub(super) fn make_root(root: &Path) -> Result<OwnedFd> {
-    std::fs::create_dir_all(root).map_err(|e| {
-        Error::from_errno(format_args!("create {}", root.display()), e.raw_os_error().unwrap_or(libc::EIO))
-    })?;
+    std::fs::create_dir_all(root).map_err(|e| Error::from_io(format_args!("create {}", root.display()), e))?;
     lock(root)
 }
 
@@ -114,7 +112,7 @@ fn mount(root: &Path) -> Result<bool> {
         .read(true)
         .write(true)
         .open(&path)
-        .map_err(|e| Error::from_errno("open", e.raw_os_error().unwrap_or(libc::EIO)))
+        .map_err(|e| Error::from_io("open", e))
         .context(doing)
         .map_err(unusable)?;
     fs::ensure_directory(fs::CWD, &at, 0o700).context(doing)?;
@@ -195,9 +193,9 @@ fn run_mkfs(path: &Path, node_size: u32) -> Result<()> {
         .stdin(Stdio::null())
         .output()
         .map_err(|e| {
-            let error = Error::from_errno("run mkfs.btrfs", e.raw_os_error().unwrap_or(libc::EIO));
-            match e.kind() {
-                std::io::ErrorKind::NotFound => {
+            let error = Error::from_io("run mkfs.btrfs", e);
+            match error.kind() {
+                Kind::NotFound => {
                     error.with_hint("install btrfs-progs (Debian: apt-get install btrfs-progs)")
                 }
                 _ => error,

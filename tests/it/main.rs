@@ -1,3 +1,8 @@
-//! Against a real kernel, as root. A test that lacks what it needs fails; none skips.
+//! tupper against a real kernel: as root, each test on a loop-backed filesystem of its own.
 
+#[allow(dead_code, reason = "shared with tests/interop: each test binary uses its part")]
+mod support;
+
+mod cli;
+mod layer;
 mod sandbox;

@@ -1,0 +1,99 @@
+# Every command that anyone types. `make` alone lists them.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+MAKEFLAGS += --no-print-directory
+.DEFAULT_GOAL := help
+
+CARGO ?= cargo
+PREFIX ?= /usr/local
+DESTDIR ?=
+
+# Debian's names. To build: the compiler, libbtrfsutil and what bindgen needs to read its header.
+BUILD_PACKAGES := gcc libc6-dev pkg-config libbtrfsutil-dev libclang-dev
+# To run: mkfs.btrfs, mount and losetup.
+RUN_PACKAGES := btrfs-progs mount util-linux
+# To test: the demo's and the tests' images, the other decompressors, a file system to be embedded in, Docker.
+TEST_PACKAGES := busybox-static debootstrap docker.io e2fsprogs attr acl libcap2-bin gzip xz-utils zstd bzip2 procps kmod
+PACKAGES := $(BUILD_PACKAGES) $(RUN_PACKAGES) $(TEST_PACKAGES)
+
+# Under sudo, the toolchain that rustup installed for the person who typed it.
+ifneq ($(SUDO_USER),)
+sudo_home := $(shell getent passwd '$(SUDO_USER)' | cut -d: -f6)
+ifneq ($(wildcard $(sudo_home)/.cargo/bin/cargo),)
+export PATH := $(PATH):$(sudo_home)/.cargo/bin
+export RUSTUP_HOME ?= $(sudo_home)/.rustup
+endif
+endif
+# What root built belongs to whoever owns the checkout, so that a plain `cargo build` works afterwards.
+give_back = { [ "$$(stat -c %u .)" = 0 ] || chown -R --reference=. target images/*/out 2>/dev/null || true; }
+
+.PHONY: help setup build demo test bench lint install clean need-root need-rust
+
+help: ## list these commands
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+setup: ## install the Debian packages that building and testing need
+	@if ! command -v dpkg-query >/dev/null; then \
+	  echo "setup knows Debian's packages only; install what these hold: $(PACKAGES)" >&2; exit 1; fi; \
+	missing=(); for package in $(PACKAGES); do \
+	  [[ $$(dpkg-query -W -f '$${db:Status-Status}' $$package 2>/dev/null) == installed ]] || missing+=($$package); done; \
+	if (( $${#missing[@]} == 0 )); then exit 0; fi; \
+	if (( $$(id -u) != 0 )); then \
+	  echo "missing packages; type: sudo apt-get install --no-install-recommends $${missing[*]}" >&2; exit 1; fi; \
+	echo "installing $${missing[*]}"; \
+	export DEBIAN_FRONTEND=noninteractive; \
+	{ apt-get update -q && apt-get install -qy --no-install-recommends "$${missing[@]}"; } >/dev/null
+
+need-rust:
+	@command -v $(CARGO) >/dev/null || { echo "cargo not found: install Rust (https://rustup.rs) first" >&2; exit 1; }
+	@$(CARGO) --version >/dev/null
+
+# Asked as `make need-root FOR=demo`, so that the message names the command to type.
+need-root:
+	@if (( $$(id -u) != 0 )); then \
+	  echo "make $(FOR) needs root (mounts, loop devices, namespaces); type: sudo make $(FOR)" >&2; \
+	  echo "with a Rust toolchain that root cannot see: sudo env \"PATH=\$$PATH\" \"RUSTUP_HOME=$${RUSTUP_HOME:-$$HOME/.rustup}\" make $(FOR)" >&2; \
+	  exit 1; fi
+
+build: setup need-rust ## build target/release/tupper
+	$(CARGO) build --release --locked --bin tupper
+
+demo: ## see the whole line at work: embedded store, import, snapshot, throwaway shell (needs root)
+	@$(MAKE) need-root FOR=demo
+	@trap '$(give_back)' EXIT; \
+	if [ -z "$${TUPPER:-}" ]; then $(MAKE) build; export TUPPER=target/release/tupper; fi; \
+	tests/demo "$$TUPPER"
+
+test: ## run all tests, those on a real kernel and against Docker included (needs root)
+	@$(MAKE) need-root FOR=test
+	@$(MAKE) setup need-rust
+	@trap '$(give_back)' EXIT; images/busybox/build; images/debian/build; $(CARGO) test --locked --no-fail-fast
+
+bench: ## measure import, snapshot and run against the kernel's floors (needs root)
+	@$(MAKE) need-root FOR=bench
+	@$(MAKE) setup need-rust
+	@trap '$(give_back)' EXIT; images/busybox/build; images/debian/build; $(CARGO) bench --locked --bench '*'
+
+lint: setup need-rust ## formatting, clippy, documentation, licences
+	$(CARGO) fmt --check
+	$(CARGO) clippy --locked --all-targets -- -D warnings
+	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --no-deps --quiet
+	@if command -v cargo-deny >/dev/null; then set -x; $(CARGO) deny --log-level error check licenses bans sources; \
+	else echo "cargo-deny is not installed: licences not checked (cargo install cargo-deny)"; fi
+
+install: ## install the built binary, completions and man pages below $(DESTDIR)$(PREFIX)
+	@[ -x target/release/tupper ] || { echo "nothing to install yet; type: make build" >&2; exit 1; }
+	install -D -m 0755 target/release/tupper '$(DESTDIR)$(PREFIX)/bin/tupper'
+	@generated=$$(mktemp -d); trap 'rm -rf "$$generated"' EXIT; tupper=target/release/tupper; share='$(DESTDIR)$(PREFIX)/share'; \
+	mkdir "$$generated/man"; "$$tupper" man "$$generated/man"; \
+	for shell in bash zsh fish; do "$$tupper" completion $$shell >"$$generated/$$shell"; done; \
+	install -D -m 0644 -t "$$share/man/man1" "$$generated"/man/*.1; \
+	install -D -m 0644 "$$generated/bash" "$$share/bash-completion/completions/tupper"; \
+	install -D -m 0644 "$$generated/zsh" "$$share/zsh/site-functions/_tupper"; \
+	install -D -m 0644 "$$generated/fish" "$$share/fish/vendor_completions.d/tupper.fish"; \
+	echo "installed completions and man pages below $$share"
+
+clean: ## remove what was built
+	$(CARGO) clean
+	rm -rf images/*/out

@@ -1,0 +1,19 @@
+//! The command line from end to end: the journeys of a user, through the binary.
+
+mod containers;
+mod images;
+mod run;
+mod shell;
+mod snapshots;
+mod store;
+mod usage;
+
+/// The 64 hex digits of an id; the test fails if it is none.
+#[track_caller]
+fn id(text: &str) -> String {
+    assert!(
+        text.len() == 64 && text.bytes().all(|b| b.is_ascii_hexdigit() && !b.is_ascii_uppercase()),
+        "no id: {text:?}"
+    );
+    text.to_string()
+}

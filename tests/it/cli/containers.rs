@@ -1,0 +1,69 @@
+//! create, start, ps, rm: a container that stays.
+
+use crate::support::store::Store;
+
+use super::id;
+
+#[test]
+fn without_rm_it_stays_and_starts_again() {
+    let store = Store::alone();
+    store.ok("run --rm busybox true");
+    let before = store.traces();
+    store.run_with("run --name job busybox sh -c", &["echo run >>/log; cat /log; exit 3"]).status(3);
+    let listed = store.json("ps -a --format json");
+    assert_eq!(listed[0]["State"], "exited", "{listed}");
+    assert_eq!(listed[0]["ExitCode"], 3);
+    assert!(listed[0]["Names"].to_string().contains("job"), "{listed}");
+    assert_eq!(store.ok("ps -q"), "", "it does not run");
+    let table = store.lines("ps -a");
+    assert!(
+        ["CONTAINER ID", "IMAGE", "COMMAND", "CREATED", "STATUS", "NAMES"].iter().all(|t| table[0].contains(t)),
+        "{table:?}"
+    );
+
+    let done = store.run("start -a job").status(3);
+    assert_eq!(done.stdout, "run\nrun\n", "its files are kept");
+    store.ok("rm job");
+    assert_eq!(store.ok("ps -aq"), "");
+    before.assert_same(&store.traces());
+    store.fails(1, "rm job");
+}
+
+#[test]
+fn create_makes_and_start_runs() {
+    let store = Store::new();
+    let made = id(&store.ok("create --name later -e A=1 --hostname h -m 64m busybox sh -c hostname"));
+    let listed = store.json("ps -a --format json");
+    assert_eq!(
+        (listed[0]["Id"].as_str(), listed[0]["State"].as_str()),
+        (Some(made.as_str()), Some("created")),
+        "{listed}"
+    );
+    assert_eq!(store.run("start -a later").status(0).stdout, "h\n");
+    store.ok(&format!("rm {}", &made[..10]));
+}
+
+#[test]
+fn names_are_shared_with_snapshots() {
+    let store = Store::new();
+    store.ok("snapshot create busybox web");
+    store.fails(125, "run --name web busybox true");
+    store.ok("create --name app busybox true");
+    store.fails(1, "snapshot create busybox app");
+    assert_eq!(store.ok("ps -aq").lines().count(), 1);
+    assert_eq!(store.ok("snapshot ls -q").lines().count(), 1, "a container is no snapshot in listings");
+}
+
+#[test]
+fn a_running_one_is_listed_and_not_removed_unforced() {
+    let store = Store::new();
+    let mut command = store.command("run --name busy --init busybox sleep 60", &[]);
+    let child = command.spawn().expect("tupper");
+    crate::support::eventually("it runs", std::time::Duration::from_secs(10), || !store.ok("ps -q").is_empty());
+    assert_eq!(store.json("ps --format json")[0]["State"], "running");
+    store.fails(1, "rm busy");
+    store.fails(125, "start -a busy");
+    store.ok("rm -f busy");
+    assert_eq!(crate::support::command::wait(child, "run"), 137);
+    assert_eq!(store.ok("ps -aq"), "");
+}

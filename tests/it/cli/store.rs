@@ -1,0 +1,221 @@
+//! Where a store comes from, how it comes back after a reboot, and when it is refused.
+
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::Path;
+use std::process::Command;
+
+use crate::support::command::{Tupper, finish};
+use crate::support::disk::{Disk, loop_devices_below, mounts_below};
+use crate::support::store::{Host, Store};
+use crate::support::traces::Traces;
+use crate::support::{busybox, sh};
+
+const GIB: u64 = 1 << 30;
+
+fn import(tupper: &Tupper) -> String {
+    tupper.ok_with("image import --name busybox", &[busybox().to_str().expect("plain")])
+}
+
+fn mount_options(at: &Path) -> String {
+    sh("findmnt", &["--noheadings", "--output", "OPTIONS", "--mountpoint", at.to_str().expect("plain")])
+}
+
+#[test]
+fn on_btrfs_it_is_a_subvolume() {
+    let store = Store::empty();
+    let done = store.run("store init");
+    assert_eq!((done.status, done.stderr.as_str()), (0, ""), "{done}");
+    assert_eq!(store.disk.subvolumes(), ["store/fs"]);
+    assert!(!store.root().join("store.btrfs").exists());
+    assert_eq!(loop_devices_below(store.root()), [""; 0]);
+    let mode = store.root().join("fs").metadata().expect("stat").permissions().mode();
+    assert_eq!(mode & 0o777, 0o700, "others could reach setuid files in it");
+    store.fails(1, "store init");
+    assert!(store.ok("store info").contains(store.root().to_str().expect("plain")));
+}
+
+#[test]
+fn elsewhere_the_first_verb_that_writes_makes_one_in_a_sparse_file() {
+    let _host = Host::shared();
+    let host = Disk::ext4(4 * GIB);
+    let tupper = Tupper::new(host.path().join("deep/store"));
+    let image = busybox();
+    let done = tupper.run_with("image import", &[image.to_str().expect("plain")]);
+    let file = tupper.root().join("store.btrfs");
+    assert_eq!(done.stderr.lines().count(), 1, "one line says so: {done}");
+    assert!(done.stderr.contains(file.to_str().expect("plain")), "{done}");
+    super::id(&done.ok());
+
+    let meta = file.metadata().expect("stat");
+    let free = 4 * GIB;
+    assert!(meta.size() > free / 2 && meta.size() <= free / 5 * 4, "80 % of what is free: {}", meta.size());
+    assert!(meta.blocks() * 512 < 64 << 20, "not sparse: {} blocks", meta.blocks());
+    let fields = sh("btrfs", &["inspect-internal", "dump-super", file.to_str().expect("plain")]);
+    let nodes = fields.lines().find(|line| line.starts_with("nodesize")).expect("a node size");
+    assert!(nodes.ends_with("\t8192"), "{nodes}");
+    assert!(mount_options(&tupper.root().join("fs")).split(',').any(|option| option == "noatime"));
+
+    let devices = loop_devices_below(tupper.root());
+    assert_eq!(devices.len(), 1);
+    let device = devices[0].split(' ').next().expect("a device").to_string();
+    let flags = sh("losetup", &["--noheadings", "--raw", "--output", "AUTOCLEAR,DIO", &device]);
+    assert_eq!(flags, "1 1", "autoclear and direct I/O");
+
+    assert_eq!(tupper.run("image ls").status(0).stderr, "", "said once only");
+    assert_eq!(loop_devices_below(tupper.root()), devices, "the same device again");
+}
+
+#[test]
+fn it_comes_back_after_a_reboot() {
+    let _host = Host::shared();
+    let host = Disk::ext4(2 * GIB);
+    let tupper = Tupper::new(host.path().join("store"));
+    let image = import(&tupper);
+    tupper.ok("snapshot create busybox web");
+    tupper.ok("store umount");
+    assert_eq!(mounts_below(tupper.root()), [""; 0].map(Path::new));
+    crate::support::eventually("the loop device is gone", std::time::Duration::from_secs(5), || {
+        loop_devices_below(tupper.root()).is_empty()
+    });
+
+    // A listing sees what is there: it mounts, and says so in one line.
+    let done = tupper.run("image ls -q --no-trunc").status(0);
+    assert_eq!(done.stdout.trim(), image);
+    assert_eq!(done.stderr.lines().count(), 1, "{done}");
+    assert!(Path::new(&tupper.ok("snapshot path web")).join("bin/busybox").exists());
+
+    // What a host that lost power leaves: the mount is gone and the file was never told.
+    sh("umount", &[tupper.root().join("fs").to_str().expect("plain")]);
+    assert_eq!(tupper.ok("run --rm web echo back"), "back");
+}
+
+#[test]
+fn umount_leaves_nothing_on_the_host() {
+    let _host = Host::alone();
+    let host = Disk::ext4(2 * GIB);
+    let before = Traces::outside(&host.path());
+    let tupper = Tupper::new(host.path().join("store"));
+    import(&tupper);
+    tupper.ok("run --rm busybox true");
+    tupper.ok("store umount");
+    tupper.ok("store umount"); // nothing to do is no failure
+    before.assert_same(&Traces::outside(&host.path()));
+}
+
+#[test]
+fn a_device_that_backs_the_file_already_is_used_again() {
+    let _host = Host::shared();
+    let host = Disk::ext4(2 * GIB);
+    let tupper = Tupper::new(host.path().join("store"));
+    tupper.ok("store init");
+    let fs = tupper.root().join("fs");
+    sh("umount", &[fs.to_str().expect("plain")]);
+    crate::support::eventually("the loop device is gone", std::time::Duration::from_secs(5), || {
+        loop_devices_below(tupper.root()).is_empty()
+    });
+    let device = sh("losetup", &["--find", "--show", tupper.root().join("store.btrfs").to_str().expect("plain")]);
+    import(&tupper);
+    let devices = loop_devices_below(tupper.root());
+    assert!(devices.len() == 1 && devices[0].starts_with(&device), "two devices on one file: {devices:?}");
+    sh("umount", &[fs.to_str().expect("plain")]);
+    // Attached by hand, so without autoclear, unless tupper took it over: then this is late.
+    let _ = Command::new("losetup").args(["--detach", &device]).output();
+}
+
+#[test]
+fn two_first_uses_at_once_make_one_store() {
+    let _host = Host::shared();
+    let host = Disk::ext4(2 * GIB);
+    let tupper = Tupper::new(host.path().join("store"));
+    let image = busybox();
+    let ids: Vec<String> = std::thread::scope(|scope| {
+        let one = || scope.spawn(|| tupper.ok_with("image import", &[image.to_str().expect("plain")]));
+        [one(), one(), one(), one()].map(|thread| thread.join().expect("an import")).to_vec()
+    });
+    assert!(ids.iter().all(|id| *id == ids[0]), "{ids:?}");
+    assert_eq!(tupper.lines("image ls -q").len(), 1);
+    assert_eq!(mounts_below(tupper.root()).len(), 1);
+    assert_eq!(loop_devices_below(tupper.root()).len(), 1);
+}
+
+#[test]
+fn init_takes_a_size_and_nodes() {
+    let _host = Host::shared();
+    let host = Disk::ext4(2 * GIB);
+    let tupper = Tupper::new(host.path().join("store"));
+    tupper.ok("store init --size 512M --node-size 16K");
+    let file = tupper.root().join("store.btrfs");
+    assert_eq!(file.metadata().expect("stat").size(), 512 << 20);
+    let fields = sh("btrfs", &["inspect-internal", "dump-super", file.to_str().expect("plain")]);
+    assert!(fields.lines().any(|line| line.starts_with("nodesize") && line.ends_with("16384")), "{fields}");
+}
+
+#[test]
+fn a_disk_with_too_little_room_is_refused() {
+    let _host = Host::shared();
+    let host = Disk::ext4(96 << 20);
+    let tupper = Tupper::new(host.path().join("store"));
+    let image = busybox();
+    let error = tupper.run_with("image import", &[image.to_str().expect("plain")]).fails(125);
+    assert!(error.contains("free") || error.contains("room"), "{error}");
+    assert!(!tupper.root().join("store.btrfs").exists(), "a half-made store stayed");
+    assert_eq!(loop_devices_below(tupper.root()), [""; 0]);
+    // Asked for more than there is.
+    let host = Disk::ext4(GIB);
+    let tupper = Tupper::new(host.path().join("store"));
+    tupper.fails(125, "store init --size 20G");
+    assert!(!tupper.root().join("store.btrfs").exists());
+}
+
+#[test]
+fn a_missing_mkfs_is_named_with_its_package() {
+    let _host = Host::shared();
+    let host = Disk::ext4(GIB);
+    let tupper = Tupper::new(host.path().join("store")).with_env("PATH", "/nonexistent");
+    let error = tupper.fails(125, "store init");
+    assert!(error.contains("mkfs.btrfs"), "{error}");
+    assert!(error.lines().any(|line| line.starts_with("hint: ") && line.contains("btrfs-progs")), "{error}");
+    assert!(!tupper.root().join("store.btrfs").exists());
+}
+
+#[test]
+fn without_root_it_says_sudo() {
+    let _host = Host::shared();
+    // The build directory may be closed to others, and so may the place of temporary directories.
+    let dir = tempfile::Builder::new().prefix("tupper-user-").tempdir_in("/tmp").expect("a scratch directory");
+    std::fs::set_permissions(dir.path(), PermissionsExt::from_mode(0o777)).expect("chmod");
+    let binary = dir.path().join("tupper");
+    std::fs::copy(env!("CARGO_BIN_EXE_tupper"), &binary).expect("copy the binary");
+    let image = dir.path().join("busybox.tar");
+    std::fs::copy(busybox(), &image).expect("copy the image");
+    for line in ["store init", "image import IMAGE", "run --rm busybox true"] {
+        let mut user = Command::new("setpriv");
+        user.args(["--reuid", "65534", "--regid", "65534", "--clear-groups"]).arg(&binary);
+        user.arg("--root").arg(dir.path().join("store"));
+        user.args(line.replace("IMAGE", image.to_str().expect("plain")).split(' '));
+        let error = finish(user).fails(125);
+        assert!(error.lines().any(|line| line.starts_with("hint: ") && line.contains("sudo")), "{line}: {error}");
+    }
+    assert!(!dir.path().join("store").join("store.btrfs").exists());
+}
+
+#[test]
+fn a_newer_format_is_refused() {
+    let store = Store::new();
+    let fs = store.root().join("fs");
+    let fs = fs.to_str().expect("plain");
+    let format = sh("getfattr", &["--absolute-names", "--only-values", "-n", "user.tupper.format", fs]);
+    let mut format: serde_json::Value = serde_json::from_str(&format).expect("the format is JSON");
+    assert_eq!(format["version"], 1);
+    assert!(format["uuid"].as_str().is_some_and(|uuid| uuid.len() == 36), "{format}");
+    format["version"] = 2.into();
+    format["unheard_of"] = "field".into();
+    sh("setfattr", &["-n", "user.tupper.format", "-v", &format.to_string(), fs]);
+    for line in ["image ls", "snapshot create busybox", "run --rm busybox true", "store info"] {
+        let error = store.fails(125, line);
+        assert!(error.contains('2') && error.contains("hint: "), "{error}");
+    }
+    format["version"] = 1.into();
+    sh("setfattr", &["-n", "user.tupper.format", "-v", &format.to_string(), fs]);
+    assert_eq!(store.lines("image ls -q").len(), 1, "an unknown field alone is no newer format");
+}

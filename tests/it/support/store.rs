@@ -1,0 +1,83 @@
+//! A store of a test's own, and the order in which tests may look at what belongs to the host.
+//!
+//! Cgroups, processes and run state are the host's, so a test that counts them must run alone: it takes the
+//! lock that every other store of this test binary holds shared.
+
+use std::ops::Deref;
+use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use super::command::Tupper;
+use super::disk::Disk;
+use super::traces::Traces;
+use super::{busybox, need_root};
+
+static HOST: RwLock<()> = RwLock::new(());
+
+/// The host, shared with other tests or not, for as long as this lives.
+pub enum Host {
+    Shared(#[expect(dead_code, reason = "held, never read")] RwLockReadGuard<'static, ()>),
+    Alone(#[expect(dead_code, reason = "held, never read")] RwLockWriteGuard<'static, ()>),
+}
+
+impl Host {
+    pub fn shared() -> Host {
+        need_root();
+        Host::Shared(HOST.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub fn alone() -> Host {
+        need_root();
+        Host::Alone(HOST.write().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// A store as a subvolume of a btrfs of its own, with the image `busybox` in it. Derefs to its [`Tupper`].
+pub struct Store {
+    tupper: Tupper,
+    // Dropped in this order: the disk goes while the host is still held.
+    pub disk: Disk,
+    _host: Host,
+}
+
+impl Store {
+    /// A store without images.
+    pub fn empty() -> Store {
+        Store::on(Host::shared())
+    }
+
+    /// A store with `busybox`.
+    pub fn new() -> Store {
+        let store = Store::empty();
+        store.import_busybox();
+        store
+    }
+
+    /// A store with `busybox`, with no other test running beside it.
+    pub fn alone() -> Store {
+        let store = Store::on(Host::alone());
+        store.import_busybox();
+        store
+    }
+
+    fn on(host: Host) -> Store {
+        let disk = Disk::btrfs();
+        Store { tupper: Tupper::new(disk.path().join("store")), disk, _host: host }
+    }
+
+    fn import_busybox(&self) {
+        self.ok_with("image import --name busybox", &[busybox().to_str().expect("a plain path")]);
+    }
+
+    /// What is on the host and in the store now.
+    pub fn traces(&self) -> Traces {
+        Traces::of(&self.disk.path())
+    }
+}
+
+impl Deref for Store {
+    type Target = Tupper;
+
+    fn deref(&self) -> &Tupper {
+        &self.tupper
+    }
+}

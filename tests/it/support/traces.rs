@@ -1,0 +1,96 @@
+//! What a run may leave on a host: counted before and after, by name, so that a difference says what it is.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::disk;
+
+/// One thing a line: mounts, loop devices and subvolumes of one directory; cgroups, processes and run state of tupper.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Traces(BTreeSet<String>);
+
+impl Traces {
+    /// What there is now, in and below `top` (a mounted btrfs) and on the host.
+    pub fn of(top: &Path) -> Traces {
+        let mut found = Traces::outside(top);
+        found.0.extend(disk::subvolumes(top).into_iter().map(|path| format!("subvolume {path}")));
+        found
+    }
+
+    /// The same without subvolumes, for a directory on any filesystem.
+    pub fn outside(top: &Path) -> Traces {
+        let mut found = BTreeSet::new();
+        // Mounts are counted, not named once: two on one point are two.
+        for (nth, mount) in disk::mounts_below(top).into_iter().enumerate() {
+            found.insert(format!("mount {nth} {}", mount.display()));
+        }
+        found.extend(disk::loop_devices_below(top).into_iter().map(|device| format!("loop device {device}")));
+        found.extend(cgroups().into_iter().map(|path| format!("cgroup {}", path.display())));
+        found.extend(processes().into_iter().map(|pid| format!("process {pid}")));
+        found.extend(files_below(Path::new("/run/tupper")).into_iter().map(|path| format!("run {}", path.display())));
+        Traces(found)
+    }
+
+    /// Fails the test unless there is now exactly what there was.
+    #[track_caller]
+    pub fn assert_same(&self, now: &Traces) {
+        let more: Vec<_> = now.0.difference(&self.0).collect();
+        let gone: Vec<_> = self.0.difference(&now.0).collect();
+        assert!(more.is_empty() && gone.is_empty(), "left behind: {more:#?}\ngone: {gone:#?}");
+    }
+
+    /// The lines that begin with this.
+    pub fn named(&self, kind: &str) -> Vec<&str> {
+        self.0.iter().map(String::as_str).filter(|line| line.starts_with(kind)).collect()
+    }
+}
+
+/// The cgroups of containers: those inside a cgroup named after tupper, on any hierarchy.
+fn cgroups() -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut todo = vec![PathBuf::from("/sys/fs/cgroup")];
+    while let Some(dir) = todo.pop() {
+        // One that goes away while it is read is not left behind.
+        for entry in fs::read_dir(&dir).into_iter().flatten().flatten() {
+            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                todo.push(entry.path());
+                if dir.iter().any(|part| part.to_string_lossy().starts_with("tupper")) {
+                    found.push(entry.path());
+                }
+            }
+        }
+    }
+    found
+}
+
+/// The processes of the binary under test, the zombies that nobody waited for included.
+fn processes() -> Vec<String> {
+    let name = Path::new(env!("CARGO_BIN_EXE_tupper"));
+    let mut found = Vec::new();
+    for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let pid = entry.file_name().to_string_lossy().into_owned();
+        if !pid.bytes().all(|b| b.is_ascii_digit()) {
+            continue;
+        }
+        let ours = fs::read_link(entry.path().join("exe")).is_ok_and(|exe| exe == name);
+        let zombie = fs::read_to_string(entry.path().join("stat")).is_ok_and(|stat| {
+            stat.contains("(tupper") && stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with('Z'))
+        });
+        if ours || zombie {
+            found.push(pid);
+        }
+    }
+    found
+}
+
+fn files_below(dir: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        match entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            true => found.extend(files_below(&entry.path())),
+            false => found.push(entry.path()),
+        }
+    }
+    found
+}
