@@ -84,6 +84,8 @@ impl Import {
 
 #[derive(Debug, Args)]
 pub(super) struct Ls {
+    /// Only images with this name; without a tag, with any tag
+    image: Option<String>,
     /// Ids only
     #[arg(long, short)]
     quiet: bool,
@@ -97,7 +99,17 @@ pub(super) struct Ls {
 
 impl Ls {
     pub(super) fn run(self, root: &Path) -> Result<()> {
-        let images = super::open(root)?.map(|store| image::list(&store)).transpose()?.unwrap_or_default();
+        let mut images = super::open(root)?.map(|store| image::list(&store)).transpose()?.unwrap_or_default();
+        if let Some(wanted) = &self.image {
+            let name: ImageName = wanted.parse()?;
+            let any_tag = !wanted.ends_with(&format!(":{}", name.tag()));
+            for image in &mut images {
+                image.names.retain(|n| {
+                    *n == name || any_tag && (n.registry(), n.repository()) == (name.registry(), name.repository())
+                });
+            }
+            images.retain(|image| !image.names.is_empty());
+        }
         if self.quiet {
             return images.iter().try_for_each(|image| output::line(output::id(&image.id, self.no_trunc)));
         }

@@ -162,7 +162,6 @@ fn usage(error: &clap::Error) -> ExitCode {
     let mut parts = text.split("\n\n").map(|part| part.split_whitespace().collect::<Vec<_>>().join(" "));
     let first = parts.next().unwrap_or_default();
     let tip = parts.find_map(|part| part.strip_prefix("tip: ").map(str::to_string));
-    let verb = std::env::args().skip(1).find(|argument| !argument.starts_with('-')).unwrap_or_default();
     if error.kind() == clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
         let _ = output::note(text.trim_end());
     } else {
@@ -172,7 +171,19 @@ fn usage(error: &clap::Error) -> ExitCode {
             tip.unwrap_or_else(|| "see `tupper --help`, or `tupper VERB --help`".to_string())
         ));
     }
-    ExitCode::from(if matches!(verb.as_str(), "run" | "shell" | "start") { 125 } else { 2 })
+    ExitCode::from(if runs_a_command(std::env::args().skip(1)) { 125 } else { 2 })
+}
+
+/// Whether the first verb in arguments that did not parse is one whose status is that of a command inside.
+fn runs_a_command(mut arguments: impl Iterator<Item = String>) -> bool {
+    while let Some(argument) = arguments.next() {
+        match argument.as_str() {
+            "--root" | "--log-level" => drop(arguments.next()),
+            option if option.starts_with('-') => {}
+            verb => return matches!(verb, "run" | "shell" | "start"),
+        }
+    }
+    false
 }
 
 /// Prints an error and says what status it gives.

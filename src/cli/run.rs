@@ -220,12 +220,8 @@ fn create(flags: Flags, command: Command) -> Result<container::Create> {
 }
 
 fn run(root: &Path, create: &container::Create, explain: Option<Explain>) -> Result<ExitCode> {
-    if create.options.tty
-        && create.options.interactive
-        && !std::io::stdin().is_terminal()
-        && explain != Some(Explain::Only)
-    {
-        log::debug!("standard input is not a terminal");
+    if create.options.tty && create.options.interactive && !std::io::stdin().is_terminal() {
+        log::warn!("the input device is not a terminal: -t and -i may not work together as expected");
     }
     let store = super::open_writable(root)?;
     if explain == Some(Explain::Only) {

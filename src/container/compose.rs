@@ -15,6 +15,9 @@ use crate::sandbox::{Limits, Network, Spec, Tmpfs, Volume};
 /// The search path of a container whose image sets none (podman's default).
 const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
+/// A limit below this would end every command before it began.
+const LEAST_MEMORY: u64 = 1 << 20;
+
 /// What a person asks of a container, beside its source. Empty and `None` mean: as the image says.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Options {
@@ -64,6 +67,9 @@ pub(super) fn compose(options: &Options, image: Option<&Config>, id: &Id, term: 
     let cwd = PathBuf::from(cwd.unwrap_or("/"));
     if !cwd.is_absolute() {
         return Err(Error::new(Kind::Invalid, format!("working directory {}: not absolute", cwd.display())));
+    }
+    if let Some(memory) = options.limits.memory.filter(|memory| *memory < LEAST_MEMORY) {
+        return Err(Error::new(Kind::Invalid, format!("memory limit {memory}: less than 1 MiB, nothing could start")));
     }
     Ok(Spec {
         hostname,

@@ -195,9 +195,7 @@ fn run_mkfs(path: &Path, node_size: u32) -> Result<()> {
         .map_err(|e| {
             let error = Error::from_io("run mkfs.btrfs", e);
             match error.kind() {
-                Kind::NotFound => {
-                    error.with_hint("install btrfs-progs (Debian: apt-get install btrfs-progs)")
-                }
+                Kind::NotFound => error.with_hint("install btrfs-progs (Debian: apt-get install btrfs-progs)"),
                 _ => error,
             }
         })?;

@@ -26,7 +26,7 @@ fn the_exit_status_is_the_commands() {
         ("run --rm busybox /etc", 126, "/etc"),
         ("run --rm busybox nosuchcommand", 127, "nosuchcommand"),
         ("run --rm busybox /no/such/file", 127, "/no/such/file"),
-        ("run --rm -w /etc/passwd busybox true", 126, "/etc/passwd"),
+        ("run --rm -w /etc/passwd busybox true", 125, "/etc/passwd"),
         ("run --rm -u nosuchuser busybox true", 125, "nosuchuser"),
         ("run --rm -v /nonexistent/dir:/x busybox true", 125, "/nonexistent/dir"),
     ] {
@@ -56,8 +56,7 @@ fn it_has_namespaces_of_its_own() {
     let inside = script(
         &store,
         "",
-        "readlink /proc/self/ns/mnt /proc/self/ns/pid /proc/self/ns/uts /proc/self/ns/ipc \
-        /proc/self/ns/net /proc/self/ns/cgroup; echo $$; hostname; ls /sys/class/net; cat /proc/self/cgroup",
+        "for n in mnt pid uts ipc net cgroup; do readlink /proc/self/ns/$n; done; echo $$; hostname; ls /sys/class/net; cat /proc/self/cgroup",
     )
     .ok();
     for (at, name) in ["mnt", "pid", "uts", "ipc", "net", "cgroup"].iter().enumerate() {
@@ -261,8 +260,6 @@ fn the_snapshot_is_not_altered_by_what_is_supplied() {
     for name in ["written", "etc/hosts", "etc/hostname", "etc/resolv.conf"] {
         assert!(!path.join(name).exists(), "{name}: a run works in a fresh snapshot");
     }
-    store.ok_with("run --rm --in-place web sh -c", &["touch /written"]);
-    assert!(path.join("written").exists());
 }
 
 #[test]

@@ -100,7 +100,7 @@ pub fn loop_devices_below(dir: &Path) -> Vec<String> {
 
 /// Unmounts everything below `dir`, innermost first; a loop device lets go of its file a moment after its mount.
 fn unmount_below(dir: &Path) -> bool {
-    let end = Instant::now() + Duration::from_secs(5);
+    let end = Instant::now() + Duration::from_secs(30);
     loop {
         for mount in mounts_below(dir).iter().rev() {
             let _ = Command::new("umount").arg("--quiet").arg(mount).stderr(std::process::Stdio::null()).status();
