@@ -56,12 +56,13 @@ impl Disk {
 impl Drop for Disk {
     fn drop(&mut self) {
         if !unmount_below(self.dir.path()) {
+            let (mounts, devices) = (mounts_below(self.dir.path()), loop_devices_below(self.dir.path()));
             // Something still holds it: out of the way at least, so that the directory can be removed.
-            for mount in mounts_below(self.dir.path()).iter().rev() {
+            for mount in mounts.iter().rev() {
                 let _ = Command::new("umount").arg("--lazy").arg(mount).status();
             }
             if !std::thread::panicking() {
-                panic!("{} stayed busy", self.path().display());
+                panic!("stayed busy: mounts {mounts:?}, loop devices {devices:?}");
             }
         }
     }
@@ -100,7 +101,7 @@ pub fn loop_devices_below(dir: &Path) -> Vec<String> {
 
 /// Unmounts everything below `dir`, innermost first; a loop device lets go of its file a moment after its mount.
 fn unmount_below(dir: &Path) -> bool {
-    let end = Instant::now() + Duration::from_secs(30);
+    let end = Instant::now() + Duration::from_secs(20);
     loop {
         for mount in mounts_below(dir).iter().rev() {
             let _ = Command::new("umount").arg("--quiet").arg(mount).stderr(std::process::Stdio::null()).status();
