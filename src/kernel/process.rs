@@ -120,6 +120,12 @@ pub(crate) fn set_undumpable() -> Result<()> {
     nix::sys::prctl::set_dumpable(false).map_err(|e| failed("make init undumpable", e))
 }
 
+/// prctl(2) PR_SET_NAME: what ps(1) shows as the command's name.
+pub(crate) fn set_name(name: &CStr) {
+    // A name is a courtesy; the call fails for no name.
+    let _ = nix::sys::prctl::set_name(name);
+}
+
 /// close_range(2) with CLOSE_RANGE_CLOEXEC: every descriptor but 0, 1 and 2 closes at exec.
 pub(crate) fn close_descriptors_on_exec() -> Result<()> {
     close_range(libc::CLOSE_RANGE_CLOEXEC as libc::c_int)
