@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::symlink;
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
@@ -96,6 +96,7 @@ impl Root {
                     }
                     nix::unistd::dup2_stderr(&childs_stderr).expect("dup2");
                     drop((childs_stdout, childs_stderr, stdio));
+                    close_all_but(&[childs_report.as_raw_fd(), rootfs.dir.as_raw_fd()]);
                     let exit = supervise(&spec, rootfs, &id, &childs_report);
                     let mut report = File::from(childs_report);
                     report.write_all(format!("end {}\n", encode(&exit)).as_bytes()).expect("report");
@@ -138,6 +139,21 @@ fn encode(exit: &Result<Exit>) -> String {
         Ok(Exit { status: Status::Code(code), oom_killed }) => format!("code {code} {oom_killed}"),
         Ok(Exit { status: Status::Signal(signal), oom_killed }) => format!("signal {signal} {oom_killed}"),
         Err(e) => format!("error {} {:?} {e}", e.exit_status().max(125), e.kind()),
+    }
+}
+
+/// The forked child has the descriptors of every test that runs: a socket that its test closes would stay open.
+fn close_all_but(kept: &[RawFd]) {
+    let open: Vec<RawFd> = fs::read_dir("/proc/self/fd")
+        .expect("descriptors")
+        .filter_map(|entry| entry.expect("an entry").file_name().to_str()?.parse().ok())
+        .collect();
+    for fd in open.into_iter().filter(|fd| *fd > 2 && !kept.contains(fd)) {
+        // SAFETY: their owners are in frames that this process never returns to.
+        #[expect(unsafe_code, reason = "descriptors by number")]
+        unsafe {
+            libc::close(fd);
+        }
     }
 }
 
@@ -227,7 +243,11 @@ pub fn wait_for(file: &mut File, text: &str) -> String {
     let mut seen = Vec::new();
     let mut byte = [0];
     while !String::from_utf8_lossy(&seen).contains(text) {
-        assert!(file.read(&mut byte).expect("read") == 1, "the end before {text:?}: {:?}", String::from_utf8_lossy(&seen));
+        assert!(
+            file.read(&mut byte).expect("read") == 1,
+            "the end before {text:?}: {:?}",
+            String::from_utf8_lossy(&seen)
+        );
         seen.push(byte[0]);
     }
     String::from_utf8_lossy(&seen).into_owned()

@@ -26,7 +26,8 @@ impl Canary {
     }
 
     fn check(&self) {
-        let names: Vec<_> = fs::read_dir(self.path()).expect("list").map(|e| e.expect("an entry").file_name()).collect();
+        let names: Vec<_> =
+            fs::read_dir(self.path()).expect("list").map(|e| e.expect("an entry").file_name()).collect();
         assert_eq!(names, ["file"], "something was made on the host");
         assert_eq!(fs::read_to_string(self.path().join("file")).expect("read"), "untouched");
     }
@@ -83,11 +84,7 @@ fn volumes_behind_links_stay_inside() {
     symlink("/proc/sys", root.path("sysctl")).expect("symlink");
     symlink("/loop", root.path("loop")).expect("symlink");
     let to = |destination: &str| Spec {
-        volumes: vec![Volume {
-            source: volume.path().into(),
-            destination: destination.into(),
-            read_only: false,
-        }],
+        volumes: vec![Volume { source: volume.path().into(), destination: destination.into(), read_only: false }],
         ..shell("echo x > /out/v/x; ls /out/v")
     };
     assert_eq!(root.run(to("/out/v")).output(), "x");
@@ -122,13 +119,19 @@ fn a_link_inside_a_volume_leads_nowhere_else() {
 fn passwd_files_that_are_traps() {
     type Trap = fn(&Root);
     let traps: [(Trap, &str); 4] = [
-        (|root| nix::unistd::mkfifo(&root.path("etc/passwd"), Mode::from_bits_truncate(0o644)).expect("mkfifo"),
-            "read /etc/passwd: not a regular file"),
+        (
+            |root| nix::unistd::mkfifo(&root.path("etc/passwd"), Mode::from_bits_truncate(0o644)).expect("mkfifo"),
+            "read /etc/passwd: not a regular file",
+        ),
         (|root| fs::create_dir(root.path("etc/passwd")).expect("mkdir"), "read /etc/passwd: not a regular file"),
-        (|root| fs::File::create(root.path("etc/passwd")).and_then(|f| f.set_len(1 << 30)).expect("a sparse file"),
-            "read /etc/passwd: larger than 1048576 bytes"),
-        (|root| symlink("/proc/self/environ", root.path("etc/passwd")).expect("symlink"),
-            "user \"web\": not in the root's /etc/passwd"),
+        (
+            |root| fs::File::create(root.path("etc/passwd")).and_then(|f| f.set_len(1 << 30)).expect("a sparse file"),
+            "read /etc/passwd: larger than 1048576 bytes",
+        ),
+        (
+            |root| symlink("/proc/self/environ", root.path("etc/passwd")).expect("symlink"),
+            "user \"web\": not in the root's /etc/passwd",
+        ),
     ];
     for (set, expected) in traps {
         let root = Root::new();

@@ -59,8 +59,12 @@ fn signals_are_handed_on() {
     let root = Root::new();
     for init in [false, true] {
         for (signal, name) in [
-            (Signal::SIGTERM, "TERM"), (Signal::SIGINT, "INT"), (Signal::SIGHUP, "HUP"), (Signal::SIGQUIT, "QUIT"),
-            (Signal::SIGUSR1, "USR1"), (Signal::SIGUSR2, "USR2"),
+            (Signal::SIGTERM, "TERM"),
+            (Signal::SIGINT, "INT"),
+            (Signal::SIGHUP, "HUP"),
+            (Signal::SIGQUIT, "QUIT"),
+            (Signal::SIGUSR1, "USR1"),
+            (Signal::SIGUSR2, "USR2"),
         ] {
             let script = format!("trap 'echo got; exit 7' {name}; echo ready; while :; do sleep 0.05; done");
             let mut supervisor = root.spawn(Spec { init, ..shell(&script) });
@@ -75,7 +79,8 @@ fn signals_are_handed_on() {
 #[test]
 fn the_third_request_to_end_is_the_last() {
     // PID 1 ignores what it does not handle: pid_namespaces(7).
-    let mut supervisor = Root::new().spawn(shell("echo ready; while :; do sleep 0.05; done"));
+    let root = Root::new();
+    let mut supervisor = root.spawn(shell("echo ready; while :; do sleep 0.05; done"));
     supervisor.wait_for("ready");
     for _ in 0..2 {
         supervisor.signal(Signal::SIGTERM);
@@ -90,8 +95,10 @@ fn the_third_request_to_end_is_the_last() {
 fn init_reaps_and_cannot_be_read() {
     let spec = Spec {
         init: true,
-        ..shell("(sleep 0.1 &) ; (sleep 0.1 &); sleep 0.4; ps -o stat,comm | grep -c ^Z; cat /proc/1/comm; \
-                 (cat /proc/1/exe; ls /proc/1/fd; cat /proc/1/environ) 2>&1 | grep -vc 'ermission denied'")
+        ..shell(
+            "(sleep 0.1 &) ; (sleep 0.1 &); sleep 0.4; ps -o stat,comm | grep -c ^Z; cat /proc/1/comm; \
+                 (cat /proc/1/exe; cat /proc/1/environ; readlink /proc/1/fd/0) 2>&1 | grep -vc 'ermission denied'",
+        )
     };
     let outcome = Root::new().run(spec);
     assert_eq!(outcome.stdout.lines().collect::<Vec<_>>(), ["0", "init", "0"], "{outcome:?}");
@@ -131,7 +138,8 @@ fn a_process_with_several_threads_cannot_start_one() {
     let facts = tupper::sandbox::Facts::gather(&spec, &rootfs, "threads").expect("facts");
     let plan = tupper::sandbox::plan(&spec, &facts).expect("a plan");
     std::thread::scope(|s| {
-        let error = s.spawn(|| tupper::sandbox::start(&plan, rootfs, &|_| ()).expect_err("threads")).join().expect("join");
+        let error =
+            s.spawn(|| tupper::sandbox::start(&plan, rootfs, &|_| ()).expect_err("threads")).join().expect("join");
         assert!(error.to_string().contains("threads"), "{error}");
     });
     assert!(cgroups_of("threads").is_empty());

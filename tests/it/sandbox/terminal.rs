@@ -56,8 +56,11 @@ impl Person {
 #[test]
 fn a_terminal_of_its_own() {
     let root = Root::new();
-    let mut person = sit_down(&root, "tty; [ -t 0 ] && [ -t 1 ] && [ -t 2 ] && echo all; stty size; \
-                                      stat -c %T /dev/console; ls /dev/pts; cat /dev/tty & sleep 0; exit 5");
+    let mut person = sit_down(
+        &root,
+        "tty; [ -t 0 ] && [ -t 1 ] && [ -t 2 ] && echo all; stty size; \
+                                      stat -c %T /dev/console; ls /dev/pts; cat /dev/tty & sleep 0; exit 5",
+    );
     let seen = person.sees("ptmx");
     let lines: Vec<&str> = seen.lines().map(str::trim_end).collect();
     assert_eq!(lines[..4], ["/dev/pts/0", "all", "30 99", "0"], "{seen:?}");
