@@ -101,6 +101,8 @@ pub(crate) fn new_filesystem(kind: &str, options: &[String], attributes: Attribu
     #[expect(unsafe_code, reason = "neither libc nor nix wraps fsopen")]
     let result = unsafe { libc::syscall(libc::SYS_fsopen, name.as_ptr(), FSOPEN_CLOEXEC) };
     let context = owned(result, || fail("fsopen"))?;
+    // What /proc/mounts shows as the device.
+    configure(&context, FSCONFIG_SET_STRING, Some(&fs::c_string("source".as_ref())?), Some(&name), || fail("source"))?;
     for option in options {
         let (key, value) = option.split_once('=').map_or((option.as_str(), None), |(key, value)| (key, Some(value)));
         let c_key = fs::c_string(key.as_ref())?;

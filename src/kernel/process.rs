@@ -120,6 +120,12 @@ pub(crate) fn set_undumpable() -> Result<()> {
     nix::sys::prctl::set_dumpable(false).map_err(|e| failed("make init undumpable", e))
 }
 
+/// prctl(2) PR_SET_NAME: what ps(1) shows as the command's name.
+pub(crate) fn set_name(name: &CStr) {
+    // A name is a courtesy; the call fails for no name.
+    let _ = nix::sys::prctl::set_name(name);
+}
+
 /// close_range(2) with CLOSE_RANGE_CLOEXEC: every descriptor but 0, 1 and 2 closes at exec.
 pub(crate) fn close_descriptors_on_exec() -> Result<()> {
     close_range(libc::CLOSE_RANGE_CLOEXEC as libc::c_int)
@@ -333,13 +339,15 @@ pub(crate) fn wait_for_signal() -> i32 {
 
 /// Every signal back to its default disposition and an empty mask: execve(2) keeps what is ignored or blocked.
 pub(crate) fn default_signals() -> Result<()> {
-    for number in 1..=libc::SIGRTMAX() {
-        // SAFETY: all-zero is SIG_DFL with no flags and an empty mask; KILL, STOP and the two that libc keeps to
-        // itself answer EINVAL, which is as good.
-        #[expect(unsafe_code, reason = "nix's Signal has no real-time signals")]
+    // Room for the kernel's struct sigaction of any architecture (include/linux/signal_types.h), all of it zero:
+    // SIG_DFL, no flags, an empty mask of eight bytes.
+    let action = [0u64; 8];
+    for number in 1..=64 {
+        // SAFETY: the action is live and larger than what is read; nothing is written. KILL and STOP answer EINVAL,
+        // which is as good.
+        #[expect(unsafe_code, reason = "libc's sigaction keeps two real-time signals to itself")]
         unsafe {
-            let action: libc::sigaction = std::mem::zeroed();
-            libc::sigaction(number, &raw const action, std::ptr::null_mut());
+            libc::syscall(libc::SYS_rt_sigaction, number, action.as_ptr(), std::ptr::null_mut::<u64>(), 8usize);
         }
     }
     set_mask(&SigSet::empty())

@@ -189,7 +189,7 @@ impl Child {
 
     fn make_private_files(&mut self, directories: &[String], files: &[(String, Vec<u8>)]) -> Result<()> {
         let options = ["mode=0755".to_string(), "size=4m".to_string()];
-        let private = mount::new_filesystem("tmpfs", &options, Attributes::default())?;
+        let private = mount::new_filesystem("tmpfs", &options, PRIVATE)?;
         for name in directories {
             fs::make_directory(private.as_fd(), name, 0o755)?;
         }
@@ -255,6 +255,8 @@ impl Child {
         (0..=2).try_for_each(|number| process::replace_stdio(terminal.as_fd(), number))
     }
 }
+
+const PRIVATE: Attributes = Attributes { read_only: false, nosuid: true, nodev: true, noexec: true };
 
 const SEALED: Attributes = Attributes { read_only: true, nosuid: false, nodev: false, noexec: false };
 

@@ -20,10 +20,10 @@ pub(super) fn fork(null: BorrowedFd<'_>) -> Result<()> {
 }
 
 fn run(command: i32, null: BorrowedFd<'_>) -> ! {
+    process::set_name(c"init");
     // The command's output ends when the command closes it, not when init does.
     for number in 0..=2 {
-        let kept = process::replace_stdio(null, number);
-        if kept.is_err() {
+        if process::replace_stdio(null, number).is_err() {
             process::exit_now(125);
         }
     }

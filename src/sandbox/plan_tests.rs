@@ -1,1 +1,384 @@
+//! The posture as a table: which steps, in which order, for which spec on which host.
 
+use super::*;
+use crate::sandbox::facts::Masked;
+use crate::sandbox::user::User;
+
+fn hybrid() -> Vec<Hierarchy> {
+    let v1 = |name: &str| Hierarchy {
+        mount: Path::new("/sys/fs/cgroup").join(name),
+        controllers: vec!["rw".into(), name.into()],
+        unified: false,
+    };
+    let unified = Hierarchy { mount: "/sys/fs/cgroup/unified".into(), controllers: Vec::new(), unified: true };
+    vec![v1("cpu"), v1("memory"), v1("pids"), unified]
+}
+
+fn unified() -> Vec<Hierarchy> {
+    let controllers = ["cpuset", "cpu", "io", "memory", "pids"].map(String::from).to_vec();
+    vec![Hierarchy { mount: "/sys/fs/cgroup".into(), controllers, unified: true }]
+}
+
+fn facts(hierarchies: Vec<Hierarchy>) -> Facts {
+    Facts {
+        cgroup: "tupper/c1".into(),
+        hierarchies,
+        user: User { uid: 0, gid: 0, groups: Vec::new(), home: Some("/root".into()) },
+        rootfs: "/store/c1/rootfs".into(),
+        rootfs_read_only: false,
+        resolv_conf: b"nameserver 192.0.2.1\n".to_vec(),
+        hosts: None,
+        masked: vec![
+            Masked { path: "/proc/kcore".into(), directory: false },
+            Masked { path: "/sys/firmware".into(), directory: true },
+        ],
+        read_only: vec!["/proc/bus".into(), "/proc/sys".into()],
+        mqueue: true,
+        ping: true,
+    }
+}
+
+fn spec() -> Spec {
+    Spec { hostname: "box".into(), args: vec!["sh".into()], env: vec!["PATH=/bin".into()], ..Spec::default() }
+}
+
+fn commands(spec: &Spec, facts: &Facts) -> Vec<String> {
+    plan(spec, facts).expect("a plan").steps().iter().map(Step::command).collect()
+}
+
+fn position(commands: &[String], command: &str) -> usize {
+    commands.iter().position(|c| c == command).unwrap_or_else(|| panic!("{command:?} is not in {commands:#?}"))
+}
+
+/// Everything, in order: a change of the posture is a change of this list.
+#[test]
+fn the_default_posture_on_a_unified_host() {
+    let expected = [
+        "mkdir -p /sys/fs/cgroup && echo '+pids' > /sys/fs/cgroup/cgroup.subtree_control",
+        "mkdir -p /sys/fs/cgroup/tupper && echo '+pids' > /sys/fs/cgroup/tupper/cgroup.subtree_control",
+        "mkdir -p /sys/fs/cgroup/tupper/c1",
+        "echo 1024 > /sys/fs/cgroup/tupper/c1/pids.max",
+        "# keep the mount of /sys/fs/cgroup/tupper/c1",
+        "# keep the mount of /store/c1/rootfs",
+        "echo $$ > /sys/fs/cgroup/tupper/c1/cgroup.procs && unshare --mount --pid --fork --kill-child --uts --ipc --net sh",
+        "setpriv --pdeathsig KILL sh",
+        "setsid sh",
+        "umask 0000",
+        "mount --make-rprivate /",
+        "mount --bind /store/c1/rootfs /store/c1/rootfs && cd /store/c1/rootfs",
+        "hostname box",
+        "ip link set lo up",
+        "mount -t proc -o nosuid,nodev,noexec proc proc",
+        "echo '0 2147483647' > proc/sys/net/ipv4/ping_group_range",
+        "mount -t tmpfs -o nosuid,noexec,mode=0755,size=64k tmpfs dev",
+        "mknod -m 0666 dev/null c 1 3",
+        "mknod -m 0666 dev/zero c 1 5",
+        "mknod -m 0666 dev/full c 1 7",
+        "mknod -m 0666 dev/random c 1 8",
+        "mknod -m 0666 dev/urandom c 1 9",
+        "mknod -m 0666 dev/tty c 5 0",
+        "ln -s /proc/self/fd dev/fd",
+        "ln -s /proc/self/fd/0 dev/stdin",
+        "ln -s /proc/self/fd/1 dev/stdout",
+        "ln -s /proc/self/fd/2 dev/stderr",
+        "ln -s pts/ptmx dev/ptmx",
+        "ln -s /proc/kcore dev/core",
+        "mount -t devpts -o nosuid,noexec,newinstance,ptmxmode=0666,mode=0620,gid=5 devpts dev/pts",
+        "mount -t tmpfs -o nosuid,nodev,noexec,mode=1777,size=65536k tmpfs dev/shm",
+        "mount -t mqueue -o nosuid,nodev,noexec mqueue dev/mqueue",
+        "mount -t sysfs -o ro,nosuid,nodev,noexec sysfs sys",
+        "mount -t tmpfs tmpfs /proc && mkdir -p /proc/empty && touch /proc/hosts /proc/hostname /proc/resolv.conf",
+        "mount --rbind /sys/fs/cgroup/tupper/c1 sys/fs/cgroup",
+        "mount --bind dev/null proc/kcore",
+        "mount --bind -o ro /proc/empty sys/firmware",
+        "mount --bind -o ro proc/bus proc/bus",
+        "mount --bind -o ro proc/sys proc/sys",
+        "mount --bind -o nosuid,nodev,noexec /proc/hosts etc/hosts",
+        "mount --bind -o nosuid,nodev,noexec /proc/hostname etc/hostname",
+        "mount --bind -o nosuid,nodev,noexec /proc/resolv.conf etc/resolv.conf",
+        "unshare --cgroup sh",
+        "pivot_root . .",
+        "umount --lazy . && cd /",
+        "keyctl session - sh",
+        "ulimit -c 0",
+        "umask 0022",
+        "capsh --drop=cap_dac_read_search,cap_linux_immutable,cap_net_broadcast,cap_net_admin,cap_net_raw,cap_ipc_lock,\
+         cap_ipc_owner,cap_sys_module,cap_sys_rawio,cap_sys_ptrace,cap_sys_pacct,cap_sys_admin,cap_sys_boot,cap_sys_nice,\
+         cap_sys_resource,cap_sys_time,cap_sys_tty_config,cap_mknod,cap_lease,cap_audit_write,cap_audit_control,\
+         cap_mac_override,cap_mac_admin,cap_syslog,cap_wake_alarm,cap_block_suspend,cap_audit_read,cap_perfmon,cap_bpf,\
+         cap_checkpoint_restore --",
+        "setpriv --reuid 0 --regid 0 --clear-groups sh",
+        "capsh --caps=cap_chown,cap_dac_override,cap_fowner,cap_fsetid,cap_kill,cap_setgid,cap_setuid,cap_setpcap,\
+         cap_net_bind_service,cap_sys_chroot,cap_setfcap=ep --",
+        "setpriv --no-new-privs sh",
+        "setpriv --pdeathsig KILL sh",
+        "exec < /dev/null",
+        "trap - HUP INT QUIT PIPE TERM",
+        "cd /",
+        "exec 3>&-  # and every higher one",
+        "exec env -i PATH=/bin HOME=/root sh",
+    ];
+    let found = commands(&spec(), &facts(unified()));
+    for (i, (found, expected)) in found.iter().zip(expected).enumerate() {
+        assert_eq!(found, expected, "step {i}");
+    }
+    assert_eq!(found.len(), expected.len());
+}
+
+#[test]
+fn a_step_says_what_it_does() {
+    let plan = plan(&spec(), &facts(unified())).expect("a plan");
+    let said: Vec<String> = plan.steps().iter().map(Step::describe).collect();
+    for expected in [
+        "set pids.max to 1024",
+        "new namespaces: mount, pid, uts, ipc, network, in cgroup /sys/fs/cgroup/tupper/c1",
+        "mount proc at /proc",
+        "mask /proc/kcore",
+        "keep 11 capabilities",
+        "run sh",
+    ] {
+        assert!(said.iter().any(|s| s == expected), "{expected:?} is not in {said:#?}");
+    }
+}
+
+#[test]
+fn no_step_of_the_host_follows_the_clone() {
+    for hierarchies in [unified(), hybrid()] {
+        let plan = plan(&spec(), &facts(hierarchies)).expect("a plan");
+        let sides: Vec<Side> = plan.steps().iter().map(Step::side).collect();
+        let clone = plan.steps().iter().position(|s| matches!(s, Step::Clone { .. })).expect("a clone");
+        assert!(sides[..=clone].iter().all(|s| *s == Side::Before));
+        assert!(sides[clone + 1..].iter().all(|s| *s != Side::Before));
+        // Privileges go before anything of the root runs, and nothing but these steps comes after.
+        let last: Vec<_> = plan.steps().iter().rev().take(4).collect();
+        assert!(matches!(last[0], Step::Exec { .. }), "{last:?}");
+    }
+}
+
+#[test]
+fn limits_go_to_the_hierarchy_that_has_the_controller() {
+    let limits = Limits { memory: Some(1 << 20), millicpus: Some(1500), pids: Some(32) };
+    let spec = Spec { limits, ..spec() };
+    let found = commands(&spec, &facts(unified()));
+    for expected in [
+        "mkdir -p /sys/fs/cgroup && echo '+memory +cpu +pids' > /sys/fs/cgroup/cgroup.subtree_control",
+        "echo 1048576 > /sys/fs/cgroup/tupper/c1/memory.max",
+        "echo 1048576 > /sys/fs/cgroup/tupper/c1/memory.swap.max",
+        "echo '150000 100000' > /sys/fs/cgroup/tupper/c1/cpu.max",
+        "echo 32 > /sys/fs/cgroup/tupper/c1/pids.max",
+    ] {
+        position(&found, expected);
+    }
+    let found = commands(&spec, &facts(hybrid()));
+    for expected in [
+        "echo 1048576 > /sys/fs/cgroup/memory/tupper/c1/memory.limit_in_bytes",
+        "echo 2097152 > /sys/fs/cgroup/memory/tupper/c1/memory.memsw.limit_in_bytes",
+        "echo 100000 > /sys/fs/cgroup/cpu/tupper/c1/cpu.cfs_period_us",
+        "echo 150000 > /sys/fs/cgroup/cpu/tupper/c1/cpu.cfs_quota_us",
+        "echo 32 > /sys/fs/cgroup/pids/tupper/c1/pids.max",
+        "echo $PID > /sys/fs/cgroup/memory/tupper/c1/cgroup.procs",
+        "mount --rbind /sys/fs/cgroup/cpu/tupper/c1 sys/fs/cgroup/cpu",
+        "# wait until the process is in its cgroups",
+    ] {
+        position(&found, expected);
+    }
+    // The namespace is rooted at the cgroup the process is in by then.
+    assert!(position(&found, "# wait until the process is in its cgroups") < position(&found, "unshare --cgroup sh"));
+    assert!(!found.iter().any(|c| c.contains("/unified")), "the v2 hierarchy limits nothing here");
+}
+
+#[test]
+fn a_limit_that_nobody_asked_for_is_left_out_where_it_cannot_be_set() {
+    let none = Vec::new();
+    let found = commands(&spec(), &facts(none.clone()));
+    assert!(!found.iter().any(|c| c.contains("cgroup.procs") || c.contains("pids.max")));
+    let unlimited = Spec { limits: Limits { pids: Some(-1), ..Limits::default() }, ..spec() };
+    assert!(!commands(&unlimited, &facts(hybrid())).iter().any(|c| c.contains("pids")));
+    let asked = Spec { limits: Limits { pids: Some(5), ..Limits::default() }, ..spec() };
+    let error = plan(&asked, &facts(none)).expect_err("it cannot be set");
+    assert_eq!(error.kind(), Kind::Unsupported);
+    assert_eq!(error.to_string(), "limit pids: this host has no such cgroup controller");
+}
+
+#[test]
+fn the_mount_points_are_those_of_the_steps() {
+    let spec = Spec {
+        tty: true,
+        volumes: vec![volume("/a", "/srv/deep/er"), volume("/b", "/srv")],
+        tmpfs: vec![Tmpfs { destination: "/run".into(), options: String::new() }],
+        ..spec()
+    };
+    let plan = plan(&spec, &facts(hybrid())).expect("a plan");
+    let found: Vec<_> = plan.mount_points().map(|p| p.to_str().expect("utf-8")).collect();
+    let expected = [
+        "/",
+        "/proc",
+        "/dev",
+        "/dev/pts",
+        "/dev/shm",
+        "/dev/mqueue",
+        "/dev/console",
+        "/sys",
+        "/sys/fs/cgroup",
+        "/sys/fs/cgroup/pids",
+        "/proc/kcore",
+        "/sys/firmware",
+        "/proc/bus",
+        "/proc/sys",
+        "/srv",
+        "/run",
+        "/srv/deep/er",
+        "/etc/hosts",
+        "/etc/hostname",
+        "/etc/resolv.conf",
+    ];
+    assert_eq!(found, expected, "outer volumes come first");
+}
+
+fn volume(source: &str, destination: &str) -> Volume {
+    Volume { source: source.into(), destination: destination.into(), read_only: false }
+}
+
+#[test]
+fn what_a_spec_adds_and_takes_away() {
+    let base = facts(unified());
+    let user = Facts { user: User { uid: 33, gid: 34, groups: vec![4, 5], home: None }, ..base.clone() };
+    let cases: &[(&str, Spec, &Facts, &[&str], &[&str])] = &[
+        (
+            "host network",
+            Spec { network: Network::Host, ..spec() },
+            &base,
+            &["mount -t sysfs -o ro,nosuid,nodev,noexec sysfs sys"],
+            &["ip link set lo up", "echo '0 2147483647' > proc/sys/net/ipv4/ping_group_range"],
+        ),
+        ("read-only", Spec { read_only: true, ..spec() }, &base, &["mount -o remount,bind,ro ."], &[]),
+        (
+            "sealed root",
+            spec(),
+            &Facts { rootfs_read_only: true, ..base.clone() },
+            &["mount -o remount,bind,ro ."],
+            &[],
+        ),
+        ("interactive", Spec { interactive: true, ..spec() }, &base, &[], &["exec < /dev/null"]),
+        (
+            "tty",
+            Spec { tty: true, ..spec() },
+            &base,
+            &["touch dev/console && mount --bind dev/pts/0 dev/console", "setsid --ctty sh <> /dev/console >&0 2>&0"],
+            &["exec < /dev/null"],
+        ),
+        ("init", Spec { init: true, ..spec() }, &base, &["tini -s -- sh"], &[]),
+        (
+            "user",
+            spec(),
+            &user,
+            &[
+                "setpriv --reuid 33 --regid 34 --groups 4,5 sh",
+                "setpriv --inh-caps -all --ambient-caps -all sh",
+                "exec env -i PATH=/bin HOME=/ sh",
+            ],
+            &[],
+        ),
+        ("home", Spec { env: vec!["HOME=/h".into()], ..spec() }, &base, &["exec env -i HOME=/h sh"], &[]),
+        ("cwd", Spec { cwd: "/srv/x".into(), ..spec() }, &base, &["mkdir -p srv/x", "cd /srv/x"], &["cd /"]),
+        (
+            "own hosts",
+            Spec { volumes: vec![volume("/h", "/etc/hosts")], ..spec() },
+            &base,
+            &["mount --rbind /h etc/hosts"],
+            &["mount --bind -o nosuid,nodev,noexec /proc/hosts etc/hosts"],
+        ),
+        (
+            "tmpfs",
+            Spec {
+                tmpfs: vec![Tmpfs { destination: "/t".into(), options: "size=1m,exec,ro,mode=700".into() }],
+                ..spec()
+            },
+            &base,
+            &["mount -t tmpfs -o ro,nosuid,nodev,size=1m,mode=700 tmpfs t"],
+            &[],
+        ),
+        (
+            "no mqueue",
+            spec(),
+            &Facts { mqueue: false, ..base.clone() },
+            &[],
+            &["mount -t mqueue -o nosuid,nodev,noexec mqueue dev/mqueue"],
+        ),
+    ];
+    for (name, spec, facts, with, without) in cases {
+        let found = commands(spec, facts);
+        for expected in *with {
+            assert!(found.iter().any(|c| c == expected), "{name}: {expected:?} is not in {found:#?}");
+        }
+        for unexpected in *without {
+            assert!(!found.iter().any(|c| c == unexpected), "{name}: {unexpected:?}");
+        }
+    }
+}
+
+#[test]
+fn the_last_word_on_privileges_comes_in_the_order_in_which_it_lasts() {
+    let found = commands(&Spec { init: true, ..spec() }, &facts(unified()));
+    let order = [
+        "pivot_root . .",
+        "umount --lazy . && cd /",
+        "setpriv --reuid 0 --regid 0 --clear-groups sh",
+        "setpriv --no-new-privs sh",
+        "tini -s -- sh",
+        "trap - HUP INT QUIT PIPE TERM",
+        "exec 3>&-  # and every higher one",
+    ];
+    let places: Vec<usize> = order.iter().map(|c| position(&found, c)).collect();
+    assert!(places.is_sorted(), "{places:?}");
+    // Once at the start and once more after the user changed.
+    let deaths: Vec<usize> =
+        found.iter().enumerate().filter(|(_, c)| *c == "setpriv --pdeathsig KILL sh").map(|(i, _)| i).collect();
+    assert_eq!(deaths.len(), 2);
+    assert!(places[2] < deaths[1] && deaths[1] < places[4]);
+}
+
+#[test]
+fn specs_that_make_no_sense_are_refused() {
+    let tmpfs = |destination: &str, options: &str| Spec {
+        tmpfs: vec![Tmpfs { destination: destination.into(), options: options.into() }],
+        ..spec()
+    };
+    let to = |destination: &str| Spec { volumes: vec![volume("/a", destination)], ..spec() };
+    let limits = |limits| Spec { limits, ..spec() };
+    let cases = [
+        ("no command", Spec { args: Vec::new(), ..spec() }),
+        ("NUL", Spec { args: vec!["a\0b".into()], ..spec() }),
+        ("hostname", Spec { hostname: String::new(), ..spec() }),
+        ("hostname", Spec { hostname: "h".repeat(65), ..spec() }),
+        ("hostname", Spec { hostname: "a\nb".into(), ..spec() }),
+        ("working directory", Spec { cwd: "srv".into(), ..spec() }),
+        ("volume source", Spec { volumes: vec![volume("a", "/b")], ..spec() }),
+        ("volume b", to("b")),
+        ("volume /", to("/")),
+        ("volume /proc", to("/proc")),
+        ("volume /proc/sys", to("/proc/sys")),
+        ("volume /dev", to("/dev")),
+        ("volume /a/../proc", to("/a/../proc")),
+        ("tmpfs /sys", tmpfs("/sys", "")),
+        ("tmpfs /t: option \"dev\"", tmpfs("/t", "dev")),
+        ("tmpfs /t: option \"mode=9\"", tmpfs("/t", "mode=9")),
+        ("tmpfs /t: option \"x=y\"", tmpfs("/t", "size=1m,x=y")),
+        ("limit memory", limits(Limits { memory: Some(0), ..Limits::default() })),
+        ("limit cpus", limits(Limits { millicpus: Some(9), ..Limits::default() })),
+    ];
+    for (names, spec) in cases {
+        let error = plan(&spec, &facts(unified())).expect_err(names);
+        assert_eq!(error.kind(), Kind::Invalid, "{names}: {error}");
+        assert!(error.to_string().contains(names), "{error} does not name {names}");
+    }
+}
+
+#[test]
+fn a_spec_is_a_document() {
+    let spec: Spec = serde_json::from_str(r#"{"args":["a"],"network":"host","limits":{"pids":7}}"#).expect("it parses");
+    assert_eq!((spec.network, spec.limits.pids, spec.cwd.to_str()), (Network::Host, Some(7), Some("/")));
+    let text = serde_json::to_string(&spec).expect("it prints");
+    assert_eq!(serde_json::from_str::<Spec>(&text).expect("it parses again"), spec);
+    serde_json::from_str::<Spec>(r#"{"previleged":true}"#).expect_err("a word it does not know");
+}
