@@ -347,3 +347,73 @@ fn first_full_directory(at: &OwnedFd) -> nix::Result<Option<CString>> {
 fn c_string(path: &[u8]) -> nix::Result<CString> {
     CString::new(path).map_err(|_| Errno::EINVAL)
 }
+
+/// llistxattr(2) and lgetxattr(2): all extended attributes of an entry, sorted by name.
+pub(crate) fn xattrs(path: &[u8]) -> Result<Vec<(CString, Vec<u8>)>> {
+    let c_path = c_string(path).doing("list the xattrs of")?;
+    let names = grown(|buffer| {
+        // SAFETY: the path is a C string; the buffer's pointer and length are those of a live slice.
+        #[expect(unsafe_code, reason = "nix has no xattr calls")]
+        unsafe {
+            libc::llistxattr(c_path.as_ptr(), buffer.as_mut_ptr().cast(), buffer.len())
+        }
+    })
+    .doing("list the xattrs of")?
+    .unwrap_or_default();
+    let mut found = Vec::new();
+    for name in names.split_inclusive(|&b| b == 0) {
+        let name = CStr::from_bytes_with_nul(name).map_err(|_| Errno::EIO).doing("list the xattrs of")?;
+        let value = grown(|buffer| {
+            // SAFETY: path and name are C strings; the buffer's pointer and length are those of a live slice.
+            #[expect(unsafe_code, reason = "nix has no xattr calls")]
+            unsafe {
+                libc::lgetxattr(c_path.as_ptr(), name.as_ptr(), buffer.as_mut_ptr().cast(), buffer.len())
+            }
+        });
+        // One that went away meanwhile is none.
+        if let Some(value) = value.doing("read an xattr of")? {
+            found.push((name.to_owned(), value));
+        }
+    }
+    found.sort_unstable();
+    Ok(found)
+}
+
+/// Calls with a small buffer, then with the largest that there can be: xattr(7), 64 KiB for names and for a value.
+fn grown(call: impl Fn(&mut [u8]) -> libc::ssize_t) -> nix::Result<Option<Vec<u8>>> {
+    for capacity in [512, 65536] {
+        let mut buffer = vec![0; capacity];
+        match Errno::result(call(&mut buffer)) {
+            Ok(length) => {
+                buffer.truncate(length.unsigned_abs());
+                return Ok(Some(buffer));
+            }
+            Err(Errno::ERANGE) => {}
+            Err(Errno::ENODATA | Errno::EOPNOTSUPP) => return Ok(None),
+            Err(errno) => return Err(errno),
+        }
+    }
+    Err(Errno::E2BIG)
+}
+
+/// The pieces of a file that hold data: lseek(2) SEEK_DATA and SEEK_HOLE. Offsets and lengths, ascending.
+pub(crate) fn data_pieces(file: BorrowedFd<'_>, size: u64) -> Result<Vec<(u64, u64)>> {
+    let seek = |offset: u64, whence| match unistd::lseek(file, offset.cast_signed(), whence) {
+        Ok(found) => Ok(Some(found.unsigned_abs().min(size))),
+        // lseek(2): there is no data behind the offset, or the file ends before it.
+        Err(Errno::ENXIO) => Ok(None),
+        Err(errno) => Err(errno),
+    };
+    let mut pieces = Vec::new();
+    let mut offset = 0;
+    while offset < size {
+        let Some(start) = seek(offset, unistd::Whence::SeekData).doing("seek data in")? else { break };
+        let end = seek(start, unistd::Whence::SeekHole).doing("seek a hole in")?.unwrap_or(size);
+        if end <= start {
+            break;
+        }
+        pieces.push((start, end - start));
+        offset = end;
+    }
+    Ok(pieces)
+}

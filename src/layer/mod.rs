@@ -24,6 +24,8 @@ use std::os::fd::BorrowedFd;
 use crate::error::{Context, Result};
 use crate::name::Digest;
 
+pub use pack::{Packed, pack};
+
 /// What an archive may ask for. An archive that asks for more is refused with a [`Limit`](crate::error::Kind::Limit)
 /// error that names the limit.
 #[derive(Debug, Clone)]

@@ -1,1 +1,104 @@
-//! stub
+//! Where bytes come from: a file, standard input, a directory.
+//!
+//! What comes in is a stream of bytes and, where it is known, its length; what the bytes mean is for the rooms below to
+//! find out. This room does not know of tar.
+
+use std::fmt;
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use crate::error::{Context, Error, Kind, Result};
+
+/// A place that a root filesystem can come from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Source {
+    /// Standard input, written `-`.
+    Stdin,
+    /// A file: regular, or something to be read once, such as a pipe.
+    File(PathBuf),
+    /// A directory, to be packed.
+    Directory(PathBuf),
+}
+
+/// A stream of bytes.
+pub struct Bytes {
+    /// The bytes.
+    pub reader: Box<dyn Read + Send>,
+    /// How many there are, in bytes, where that is known beforehand.
+    pub length: Option<u64>,
+}
+
+impl Source {
+    /// What `name` names: `-` is standard input, anything else a path.
+    ///
+    /// # Errors
+    /// That of stat(2) when there is no such file.
+    pub fn locate(name: &str) -> Result<Source> {
+        if name == "-" {
+            return Ok(Source::Stdin);
+        }
+        let path = PathBuf::from(name);
+        let found = std::fs::metadata(&path).context(|| format!("read {name}"))?;
+        Ok(if found.is_dir() { Source::Directory(path) } else { Source::File(path) })
+    }
+
+    /// The directory, if it is one.
+    pub fn directory(&self) -> Option<&Path> {
+        match self {
+            Source::Directory(path) => Some(path),
+            _ => None,
+        }
+    }
+
+    /// Opens the stream. The errors of its reader are those of read(2).
+    ///
+    /// # Errors
+    /// That of open(2); [`Kind::Invalid`] for a directory, which is no stream.
+    pub fn open(&self) -> Result<Bytes> {
+        match self {
+            Source::Stdin => Ok(Bytes { reader: Box::new(std::io::stdin()), length: None }),
+            Source::File(path) => {
+                let fail = || format!("read {}", path.display());
+                let file = File::open(path).context(fail)?;
+                let found = file.metadata().context(fail)?;
+                Ok(Bytes { length: found.is_file().then(|| found.len()), reader: Box::new(file) })
+            }
+            Source::Directory(path) => {
+                Err(Error::new(Kind::Invalid, format!("read {}: it is a directory", path.display())))
+            }
+        }
+    }
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Source::Stdin => f.write_str("standard input"),
+            Source::File(path) | Source::Directory(path) => write!(f, "{}", path.display()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_source_is_what_its_name_names() {
+        let scratch = tempfile::tempdir().expect("a directory");
+        let file = scratch.path().join("a.tar");
+        std::fs::write(&file, b"four").expect("a file");
+        let locate = |path: &Path| Source::locate(path.to_str().expect("UTF-8"));
+        assert_eq!(Source::locate("-").expect("stdin"), Source::Stdin);
+        assert_eq!(locate(scratch.path()).expect("a directory").directory(), Some(scratch.path()));
+        let mut bytes = locate(&file).and_then(|source| source.open()).expect("a file");
+        let mut text = String::new();
+        bytes.reader.read_to_string(&mut text).expect("readable");
+        assert_eq!((text.as_str(), bytes.length), ("four", Some(4)));
+        let missing = locate(&scratch.path().join("b")).expect_err("it is not there");
+        assert_eq!(missing.kind(), Kind::NotFound);
+        assert!(missing.to_string().contains("/b: no such file"), "{missing}");
+        assert!(locate(scratch.path()).expect("a directory").open().is_err());
+    }
+}
