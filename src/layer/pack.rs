@@ -382,7 +382,7 @@ mod tests {
 
     #[test]
     fn a_record_counts_its_own_digits() {
-        for (value, expected) in [(&b"1"[..], "5 a=1\n"), (b"12345", "9 a=12345\n"), (b"123456", "11 a=123456\n")] {
+        for (value, expected) in [(&b"1"[..], "6 a=1\n"), (b"1234", "9 a=1234\n"), (b"12345", "11 a=12345\n")] {
             let mut records = Records::default();
             records.add(b"a", value);
             assert_eq!(String::from_utf8_lossy(&records.0), expected);

@@ -4,5 +4,6 @@
 mod support;
 
 mod cli;
+mod hostile;
 mod layer;
 mod sandbox;
