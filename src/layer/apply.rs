@@ -342,19 +342,21 @@ impl Applier {
             return Ok(());
         }
         let path = &self.path[..self.stack[index].end];
-        let from = match self.standing {
-            Some(at) if at < index => self.stack[at].end,
+        let fail = |failure: node::Failure| failure.of(path);
+        let mut rest = match self.standing.take() {
+            Some(at) if at < index => &path[self.stack[at].end..],
+            _ if path.len() < LONGEST => {
+                node::change_directory(&absolute(path)).map_err(fail)?;
+                b""
+            }
             _ => {
-                node::change_directory(b"/").map_err(|failure| failure.of(path))?;
-                0
+                node::change_directory(b"/").map_err(fail)?;
+                path
             }
         };
-        let mut rest = &path[from..];
-        self.standing = None;
         while !rest.is_empty() {
-            rest = rest.strip_prefix(b"/").unwrap_or(rest);
-            let (chunk, after) = chunk(rest);
-            node::change_directory(chunk).map_err(|failure| failure.of(path))?;
+            let (chunk, after) = chunk(rest.strip_prefix(b"/").unwrap_or(rest));
+            node::change_directory(chunk).map_err(fail)?;
             rest = after;
         }
         self.standing = Some(index);
