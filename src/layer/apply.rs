@@ -15,7 +15,6 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::kernel::fs::CWD;
 use crate::kernel::node::{self, Target, Time};
 
-use super::Limits;
 use super::entries::{Entries, Entry, Node};
 use super::sparse::SparseMap;
 
@@ -31,14 +30,13 @@ pub(super) struct Applied {
 }
 
 /// Applies all entries. The thread has to be confined to the directory.
-pub(super) fn apply<R: BufRead>(entries: &mut Entries<'_, R>, limits: &Limits) -> Result<Applied> {
+pub(super) fn apply<R: BufRead>(entries: &mut Entries<'_, R>) -> Result<Applied> {
     let mut applier = Applier::new()?;
     while let Some(entry) = entries.next()? {
         applier.apply(&entry, entries)?;
     }
     applier.leave_to(0)?;
     applier.leave_root()?;
-    debug_assert!(applier.stack.len() <= limits.depth + 1);
     Ok(Applied { entries: applier.entries, bytes: applier.bytes })
 }
 

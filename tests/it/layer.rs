@@ -158,6 +158,22 @@ fn a_stream_that_is_dropped_ends_its_packer() {
 }
 
 #[test]
+fn sockets_and_what_is_mounted_are_left_out_of_a_pack() {
+    let scratch = Scratch::new();
+    let (tree, copy) = (scratch.make("tree"), scratch.make("copy"));
+    shell(
+        "btrfs -q subvolume create sub; echo x > sub/inside; mkdir m; mount -t tmpfs tmpfs m; echo x > m/inside",
+        &tree,
+    );
+    let socket = std::os::unix::net::UnixListener::bind(tree.join("socket")).expect("a socket");
+    let bytes = packed(&tree);
+    drop(socket);
+    shell("umount m", &tree);
+    unpack_bytes(&bytes, &copy, &Limits::default()).unwrap_or_else(|e| panic!("{e}"));
+    assert_eq!(shell("find . | sort", &copy), ".\n./m\n./sub\n");
+}
+
+#[test]
 fn entries_may_come_in_any_order() {
     let scratch = Scratch::new();
     let root = scratch.make("root");
