@@ -5,6 +5,9 @@
 //! directory that is entered without an entry of its own (entries out of order) gets back the times it had. Memory is
 //! that of one path, however many entries there are.
 //!
+//! Long for one file because its parts share one invariant:
+//! the stack of directories is the way to where the thread stands.
+//!
 //! Names resolve as they would inside: absolute links and `..` end at this root. A name that begins with `.wh.` is a
 //! name; where layers lie on layers, whiteouts are to be looked for in [`Applier::apply`] before anything is made.
 

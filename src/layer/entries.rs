@@ -4,6 +4,8 @@
 //! foreign: extended headers and long names are bounded, sparse maps are kept as maps, and where readers of tar
 //! disagree about what an archive says, it is refused rather than guessed. Formats: V7, ustar and pax (POSIX.1-2001
 //! pax(1)), GNU (tar manual, "Basic Tar Format") and star.
+//!
+//! A third of this file are tests.
 
 use std::io::BufRead;
 
