@@ -4,6 +4,8 @@
 //! puts below a root of its own: from then on no name, `..` or absolute link can lead out of that root. A failure is a
 //! [`Failure`], which names the call and leaves the object to the caller: it knows the whole path, the call only its
 //! last name.
+//!
+//! Long because it is a list: each function is one call, and none uses another.
 
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};

@@ -58,8 +58,9 @@ fn entry(line: &[u8]) -> Result<(u16, u32, u16)> {
     };
     let id = match tag {
         USER | GROUP => number(numeric.unwrap_or(who)).and_then(|id| u32::try_from(id).ok()).ok_or_else(|| {
-            Error::new(Kind::Invalid, format!("acl entry {shown:?}: a name without its number"))
-                .with_hint("write the archive with tar --numeric-owner: names mean nothing in an image")
+            Error::new(Kind::Invalid, format!("acl entry {shown:?}: a name without its number")).with_hint(
+                "write the archive with tar --xattrs --xattrs-include='*' and without --acls, which keeps numbers",
+            )
         })?,
         _ => NO_ID,
     };
@@ -105,7 +106,7 @@ mod tests {
     fn a_name_without_a_number_says_what_to_do() {
         let error = from_text(b"user::rwx,user:lisa:r--").expect_err("lisa is nobody");
         assert!(error.to_string().contains("user:lisa:r--"), "{error}");
-        assert!(error.hint().is_some_and(|hint| hint.contains("--numeric-owner")));
+        assert!(error.hint().is_some_and(|hint| hint.contains("--xattrs-include")));
         for bad in ["user", "user::rwz", "x::rwx", "other:5:r", "user:1:2:3:4", "user:-1:r"] {
             assert!(from_text(bad.as_bytes()).is_err(), "{bad}");
         }

@@ -5,6 +5,9 @@
 //! directory that is entered without an entry of its own (entries out of order) gets back the times it had. Memory is
 //! that of one path, however many entries there are.
 //!
+//! Long for one file because its parts share one invariant:
+//! the stack of directories is the way to where the thread stands.
+//!
 //! Names resolve as they would inside: absolute links and `..` end at this root. A name that begins with `.wh.` is a
 //! name; where layers lie on layers, whiteouts are to be looked for in [`Applier::apply`] before anything is made.
 
@@ -15,7 +18,6 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::kernel::fs::CWD;
 use crate::kernel::node::{self, Target, Time};
 
-use super::Limits;
 use super::entries::{Entries, Entry, Node};
 use super::sparse::SparseMap;
 
@@ -31,14 +33,13 @@ pub(super) struct Applied {
 }
 
 /// Applies all entries. The thread has to be confined to the directory.
-pub(super) fn apply<R: BufRead>(entries: &mut Entries<'_, R>, limits: &Limits) -> Result<Applied> {
+pub(super) fn apply<R: BufRead>(entries: &mut Entries<'_, R>) -> Result<Applied> {
     let mut applier = Applier::new()?;
     while let Some(entry) = entries.next()? {
         applier.apply(&entry, entries)?;
     }
     applier.leave_to(0)?;
     applier.leave_root()?;
-    debug_assert!(applier.stack.len() <= limits.depth + 1);
     Ok(Applied { entries: applier.entries, bytes: applier.bytes })
 }
 
@@ -342,19 +343,21 @@ impl Applier {
             return Ok(());
         }
         let path = &self.path[..self.stack[index].end];
-        let from = match self.standing {
-            Some(at) if at < index => self.stack[at].end,
+        let fail = |failure: node::Failure| failure.of(path);
+        let mut rest = match self.standing.take() {
+            Some(at) if at < index => &path[self.stack[at].end..],
+            _ if path.len() < LONGEST => {
+                node::change_directory(&absolute(path)).map_err(fail)?;
+                b""
+            }
             _ => {
-                node::change_directory(b"/").map_err(|failure| failure.of(path))?;
-                0
+                node::change_directory(b"/").map_err(fail)?;
+                path
             }
         };
-        let mut rest = &path[from..];
-        self.standing = None;
         while !rest.is_empty() {
-            rest = rest.strip_prefix(b"/").unwrap_or(rest);
-            let (chunk, after) = chunk(rest);
-            node::change_directory(chunk).map_err(|failure| failure.of(path))?;
+            let (chunk, after) = chunk(rest.strip_prefix(b"/").unwrap_or(rest));
+            node::change_directory(chunk).map_err(fail)?;
             rest = after;
         }
         self.standing = Some(index);

@@ -4,6 +4,8 @@
 //! foreign: extended headers and long names are bounded, sparse maps are kept as maps, and where readers of tar
 //! disagree about what an archive says, it is refused rather than guessed. Formats: V7, ustar and pax (POSIX.1-2001
 //! pax(1)), GNU (tar manual, "Basic Tar Format") and star.
+//!
+//! A third of this file are tests.
 
 use std::io::BufRead;
 
@@ -11,6 +13,7 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::kernel::node::{Special, Time};
 
 use super::Limits;
+use super::header::{check_sum, major, minor, numeric, owner, size_of, unsigned};
 use super::pax::{self, Records};
 use super::sparse::SparseMap;
 
@@ -436,79 +439,6 @@ fn is_zero(block: &[u8; BLOCK]) -> bool {
     block.iter().all(|&b| b == 0)
 }
 
-/// pax(1), "ustar Interchange Format", chksum: the sum of the bytes, its own field as spaces. Old writers summed
-/// signed bytes.
-fn check_sum(header: &tar::Header) -> Result<()> {
-    let wrong = || invalid("not a tar header (its checksum is wrong)");
-    let stated = numeric(&header.as_old().cksum, header.cksum().map(u64::from), "checksum").map_err(|_| wrong())?;
-    let bytes = header.as_bytes();
-    let others = || bytes[..148].iter().chain(&bytes[156..]);
-    let unsigned: i64 = others().map(|&b| i64::from(b)).sum::<i64>() + 8 * i64::from(b' ');
-    let signed: i64 = others().map(|&b| i64::from(b.cast_signed())).sum::<i64>() + 8 * i64::from(b' ');
-    match stated == unsigned || stated == signed {
-        true => Ok(()),
-        false => Err(wrong()),
-    }
-}
-
-/// A number of a header: octal digits, blank for 0, or GNU's base 256.
-fn numeric(field: &[u8], parsed: std::io::Result<u64>, what: &str) -> Result<i64> {
-    let malformed = || invalid(format!("malformed {what}"));
-    if field.iter().all(|&b| matches!(b, 0 | b' ')) {
-        return Ok(0);
-    }
-    let value = parsed.map_err(|_| malformed())?;
-    let fits = match field {
-        // The parser looks at the last eight bytes; what is before them must be their sign.
-        [0x80, high @ .., _, _, _, _, _, _, _, _] => high.iter().all(|&b| b == 0) && value.cast_signed() >= 0,
-        [0x80, ..] => value.cast_signed() >= 0,
-        [0xff, high @ .., _, _, _, _, _, _, _, _] => high.iter().all(|&b| b == 0xff) && value.cast_signed() < 0,
-        _ => field.iter().all(|&b| matches!(b, b'0'..=b'7' | b' ' | 0)) && value.cast_signed() >= 0,
-    };
-    fits.then_some(value.cast_signed()).ok_or_else(malformed)
-}
-
-fn unsigned(number: i64) -> Result<u64> {
-    u64::try_from(number).map_err(|_| invalid("a negative size"))
-}
-
-fn size_of(header: &tar::Header) -> Result<u64> {
-    unsigned(numeric(&header.as_old().size, header.entry_size(), "size")?)
-}
-
-/// An owner; 2^32-1 is not one (chown(2) reads it as "leave it").
-fn owner(field: &[u8], parsed: std::io::Result<u64>, what: &str) -> Result<u32> {
-    let value = numeric(field, parsed, what)?;
-    u32::try_from(value)
-        .ok()
-        .filter(|&id| id != u32::MAX)
-        .ok_or_else(|| invalid(format!("{what} {value}: not an owner")))
-}
-
-fn major(header: &tar::Header) -> Result<u32> {
-    device(header.device_major(), header.as_bytes(), 329)
-}
-
-fn minor(header: &tar::Header) -> Result<u32> {
-    device(header.device_minor(), header.as_bytes(), 337)
-}
-
-fn device(parsed: std::io::Result<Option<u32>>, header: &[u8; BLOCK], at: usize) -> Result<u32> {
-    let field = &header[at..at + 8];
-    if field.iter().all(|&b| matches!(b, 0 | b' ')) {
-        return Ok(0);
-    }
-    if field[0] == 0x80 {
-        // Device numbers above 2^21 are base 256, which the parser knows for other fields only.
-        let value = field[1..].iter().fold(0u64, |sum, &b| sum << 8 | u64::from(b));
-        return u32::try_from(value).map_err(|_| invalid("malformed device number"));
-    }
-    match parsed {
-        Ok(Some(number)) => Ok(number),
-        _ => Err(invalid("malformed device number")),
-    }
-}
-
 fn once<T>(slot: &mut Option<T>, value: T, what: &str) -> Result<()> {
     match slot.replace(value) {
         None => Ok(()),
@@ -526,4 +456,172 @@ fn invalid(message: impl Into<String>) -> Error {
 
 fn unsupported(object: String, why: &str) -> Error {
     Error::new(Kind::Unsupported, format!("{object}: {why}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn header(kind: u8, name: &[u8], change: impl Fn(&mut tar::Header)) -> Vec<u8> {
+        let mut header = tar::Header::new_ustar();
+        header.as_old_mut().name[..name.len()].copy_from_slice(name);
+        header.set_entry_type(tar::EntryType::new(kind));
+        header.set_size(0);
+        header.set_mode(0o100644);
+        change(&mut header);
+        header.set_cksum();
+        header.as_bytes().to_vec()
+    }
+
+    fn first(blocks: &[u8]) -> Result<Entry> {
+        let limits = Limits::default();
+        let bytes = [blocks, &[0; 1024]].concat();
+        Entries::new(&bytes[..], &limits).next().map(|entry| entry.expect("one entry"))
+    }
+
+    fn changed(change: impl Fn(&mut tar::Header)) -> Result<Entry> {
+        first(&header(b'0', b"f", change))
+    }
+
+    #[test]
+    fn names_are_clean() {
+        let limits = Limits::default();
+        let entries = Entries::new(&b""[..], &limits);
+        for (name, clean) in [
+            ("a/b", "a/b"),
+            ("./a//b/", "a/b"),
+            ("/a", "a"),
+            ("../../a", "a"),
+            ("a/../b", "b"),
+            ("a/b/../../../c", "c"),
+            ("a/..", ""),
+            (".", ""),
+            ("", ""),
+            ("...", "..."),
+            ("a/.b/..c", "a/.b/..c"),
+        ] {
+            assert_eq!(entries.clean(name.as_bytes()).expect("clean"), clean.as_bytes(), "{name}");
+        }
+    }
+
+    #[test]
+    fn numbers_are_octal_blank_or_base_256() {
+        let mtime = |field: [u8; 12]| changed(|header| header.as_old_mut().mtime = field).map(|e| e.modified.seconds);
+        for (field, expected) in [
+            (*b"00000000017\0", Some(15)),
+            (*b"         17 ", Some(15)),
+            (*b"777777777777", Some(0o777777777777)),
+            ([0; 12], Some(0)),
+            ([b' '; 12], Some(0)),
+            ([0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0], Some(256)),
+            ([0xff; 12], Some(-1)),
+            ([0xff, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff], None),
+            ([0x80, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0], None),
+            (*b"-0000000001\0", None),
+            (*b"+0000000001\0", None),
+            (*b"00000000008\0", None),
+        ] {
+            assert_eq!(mtime(field).ok(), expected, "{field:?}");
+        }
+        let uid = |field: [u8; 8]| changed(|header| header.as_old_mut().uid = field).map(|e| e.uid);
+        assert_eq!(uid([0x80, 0, 0, 0, 0, 1, 0x86, 0xa0]).expect("100000"), 100_000);
+        for bad in [[0x80, 0, 0, 0, 0xff, 0xff, 0xff, 0xff], [0x80, 0, 0, 1, 0, 0, 0, 0], [0xff; 8]] {
+            assert!(uid(bad).is_err(), "{bad:?}");
+        }
+        assert!(changed(|header| header.as_old_mut().size = [0xff; 12]).is_err());
+    }
+
+    #[test]
+    fn headers_of_every_format_are_read() {
+        let dev = |header: &mut tar::Header| {
+            header.set_device_major(8).and(header.set_device_minor(1)).expect("ustar has devices");
+        };
+        let special = |special| Node::Special(special);
+        for (kind, name, node) in [
+            (b'0', "f", Node::File(None)),
+            (0, "f", Node::File(None)),
+            (b'7', "f", Node::File(None)),
+            (0, "d/", Node::Directory),
+            (b'0', "d/", Node::Directory),
+            (b'5', "d", Node::Directory),
+            (b'D', "d", Node::Directory),
+            (b'3', "c", special(Special::Character(8, 1))),
+            (b'4', "b", special(Special::Block(8, 1))),
+            (b'6', "p", special(Special::Fifo)),
+        ] {
+            let entry = first(&header(kind, name.as_bytes(), dev)).unwrap_or_else(|e| panic!("{name}: {e}"));
+            assert_eq!((entry.node, entry.mode), (node, 0o644), "{name}");
+        }
+        // A prefix counts whatever the version behind POSIX's magic, and in star's longer field; GNU has none.
+        let prefixed = |magic: &[u8; 8]| {
+            changed(|header| {
+                header.as_mut_bytes()[257..265].copy_from_slice(magic);
+                header.as_mut_bytes()[345..350].copy_from_slice(b"usr/x");
+            })
+            .map(|entry| entry.path)
+        };
+        assert_eq!(prefixed(b"ustar\x0000").expect("ustar"), b"usr/x/f");
+        assert_eq!(prefixed(b"ustar\0\0\0").expect("no version"), b"usr/x/f");
+        assert_eq!(prefixed(b"ustar  \0").expect("GNU"), b"f");
+        assert_eq!(prefixed(&[0; 8]).expect("V7"), b"f");
+    }
+
+    #[test]
+    fn the_sum_is_of_unsigned_or_signed_bytes() {
+        let mut block = header(b'0', b"\xff\xfe", |_| {});
+        assert!(first(&block).is_ok());
+        let signed: i32 =
+            block[..148].iter().chain(&block[156..]).map(|&b| i32::from(b.cast_signed())).sum::<i32>() + 256;
+        block[148..156].copy_from_slice(format!("{signed:06o}\0 ").as_bytes());
+        assert!(first(&block).is_ok());
+        block[0] = b'x';
+        let error = first(&block).expect_err("changed");
+        assert_eq!(error.to_string(), "header at byte 0: not a tar header (its checksum is wrong)");
+    }
+
+    #[test]
+    fn a_gnu_sparse_map_goes_on_in_further_blocks() {
+        let mut gnu = tar::Header::new_gnu();
+        gnu.set_entry_type(tar::EntryType::GNUSparse);
+        gnu.set_size(3);
+        gnu.set_mode(0o600);
+        gnu.set_uid(0);
+        gnu.set_gid(0);
+        gnu.set_mtime(0);
+        gnu.as_old_mut().name[0] = b's';
+        let fields = gnu.as_gnu_mut().expect("GNU");
+        fields.set_real_size(4096);
+        fields.set_is_extended(true);
+        fields.sparse[0].set_offset(0);
+        fields.sparse[0].set_length(1);
+        gnu.set_cksum();
+        let mut more = tar::GnuExtSparseHeader::new();
+        more.sparse_mut()[0].set_offset(1024);
+        more.sparse_mut()[0].set_length(2);
+        let mut data = [0; BLOCK];
+        data[..3].copy_from_slice(b"abc");
+        let bytes = [&gnu.as_bytes()[..], more.as_bytes(), &data, &[0; 1024]].concat();
+        let limits = Limits::default();
+        let mut entries = Entries::new(&bytes[..], &limits);
+        let map = SparseMap { pieces: vec![(0, 1), (1024, 2)], size: 4096 };
+        assert_eq!(entries.next().expect("sound").expect("one").node, Node::File(Some(map)));
+        let mut found = Vec::new();
+        let mut take = |piece: &[u8]| {
+            found.extend_from_slice(piece);
+            Ok(())
+        };
+        entries.each_piece(&mut take).expect("sound");
+        assert_eq!(found, b"abc");
+        assert_eq!(entries.next().expect("sound"), None);
+    }
+
+    #[test]
+    fn a_volume_label_is_no_entry_and_a_dangling_extended_header_is_a_cut() {
+        let label = header(b'V', b"label", |_| {});
+        let file = header(b'0', b"f", |_| {});
+        assert_eq!(first(&[&label[..], &file].concat()).expect("sound").path, b"f");
+        let limits = Limits::default();
+        let bytes = [&header(b'x', b"x", |_| {})[..], &[0; 1024]].concat();
+        assert!(Entries::new(&bytes[..], &limits).next().is_err());
+    }
 }

@@ -13,6 +13,7 @@ mod acl;
 mod apply;
 mod decompress;
 mod entries;
+mod header;
 mod pack;
 mod pax;
 mod pipeline;

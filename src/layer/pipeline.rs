@@ -41,7 +41,7 @@ pub(super) fn run(bytes: Box<dyn Read + Send>, into: BorrowedFd<'_>, limits: &Li
             node::confine(into).map_err(|failure| failure.of(b""))?;
             let stream = Stream { to_apply, emptied, buffer: Vec::new(), position: 0, ended: false };
             let mut entries = Entries::new(stream, limits);
-            let applied = apply::apply(&mut entries, limits);
+            let applied = apply::apply(&mut entries);
             Ok((applied, entries.into_inner().ended))
         });
         // When the applier could not start, its channel ends are gone and the reader ends too.

@@ -62,7 +62,7 @@ impl Source {
                 let fail = || format!("read {}", path.display());
                 let file = File::open(path).context(fail)?;
                 let found = file.metadata().context(fail)?;
-                Ok(Bytes { length: found.is_file().then(|| found.len()), reader: Box::new(file) })
+                Ok(Bytes { length: found.is_file().then_some(found.len()), reader: Box::new(file) })
             }
             Source::Directory(path) => {
                 Err(Error::new(Kind::Invalid, format!("read {}: it is a directory", path.display())))

@@ -397,7 +397,7 @@ proptest! {
             .file("x", &[7; 700])
             .pax(&[("GNU.sparse.major", b"1"), ("GNU.sparse.minor", b"0"), ("GNU.sparse.realsize", b"9")])
             .file("s", &[b"1\n0\n3\n".to_vec(), vec![0; 506], b"abc".to_vec()].concat())
-            .file(&"n".repeat(150), b"x")
+            .file("n".repeat(150), b"x")
             .hard_link("h", "d/long")
             .symlink("l", "/etc")
             .end();

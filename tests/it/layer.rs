@@ -22,8 +22,8 @@ echo elf > bin/ping; setcap cap_net_raw+ep bin/ping
 echo elf > bin/capped; chown 33:33 bin/capped; setcap cap_net_raw+ep bin/capped
 echo big > etc/big; chown 100000:4294967294 etc/big
 printf x > etc/xattr; setfattr -n user.a -v "" etc/xattr; setfattr -n user.b -v 0x00ff0a3d etc/xattr; setfattr -n trusted.t -v t etc/xattr
-echo acl > etc/acl; chmod 640 etc/acl; setfacl -m u:1000:rw,g:7:r etc/acl
-mkdir etc/defaults; setfacl -d -m u:1000:rwx etc/defaults; setfacl -m g:9:rx etc/defaults
+echo acl > etc/acl; chmod 640 etc/acl; setfacl -m u:12345:rw,g:23456:r etc/acl
+mkdir etc/defaults; setfacl -d -m u:12345:rwx etc/defaults; setfacl -m g:23456:rx etc/defaults
 echo in > etc/defaults/in; setfacl -b etc/defaults/in; chmod 600 etc/defaults/in; mkdir etc/defaults/sub; setfacl -k -b etc/defaults/sub; chmod 711 etc/defaults/sub
 mkdir var/setgid; chown 0:50 var/setgid; chmod 2775 var/setgid
 echo in > var/setgid/in; chgrp 0 var/setgid/in; mkdir var/setgid/sub; chgrp 0 var/setgid/sub; chmod 755 var/setgid/sub
@@ -47,11 +47,11 @@ touch -d '2011-11-11 11:11:11.000000001 UTC' pipe dev/sda empty etc/deep var/set
 fn told(directory: &Path) -> String {
     shell(
         r#"export LC_ALL=C
-find . -print0 | sort -z | xargs -0 stat --printf '%N %F %a %u:%g %y %t:%T %h\n' | sed 's/ directory \(.*\) [0-9]*$/ directory \1/'
-find . ! -type d -print0 | sort -z | xargs -0 stat --printf '%N %s\n'
-find . -print0 | sort -z | xargs -0 getfattr -hd -m - -e hex
-find . -type f -print0 | sort -z | xargs -0 sha256sum
-find . -type f -links +1 -print0 -o -type l -links +1 -print0 | sort -z | xargs -0 stat --printf '%n %i\n' | awk '{ if (!($NF in seen)) seen[$NF] = ++n; $NF = seen[$NF]; print }'"#,
+find . -print0 | sort -z | xargs -r0 stat --printf '%N %F %a %u:%g %y %t:%T %h\n' | sed 's/ directory \(.*\) [0-9]*$/ directory \1/'
+find . ! -type d -print0 | sort -z | xargs -r0 stat --printf '%N %s\n'
+find . -print0 | sort -z | xargs -r0 getfattr -hd -m - -e hex
+find . -type f -print0 | sort -z | xargs -r0 sha256sum
+find . -type f -links +1 -print0 -o -type l -links +1 -print0 | sort -z | xargs -r0 stat --printf '%n %i\n' | awk '{ if (!($NF in seen)) seen[$NF] = ++n; $NF = seen[$NF]; print }'"#,
         directory,
     )
 }
@@ -155,6 +155,22 @@ fn a_stream_that_is_dropped_ends_its_packer() {
     drop(stream);
     assert!(pack(&tree.join("large")).is_err());
     assert!(pack(&tree.join("missing")).is_err());
+}
+
+#[test]
+fn sockets_and_what_is_mounted_are_left_out_of_a_pack() {
+    let scratch = Scratch::new();
+    let (tree, copy) = (scratch.make("tree"), scratch.make("copy"));
+    shell(
+        "btrfs -q subvolume create sub; echo x > sub/inside; mkdir m; mount -t tmpfs tmpfs m; echo x > m/inside",
+        &tree,
+    );
+    let socket = std::os::unix::net::UnixListener::bind(tree.join("socket")).expect("a socket");
+    let bytes = packed(&tree);
+    drop(socket);
+    shell("umount m", &tree);
+    unpack_bytes(&bytes, &copy, &Limits::default()).unwrap_or_else(|e| panic!("{e}"));
+    assert_eq!(shell("find . | sort", &copy), ".\n./m\n./sub\n");
 }
 
 #[test]
