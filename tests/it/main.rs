@@ -7,3 +7,4 @@ mod cli;
 mod hostile;
 mod layer;
 mod sandbox;
+mod scratch;
