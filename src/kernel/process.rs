@@ -384,8 +384,6 @@ pub(crate) fn poll<const N: usize>(
 
 /// signal(7).
 pub(crate) const SIGWINCH: i32 = libc::SIGWINCH;
-/// errno(3): no such process.
-pub(crate) const ESRCH: i32 = libc::ESRCH;
 /// signal(7).
 pub(crate) const SIGCHLD: i32 = libc::SIGCHLD;
 /// signal(7).

@@ -90,12 +90,9 @@ pub fn plan(spec: &Spec, facts: &Facts) -> Result<Plan> {
     }
     steps.push(Step::CloneRoot { path: facts.rootfs.clone(), attributes: NOSUID_NODEV });
     steps.push(Step::Clone { network: own_network, cgroup: cgroups.unified });
-    let attached: Vec<_> = cgroups.attach.into_iter().map(|directory| Step::Attach { directory }).collect();
-    let await_parent = !attached.is_empty();
-    steps.extend(attached);
-
+    steps.push(Step::DieWithParent);
+    steps.extend(cgroups.attach.into_iter().map(|directory| Step::Attach { directory }));
     steps.extend([
-        Step::DieWithParent,
         Step::NewSession,
         Step::SetUmask(0),
         Step::MakePrivate,
@@ -123,9 +120,6 @@ pub fn plan(spec: &Spec, facts: &Facts) -> Result<Plan> {
     }
     if read_only {
         steps.push(Step::SealRoot);
-    }
-    if await_parent {
-        steps.push(Step::AwaitParent);
     }
     steps.extend([
         Step::UnshareCgroup,
@@ -485,10 +479,9 @@ fn invalid(message: String) -> Error {
     Error::new(Kind::Invalid, message)
 }
 
-/// The steps before the clone, the parent's after it, and the child's.
-pub(super) fn split(steps: &[Step]) -> (Vec<&Step>, Vec<&Step>, Vec<&Step>) {
-    let of = |side| steps.iter().filter(|s| s.side() == side).collect();
-    (of(Side::Before), of(Side::Parent), of(Side::Child))
+/// The steps up to the clone, and those after it.
+pub(super) fn split(steps: &[Step]) -> (&[Step], &[Step]) {
+    steps.split_at(steps.partition_point(|step| step.side() == Side::Before))
 }
 
 #[cfg(test)]

@@ -28,7 +28,7 @@ use crate::rootfs::Rootfs;
 pub fn start(plan: &Plan, rootfs: Rootfs, narrate: &dyn Fn(&Step)) -> Result<Running> {
     process::require_single_thread()?;
     let signals = BlockedSignals::block()?;
-    let (before, parents, childs) = split(plan.steps());
+    let (before, after) = split(plan.steps());
     let (socket, childs_socket) = socket::pair()?;
     let window = [0, 1, 2].into_iter().find_map(|n| tty::window_size(tty::stdio(n)));
 
@@ -39,7 +39,7 @@ pub fn start(plan: &Plan, rootfs: Rootfs, narrate: &dyn Fn(&Step)) -> Result<Run
         if let Some(Cloned::Child) = host.child {
             let inherited = Inherited { socket: childs_socket, trees: host.trees, window };
             drop(socket);
-            enter::enter(&childs, inherited, narrate);
+            enter::enter(after, inherited, narrate);
         }
     }
     drop((childs_socket, host.trees));
@@ -48,13 +48,6 @@ pub fn start(plan: &Plan, rootfs: Rootfs, narrate: &dyn Fn(&Step)) -> Result<Run
     };
     let process = Process { pid, pidfd, reaped: false };
 
-    for step in &parents {
-        narrate(step);
-        attach(step, pid).context(|| step.describe())?;
-    }
-    if !parents.is_empty() {
-        report::release(socket.as_fd()).or_else(|e| if e.kind() == Kind::Io { Ok(()) } else { Err(e) })?;
-    }
     let mut terminal = None;
     while let Some(report) = report::receive(socket.as_fd())? {
         match report {
@@ -142,17 +135,6 @@ fn enable(directory: PathBuf, controllers: &[String]) -> Result<()> {
     cgroup::write(&directory.join("cgroup.subtree_control"), &value.join(" "))
 }
 
-fn attach(step: &Step, pid: i32) -> Result<()> {
-    match step {
-        Step::Attach { directory } => match cgroup::write(&directory.join("cgroup.procs"), &pid.to_string()) {
-            // It has ended already, and why it did is on its way.
-            Err(e) if e.errno() == Some(process::ESRCH) => Ok(()),
-            other => other,
-        },
-        _ => Err(Error::new(Kind::Invalid, "not a step of the parent")),
-    }
-}
-
 /// The sandbox's PID 1, killed and reaped when dropped.
 #[derive(Debug)]
 pub(super) struct Process {
@@ -187,12 +169,19 @@ impl Cgroups {
     }
 }
 
-impl Drop for Cgroups {
-    fn drop(&mut self) {
-        for directory in &self.directories {
-            if let Err(e) = cgroup::remove_patiently(directory) {
+impl Cgroups {
+    /// Removes them, once no process is left in them.
+    pub(super) fn remove(&mut self) {
+        for directory in self.directories.drain(..) {
+            if let Err(e) = cgroup::remove_patiently(&directory) {
                 log::warn!("{e}");
             }
         }
+    }
+}
+
+impl Drop for Cgroups {
+    fn drop(&mut self) {
+        self.remove();
     }
 }

@@ -45,6 +45,7 @@ pub(super) fn supervise(mut running: Running) -> Result<Exit> {
     let mut relay = running.terminal.take().map(|master| Relay::new(master, running.interactive)).transpose()?;
     let ended = follow(&mut running, relay.as_mut())?;
     let oom_killed = running.oom_events.as_deref().is_some_and(counts_oom_kills);
+    running.cgroups.remove();
     let status = match ended {
         Ended::Exited(code) => Status::Code(code),
         Ended::Signaled(signal) => Status::Signal(signal),
