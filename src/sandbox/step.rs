@@ -1,6 +1,6 @@
 //! The steps of a plan: what each does in words, and as the shell command that a person would type for it.
 //!
-//! One variant is one arm in `host.rs` or `enter.rs`. The shell commands read as one session: those before `unshare` in
+//! One variant is one arm in `start.rs` (the host's) or `enter.rs` (the child's). The shell commands read as one session: those before `unshare` in
 //! the host's shell, those after it in the new namespaces, with the root as the working directory from the step that
 //! attaches it on.
 
@@ -549,7 +549,6 @@ mod tests {
         for (word, expected) in cases {
             assert_eq!(quote(word), expected);
         }
-        // The last form as bash reads it: 'a'$'\n''b' is three words without a space between them.
     }
 
     #[test]
