@@ -13,7 +13,7 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::kernel::mount::Attributes;
 use crate::kernel::resolve::Target;
 use crate::kernel::tty::WindowSize;
-use crate::kernel::{capability, cgroup, fs, mount, process, resolve, socket, tty};
+use crate::kernel::{capability, cgroup, fs, mount, process, resolve, signal, socket, tty};
 
 /// Where a command is looked for when the environment has no PATH (podman's default).
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -109,7 +109,7 @@ impl Child {
             Step::ForkInit => self.null().and_then(|null| init::fork(null.as_fd())),
             Step::TakeTerminal => self.take_terminal(),
             Step::CloseInput => self.null().and_then(|null| process::replace_stdio(null.as_fd(), 0)),
-            Step::ResetSignals => process::default_signals(),
+            Step::ResetSignals => signal::default_signals(),
             Step::ChangeDirectory(path) => resolve::change_directory(path),
             Step::CloseDescriptors => process::close_descriptors_on_exec(),
             // Its errors name the command, which is what the person typed.

@@ -13,6 +13,7 @@
 //! A sandbox ends with its supervisor, even one that was killed (PR_SET_PDEATHSIG); a command that is PID 1 itself
 //! (no `init`) and root could clear that for itself, as it could with any supervisor that is its parent.
 
+mod cgroups;
 mod enter;
 mod facts;
 mod init;

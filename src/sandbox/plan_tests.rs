@@ -1,7 +1,8 @@
 //! The posture as a table: which steps, in which order, for which spec on which host.
 
 use super::*;
-use crate::sandbox::facts::Masked;
+use crate::sandbox::facts::{Hierarchy, Masked};
+use crate::sandbox::spec::Limits;
 use crate::sandbox::user::User;
 
 fn hybrid() -> Vec<Hierarchy> {

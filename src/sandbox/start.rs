@@ -11,7 +11,7 @@ use super::step::Step;
 use super::supervise::{Exit, supervise};
 use crate::error::{Context, Error, Kind, Result};
 use crate::kernel::process::{self, Cloned};
-use crate::kernel::{cgroup, mount, resolve, socket, tty};
+use crate::kernel::{cgroup, mount, resolve, signal, socket, tty};
 use crate::rootfs::Rootfs;
 
 /// Starts the planned sandbox on `rootfs`, telling `narrate` each step before it runs. Returns when the command has
@@ -148,7 +148,7 @@ impl Drop for Process {
         if self.reaped {
             return;
         }
-        let killed = process::signal(self.pidfd.as_fd(), process::SIGKILL);
+        let killed = signal::send(self.pidfd.as_fd(), signal::SIGKILL);
         if let Err(e) = killed.and_then(|()| process::wait(self.pidfd.as_fd()).map(drop)) {
             log::warn!("end the container: {e}");
         }
