@@ -15,6 +15,9 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::Thread;
+use std::time::Duration;
 
 use serde::Serialize;
 
@@ -26,6 +29,10 @@ use crate::store::record::{self, Identity};
 use crate::store::{Found, Shelf, Store, kind_word};
 
 const ROOTFS: &str = "rootfs";
+
+/// How long a draft is filled before what it holds so far is taken to the disk, and again. A commit makes everybody
+/// wait for a few milliseconds; more often would cost more than it gains.
+const WRITE_BACK: Duration = Duration::from_millis(100);
 
 /// A subvolume that is being filled.
 #[derive(Debug)]
@@ -66,6 +73,27 @@ impl<'a> Draft<'a> {
         self.rootfs.as_fd()
     }
 
+    /// Runs what fills it, and meanwhile takes to the disk what has been written so far, so that little is left for
+    /// [`finish`](Draft::finish): the disk works while the next bytes are unpacked.
+    pub(crate) fn fill<T>(&self, fill: impl FnOnce(BorrowedFd<'_>) -> Result<T>) -> Result<T> {
+        let filling = AtomicBool::new(true);
+        std::thread::scope(|scope| {
+            let write_back = || {
+                loop {
+                    std::thread::park_timeout(WRITE_BACK);
+                    if !filling.load(Ordering::Acquire) {
+                        return;
+                    }
+                    // Only a head start: finish() syncs again and reports what fails.
+                    let _ = fs::sync_filesystem(self.dir.as_fd());
+                }
+            };
+            let thread = std::thread::Builder::new().name("write-back".into()).spawn_scoped(scope, write_back);
+            let _filled = EndOnDrop { filling: &filling, thread: thread.as_ref().ok().map(|t| t.thread().clone()) };
+            fill(self.rootfs.as_fd())
+        })
+    }
+
     /// Takes it and its record to the disk, with everything written before. The long part of sealing, without a lock.
     pub(crate) fn finish<T: Serialize>(&self, record: &T) -> Result<()> {
         record::write(self.dir.as_fd(), record)?;
@@ -86,6 +114,21 @@ impl<'a> Draft<'a> {
             Err(e) => return Err(e).context(|| "publish the layer"),
         }
         Sealed::open(self.store, chain)
+    }
+}
+
+/// Ends the write-back of a draft, whichever way its filling ends.
+struct EndOnDrop<'a> {
+    filling: &'a AtomicBool,
+    thread: Option<Thread>,
+}
+
+impl Drop for EndOnDrop<'_> {
+    fn drop(&mut self) {
+        self.filling.store(false, Ordering::Release);
+        if let Some(thread) = &self.thread {
+            thread.unpark();
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use super::compose::{Options, compose};
 use super::{Ended, Record, State, names};
 use crate::error::{Context, Error, Kind, Result};
-use crate::kernel::process;
+use crate::kernel::{process, signal};
 use crate::name::{Id, ObjectName};
 use crate::sandbox::{self, Exit, Facts, Spec, Status};
 use crate::snapshot::{self, Resolved};
@@ -116,7 +116,7 @@ pub fn remove(store: &Store, text: &str, force: bool, dry_run: bool) -> Result<I
 fn kill(store: &Store, id: &Id, running: &Running) -> Result<()> {
     let Some(process) = process::open(running.pid)? else { return Ok(()) };
     match store.running(id).as_ref() == Some(running) {
-        true => process::signal(process.as_fd(), process::SIGKILL),
+        true => signal::send(process.as_fd(), signal::SIGKILL),
         false => Ok(()), // the number was another's already
     }
 }

@@ -52,7 +52,8 @@ pub fn import(store: &Store, import: &Import, progress: Progress) -> Result<Id> 
 
 fn run(store: &Store, import: &Import, progress: Progress) -> Result<Id> {
     let draft = Draft::create(store)?;
-    let unpacked = layer::unpack(open(&import.source, progress)?, draft.rootfs(), &import.limits)?;
+    let bytes = open(&import.source, progress)?;
+    let unpacked = draft.fill(|rootfs| layer::unpack(bytes, rootfs, &import.limits))?;
     refuse_image_archive(&draft)?;
 
     // The chain id of a first layer is its diff id (image-spec config.md, "Layer ChainID").

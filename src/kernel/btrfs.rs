@@ -30,8 +30,6 @@ pub(crate) struct Info {
     pub parent_uuid: Option<[u8; 16]>,
     /// The generation of its last change that reached the disk.
     pub generation: u64,
-    /// Nothing in it can be changed.
-    pub read_only: bool,
 }
 
 /// `struct btrfs_ioctl_vol_args_v2`, include/uapi/linux/btrfs.h.
@@ -44,10 +42,7 @@ struct VolArgsV2 {
     name: [u8; 4040],
 }
 
-/// The flag as ioctls take it (include/uapi/linux/btrfs.h) …
 const BTRFS_SUBVOL_RDONLY: u64 = 1 << 1;
-/// … and as a root item stores it (include/uapi/linux/btrfs_tree.h).
-const BTRFS_ROOT_SUBVOL_RDONLY: u64 = 1;
 nix::ioctl_write_ptr!(snap_create_v2, 0x94, 23, VolArgsV2);
 
 /// `struct btrfs_ioctl_get_subvol_rootref_args`.
@@ -124,7 +119,6 @@ pub(crate) fn info(subvolume: BorrowedFd<'_>) -> Result<Info> {
         uuid: *found.uuid.as_bytes(),
         parent_uuid: found.parent_uuid.map(|uuid| *uuid.as_bytes()),
         generation: found.generation,
-        read_only: found.flags & BTRFS_ROOT_SUBVOL_RDONLY != 0,
     })
 }
 

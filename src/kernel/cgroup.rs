@@ -44,6 +44,15 @@ pub(crate) fn open(directory: &Path) -> Result<OwnedFd> {
     fs::open_directory(fs::CWD, directory)
 }
 
+/// Puts this process, which has one thread, into a v1 cgroup.
+///
+/// A thread that writes 0 to `tasks` moves itself, the one case in which the kernel does not take the lock that stops
+/// every fork and exit on the machine and costs an RCU grace period (kernel/cgroup/cgroup.c, cgroup_procs_write_start,
+/// since Linux 5.3).
+pub(crate) fn attach_self(directory: &Path) -> Result<()> {
+    write(&directory.join("tasks"), "0")
+}
+
 /// rmdir(2) of a cgroup; one that is not there is no error.
 pub(crate) fn remove(directory: &Path) -> Result<()> {
     match nix::unistd::unlinkat(fs::CWD.as_fd(), directory, nix::unistd::UnlinkatFlags::RemoveDir) {

@@ -1,13 +1,12 @@
 //! Processes: clone3, sessions, signals, exec, and waiting by pidfd.
 
 use std::ffi::{CStr, CString};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 use nix::sched::CloneFlags;
-use nix::sys::signal::{SigSet, SigmaskHow, Signal};
-use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::signal::Signal;
 
 use super::failed;
 use crate::error::{Error, Kind, Result};
@@ -160,6 +159,25 @@ pub(crate) fn exec(program: &CStr, args: &[CString], env: &[CString]) -> Errno {
     }
 }
 
+/// pidfd_open(2); `None` when there is no such process. Whoever learned the number elsewhere has to look again whether
+/// it is the process they mean: from here on it cannot become another.
+pub(crate) fn open(pid: i32) -> Result<Option<OwnedFd>> {
+    // SAFETY: integers only.
+    #[expect(unsafe_code, reason = "nix has no pidfd_open")]
+    let result = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
+    match Errno::result(result) {
+        Ok(fd) => {
+            let fd = i32::try_from(fd).map_err(|_| failed("open a process", Errno::EBADF))?;
+            // SAFETY: the kernel has just made this descriptor, close-on-exec, and nobody else knows it.
+            #[expect(unsafe_code, reason = "taking ownership of a new descriptor")]
+            let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+            Ok(Some(fd))
+        }
+        Err(Errno::ESRCH) => Ok(None),
+        Err(e) => Err(failed(format_args!("open process {pid}"), e)),
+    }
+}
+
 /// _exit(2): no destructor, no atexit handler.
 pub(crate) fn exit_now(status: u8) -> ! {
     // SAFETY: _exit does not return and touches no memory.
@@ -223,136 +241,6 @@ pub(crate) fn reap() -> Option<(i32, Ended)> {
     }
 }
 
-/// pidfd_send_signal(2); a process that has ended already is no error.
-pub(crate) fn signal(pidfd: BorrowedFd<'_>, signal: i32) -> Result<()> {
-    // SAFETY: a null siginfo means that of kill(2) (pidfd_send_signal(2)); the rest are integers.
-    #[expect(unsafe_code, reason = "nix has no pidfd_send_signal")]
-    let result = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), signal, 0usize, 0) };
-    match Errno::result(result) {
-        Ok(_) | Err(Errno::ESRCH) => Ok(()),
-        Err(e) => Err(failed(format_args!("send signal {signal}"), e)),
-    }
-}
-
-/// pidfd_open(2); `None` when there is no such process. Whoever learned the number elsewhere has to look again whether
-/// it is the process they mean: from here on it cannot become another.
-pub(crate) fn open(pid: i32) -> Result<Option<OwnedFd>> {
-    // SAFETY: integers only.
-    #[expect(unsafe_code, reason = "nix has no pidfd_open")]
-    let result = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
-    match Errno::result(result) {
-        Ok(fd) => {
-            let fd = i32::try_from(fd).map_err(|_| failed("open a process", Errno::EBADF))?;
-            // SAFETY: the kernel has just made this descriptor, close-on-exec, and nobody else knows it.
-            #[expect(unsafe_code, reason = "taking ownership of a new descriptor")]
-            let fd = unsafe { OwnedFd::from_raw_fd(fd) };
-            Ok(Some(fd))
-        }
-        Err(Errno::ESRCH) => Ok(None),
-        Err(e) => Err(failed(format_args!("open process {pid}"), e)),
-    }
-}
-
-/// kill(2) of a child that has not been reaped, so that the number cannot be another's; errors say it has ended.
-pub(crate) fn signal_child(pid: i32, signal: i32) {
-    // SAFETY: integers only.
-    #[expect(unsafe_code, reason = "nix's Signal has no real-time signals")]
-    unsafe {
-        libc::kill(pid, signal);
-    }
-}
-
-/// The signals that a supervisor hands on, and WINCH. Those of job control (TSTP, TTIN, TTOU, CONT) stay with the shell
-/// that the supervisor runs in.
-const FORWARDED: [Signal; 8] = [
-    Signal::SIGHUP,
-    Signal::SIGINT,
-    Signal::SIGQUIT,
-    Signal::SIGTERM,
-    Signal::SIGUSR1,
-    Signal::SIGUSR2,
-    Signal::SIGALRM,
-    Signal::SIGWINCH,
-];
-
-/// A thread's signal mask.
-pub(crate) type SignalMask = SigSet;
-
-/// Blocks the signals that a supervisor hands on, and returns the mask that was.
-pub(crate) fn block_forwarded() -> Result<SignalMask> {
-    let set: SigSet = FORWARDED.into_iter().collect();
-    set.thread_swap_mask(SigmaskHow::SIG_BLOCK).map_err(|e| failed("block signals", e))
-}
-
-/// signalfd(2) of the signals that a supervisor hands on, which must be blocked.
-pub(crate) fn forwarded_queue() -> Result<SignalQueue> {
-    let set: SigSet = FORWARDED.into_iter().collect();
-    let queue = SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK);
-    queue.map(SignalQueue).map_err(|e| failed("signalfd", e))
-}
-
-/// Signals that have arrived.
-#[derive(Debug)]
-pub(crate) struct SignalQueue(SignalFd);
-
-impl SignalQueue {
-    /// The next one, if there is one.
-    pub(crate) fn next(&self) -> Result<Option<i32>> {
-        let signal = self.0.read_signal().map_err(|e| failed("read a signal", e))?;
-        Ok(signal.and_then(|info| i32::try_from(info.ssi_signo).ok()))
-    }
-}
-
-impl AsFd for SignalQueue {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
-    }
-}
-
-/// INT or TERM: somebody wants the process to end.
-pub(crate) fn is_termination(signal: i32) -> bool {
-    signal == libc::SIGINT || signal == libc::SIGTERM
-}
-
-/// Blocks every signal.
-pub(crate) fn block_all() -> Result<()> {
-    SigSet::all().thread_set_mask().map_err(|e| failed("block signals", e))
-}
-
-/// Makes `mask` the signal mask.
-pub(crate) fn set_mask(mask: &SignalMask) -> Result<()> {
-    mask.thread_set_mask().map_err(|e| failed("set the signal mask", e))
-}
-
-/// sigwaitinfo(2) for any signal; all must be blocked.
-pub(crate) fn wait_for_signal() -> i32 {
-    loop {
-        let set = SigSet::all();
-        // SAFETY: the set is live; a null siginfo is allowed (sigwaitinfo(2)).
-        #[expect(unsafe_code, reason = "nix's Signal has no real-time signals")]
-        let signal = unsafe { libc::sigwaitinfo(set.as_ref(), std::ptr::null_mut()) };
-        if signal > 0 {
-            return signal;
-        }
-    }
-}
-
-/// Every signal back to its default disposition and an empty mask: execve(2) keeps what is ignored or blocked.
-pub(crate) fn default_signals() -> Result<()> {
-    // Room for the kernel's struct sigaction of any architecture (include/linux/signal_types.h), all of it zero:
-    // SIG_DFL, no flags, an empty mask of eight bytes.
-    let action = [0u64; 8];
-    for number in 1..=64 {
-        // SAFETY: the action is live and larger than what is read; nothing is written. KILL and STOP answer EINVAL,
-        // which is as good.
-        #[expect(unsafe_code, reason = "libc's sigaction keeps two real-time signals to itself")]
-        unsafe {
-            libc::syscall(libc::SYS_rt_sigaction, number, action.as_ptr(), std::ptr::null_mut::<u64>(), 8usize);
-        }
-    }
-    set_mask(&SigSet::empty())
-}
-
 /// Whether the other end of a connected `socket` is closed: poll(2), POLLHUP.
 pub(crate) fn peer_is_gone(socket: BorrowedFd<'_>) -> bool {
     let mut fds = [PollFd::new(socket, PollFlags::empty())];
@@ -400,15 +288,6 @@ pub(crate) fn poll<const N: usize>(
     let mut answers = fds.iter().map(|fd| Polled(fd.revents().unwrap_or(PollFlags::empty())));
     Ok(wanted.map(|slot| slot.and_then(|_| answers.next()).unwrap_or(Polled::NOTHING)))
 }
-
-/// signal(7).
-pub(crate) const SIGWINCH: i32 = libc::SIGWINCH;
-/// errno(3): no such process.
-pub(crate) const ESRCH: i32 = libc::ESRCH;
-/// signal(7).
-pub(crate) const SIGCHLD: i32 = libc::SIGCHLD;
-/// signal(7).
-pub(crate) const SIGKILL: i32 = libc::SIGKILL;
 
 /// unshare(2) CLONE_NEWCGROUP: the new namespace is rooted at the cgroup this process is in now (cgroup_namespaces(7)).
 pub(crate) fn unshare_cgroup() -> Result<()> {

@@ -1,7 +1,7 @@
 //! The new process: from clone3 to exec, one arm a step.
 //!
-//! Nothing here looks a path up by the host's rules: what comes from the host arrives as a detached mount, and what
-//! lies in the root is resolved below its descriptor. The process never returns to its caller's frames.
+//! Nothing here but the first steps (the cgroups that the parent has just made) looks a path up on the host: what comes
+//! from there arrives as a detached mount, and what lies in the root is resolved below its descriptor. The process never returns to its caller's frames.
 
 use std::ffi::CString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -13,7 +13,7 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::kernel::mount::Attributes;
 use crate::kernel::resolve::Target;
 use crate::kernel::tty::WindowSize;
-use crate::kernel::{capability, fs, mount, process, resolve, socket, tty};
+use crate::kernel::{capability, cgroup, fs, mount, process, resolve, signal, socket, tty};
 
 /// Where a command is looked for when the environment has no PATH (podman's default).
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -29,9 +29,9 @@ pub(super) struct Inherited {
 }
 
 /// Runs the steps, of which the last execs. A failure is reported to the parent.
-pub(super) fn enter(steps: &[&Step], inherited: Inherited, narrate: &dyn Fn(&Step)) -> ! {
+pub(super) fn enter(steps: &[Step], inherited: Inherited, narrate: &dyn Fn(&Step)) -> ! {
     let _guard = ExitOnUnwind;
-    let mut child = Child { inherited, root: None, private: None, terminal: None };
+    let mut child = Child { inherited, root: None, dev: None, private: None, terminal: None };
     for step in steps {
         narrate(step);
         if let Err(error) = child.run(step) {
@@ -54,6 +54,7 @@ impl Drop for ExitOnUnwind {
 struct Child {
     inherited: Inherited,
     root: Option<OwnedFd>,
+    dev: Option<OwnedFd>,
     private: Option<OwnedFd>,
     /// The slave of the sandbox's terminal.
     terminal: Option<OwnedFd>,
@@ -63,6 +64,7 @@ impl Child {
     fn run(&mut self, step: &Step) -> Result<()> {
         let ran = match step {
             Step::DieWithParent => self.die_with_parent(),
+            Step::Attach { directory } => cgroup::attach_self(directory),
             Step::NewSession => process::new_session(),
             Step::SetUmask(mask) => {
                 process::set_umask(*mask);
@@ -77,9 +79,9 @@ impl Child {
             }
             Step::SetParameter { name, value } => self.set_parameter(name, value),
             Step::MakeDevice { name, major, minor } => {
-                self.dev().and_then(|dev| resolve::make_character_device(dev.as_fd(), name, *major, *minor))
+                self.dev().and_then(|dev| resolve::make_character_device(dev, name, *major, *minor))
             }
-            Step::MakeLink { name, target } => self.dev().and_then(|dev| fs::symlink(target, dev.as_fd(), name)),
+            Step::MakeLink { name, target } => self.dev().and_then(|dev| fs::symlink(target, dev, name)),
             Step::OpenTerminal { owner } => self.open_terminal(*owner),
             Step::MakePrivateFiles { directories, files } => self.make_private_files(directories, files),
             Step::BindPrivate { name, destination, attributes, directory } => {
@@ -95,7 +97,6 @@ impl Child {
                 self.root().and_then(|root| resolve::ensure_in_root(root, path, Target::Directory)).map(drop)
             }
             Step::SealRoot => self.root().and_then(|root| mount::set_attributes(root, SEALED, false)),
-            Step::AwaitParent => report::wait_for_parent(self.inherited.socket.as_fd()),
             Step::UnshareCgroup => process::unshare_cgroup(),
             Step::PivotRoot => self.root().and_then(mount::pivot_root),
             Step::DetachOldRoot => mount::detach_old_root(),
@@ -108,7 +109,7 @@ impl Child {
             Step::ForkInit => self.null().and_then(|null| init::fork(null.as_fd())),
             Step::TakeTerminal => self.take_terminal(),
             Step::CloseInput => self.null().and_then(|null| process::replace_stdio(null.as_fd(), 0)),
-            Step::ResetSignals => process::default_signals(),
+            Step::ResetSignals => signal::default_signals(),
             Step::ChangeDirectory(path) => resolve::change_directory(path),
             Step::CloseDescriptors => process::close_descriptors_on_exec(),
             // Its errors name the command, which is what the person typed.
@@ -118,8 +119,7 @@ impl Child {
             | Step::SetLimit { .. }
             | Step::CloneTree { .. }
             | Step::CloneRoot { .. }
-            | Step::Clone { .. }
-            | Step::Attach { .. } => Err(Error::new(Kind::Invalid, "not a step of the new process")),
+            | Step::Clone { .. } => Err(Error::new(Kind::Invalid, "not a step of the new process")),
         };
         ran.context(|| step.describe())
     }
@@ -132,13 +132,13 @@ impl Child {
         self.private.as_ref().map(OwnedFd::as_fd).ok_or_else(|| early("there are no private files yet"))
     }
 
-    fn dev(&self) -> Result<OwnedFd> {
-        fs::open_directory(self.root()?, "dev")
+    fn dev(&self) -> Result<BorrowedFd<'_>> {
+        self.dev.as_ref().map(OwnedFd::as_fd).ok_or_else(|| early("/dev is not mounted yet"))
     }
 
     /// The sandbox's own /dev/null: the node is this process's, whatever the host's is.
     fn null(&self) -> Result<OwnedFd> {
-        resolve::open_device(self.dev()?.as_fd(), "null")
+        resolve::open_device(self.dev()?, "null")
     }
 
     fn die_with_parent(&self) -> Result<()> {
@@ -160,10 +160,14 @@ impl Child {
         Ok(())
     }
 
-    fn mount(&self, kind: &str, destination: &Path, options: &[String], attributes: Attributes) -> Result<()> {
+    fn mount(&mut self, kind: &str, destination: &Path, options: &[String], attributes: Attributes) -> Result<()> {
         let target = resolve::ensure_plain_directory(self.root()?, destination)?;
         let filesystem = mount::new_filesystem(kind, options, attributes)?;
-        mount::attach(filesystem.as_fd(), target.as_fd())
+        mount::attach(filesystem.as_fd(), target.as_fd())?;
+        if destination == Path::new("/dev") {
+            self.dev = Some(filesystem);
+        }
+        Ok(())
     }
 
     fn set_parameter(&self, name: &str, value: &str) -> Result<()> {
@@ -180,7 +184,7 @@ impl Child {
         }
         resolve::change_owner(pty.slave.as_fd(), owner)?;
         let node = mount::clone_tree(devpts.as_fd(), &pty.name, false)?;
-        let console = resolve::ensure_in_root(self.dev()?.as_fd(), Path::new("console"), Target::File)?;
+        let console = resolve::ensure_in_root(self.dev()?, Path::new("console"), Target::File)?;
         mount::attach(node.as_fd(), console.as_fd())?;
         report::send_terminal(self.inherited.socket.as_fd(), pty.master.as_fd())?;
         self.terminal = Some(pty.slave);
@@ -238,7 +242,7 @@ impl Child {
             mount::set_attributes(tree.as_fd(), SEALED, false)?;
             return mount::attach(tree.as_fd(), target.as_fd());
         }
-        let tree = mount::clone_tree(self.dev()?.as_fd(), "null", false)?;
+        let tree = mount::clone_tree(self.dev()?, "null", false)?;
         mount::attach(tree.as_fd(), target.as_fd())
     }
 

@@ -32,6 +32,9 @@ const MASKED: &[&str] = &[
 /// Paths of /proc that nothing is written to inside.
 const READ_ONLY: &[&str] = &["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
+/// Where the processors are.
+const PROCESSORS: &str = "/sys/devices/system/cpu";
+
 /// What a plan has to know and cannot find out by itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Facts {
@@ -107,12 +110,15 @@ impl Facts {
 }
 
 fn masked() -> Vec<Masked> {
-    let processors = fs::list(fs::CWD, "/sys/devices/system/cpu").unwrap_or_default();
+    // Every processor has the directory or none has (arch/x86/kernel/cpu/mce/therm_throt.c); a look at the first saves
+    // the others, which may be hundreds.
+    let first = resolve::probe(&Path::new(PROCESSORS).join("cpu0/thermal_throttle"));
+    let processors = first.and_then(|_| fs::list(fs::CWD, PROCESSORS).ok()).unwrap_or_default();
     let numbered = |name: &str| name.strip_prefix("cpu").is_some_and(|n| n.parse::<u32>().is_ok());
     let mut throttles: Vec<PathBuf> = processors
         .iter()
         .filter(|name| name.to_str().is_some_and(numbered))
-        .map(|name| Path::new("/sys/devices/system/cpu").join(name).join("thermal_throttle"))
+        .map(|name| Path::new(PROCESSORS).join(name).join("thermal_throttle"))
         .collect();
     throttles.sort();
     let paths = MASKED.iter().map(PathBuf::from).chain(throttles);

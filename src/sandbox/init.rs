@@ -7,12 +7,13 @@ use std::os::fd::BorrowedFd;
 
 use crate::error::Result;
 use crate::kernel::process::{self, Ended};
+use crate::kernel::signal;
 
 /// Splits the process: returns in the child, which is to become the command; the parent stays behind as init.
 pub(super) fn fork(null: BorrowedFd<'_>) -> Result<()> {
     process::set_undumpable()?;
     // Whatever arrives from here on waits until init asks for it.
-    process::block_all()?;
+    signal::block_all()?;
     match process::fork()? {
         None => Ok(()),
         Some(command) => run(command, null),
@@ -31,9 +32,9 @@ fn run(command: i32, null: BorrowedFd<'_>) -> ! {
         process::exit_now(125);
     }
     loop {
-        match process::wait_for_signal() {
-            process::SIGCHLD => reap(command),
-            signal => process::signal_child(command, signal),
+        match signal::wait_for_signal() {
+            signal::SIGCHLD => reap(command),
+            other => signal::signal_child(command, other),
         }
     }
 }

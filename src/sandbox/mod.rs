@@ -4,16 +4,16 @@
 //! it; [`start`] runs the list from top to bottom, one arm a step. A step can say what it does in words and as a shell
 //! command, and a failed one names itself in the error.
 //!
-//! The process runs in three parts: the host's steps, which end with clone3; then, at the same time, the parent's
-//! (which need the new process's id) and the child's, which end with exec. What the child needs of the host is handed
-//! to it as detached mounts, so that it looks no path up on the host; what it does in the root is resolved below the
-//! root's descriptor, before pivot_root.
+//! The list has two parts: the host's steps, which end with clone3, and the child's, which end with exec. What the child
+//! needs of the host is handed to it as detached mounts, so that it looks nothing up on the host but its own cgroups;
+//! what it does in the root is resolved below the root's descriptor, before pivot_root.
 //!
 //! It must not know where a root comes from: a [`Rootfs`](crate::rootfs::Rootfs) is a descriptor.
 //!
 //! A sandbox ends with its supervisor, even one that was killed (PR_SET_PDEATHSIG); a command that is PID 1 itself
 //! (no `init`) and root could clear that for itself, as it could with any supervisor that is its parent.
 
+mod cgroups;
 mod enter;
 mod facts;
 mod init;

@@ -2,8 +2,9 @@
 
 use std::path::{Component, Path, PathBuf};
 
-use super::facts::{Facts, Hierarchy};
-use super::spec::{Limits, Network, Spec, Tmpfs, Volume};
+use super::cgroups::plan_cgroups;
+use super::facts::Facts;
+use super::spec::{Network, Spec, Tmpfs, Volume};
 use super::step::{Attributes, CapabilitySet, Side, Step, capabilities};
 use crate::error::{Error, Kind, Result};
 
@@ -21,12 +22,6 @@ pub(super) const DEFAULT_CAPABILITIES: CapabilitySet = capabilities(&[
     "setuid",
     "sys_chroot",
 ]);
-
-/// How many processes a sandbox may have when nobody says: podman's default, containers.conf(5) `pids_limit` is 2048.
-const DEFAULT_PIDS: i64 = 1024;
-
-/// A CPU quota's period in microseconds: the kernel's default (cgroup-v2.rst, cpu.max).
-const CPU_PERIOD: u64 = 100_000;
 
 /// gethostname(2): HOST_NAME_MAX.
 const HOST_NAME_MAX: usize = 64;
@@ -90,12 +85,9 @@ pub fn plan(spec: &Spec, facts: &Facts) -> Result<Plan> {
     }
     steps.push(Step::CloneRoot { path: facts.rootfs.clone(), attributes: NOSUID_NODEV });
     steps.push(Step::Clone { network: own_network, cgroup: cgroups.unified });
-    let attached: Vec<_> = cgroups.attach.into_iter().map(|directory| Step::Attach { directory }).collect();
-    let await_parent = !attached.is_empty();
-    steps.extend(attached);
-
+    steps.push(Step::DieWithParent);
+    steps.extend(cgroups.attach.into_iter().map(|directory| Step::Attach { directory }));
     steps.extend([
-        Step::DieWithParent,
         Step::NewSession,
         Step::SetUmask(0),
         Step::MakePrivate,
@@ -123,9 +115,6 @@ pub fn plan(spec: &Spec, facts: &Facts) -> Result<Plan> {
     }
     if read_only {
         steps.push(Step::SealRoot);
-    }
-    if await_parent {
-        steps.push(Step::AwaitParent);
     }
     steps.extend([
         Step::UnshareCgroup,
@@ -299,137 +288,6 @@ fn bad_option(tmpfs: &Tmpfs, option: &str) -> Error {
     invalid(format!("tmpfs {}: option {option:?} is not known", tmpfs.destination.display()))
 }
 
-/// What the limits come to: cgroups to make, to be in and to show.
-#[derive(Default)]
-struct Cgroups {
-    steps: Vec<Step>,
-    /// The v2 cgroup to clone into.
-    unified: Option<PathBuf>,
-    /// The v1 cgroups to attach to.
-    attach: Vec<PathBuf>,
-    places: Vec<CgroupPlace>,
-    oom_events: Option<PathBuf>,
-}
-
-/// A cgroup of the sandbox and where it sees it.
-struct CgroupPlace {
-    directory: PathBuf,
-    view: PathBuf,
-}
-
-/// A controller that has something to limit: the writes for v2 and for v1, and whether the person asked for it.
-struct Wanted {
-    controller: &'static str,
-    explicit: bool,
-    unified: Vec<(&'static str, String, bool)>,
-    legacy: Vec<(&'static str, String, bool)>,
-}
-
-fn wanted(limits: &Limits) -> Vec<Wanted> {
-    let mut all = Vec::new();
-    if let Some(bytes) = limits.memory {
-        // As much swap as memory, docker's and podman's default: `--memory-swap` is twice `--memory`.
-        all.push(Wanted {
-            controller: "memory",
-            explicit: true,
-            unified: vec![("memory.max", bytes.to_string(), false), ("memory.swap.max", bytes.to_string(), true)],
-            legacy: vec![
-                ("memory.limit_in_bytes", bytes.to_string(), false),
-                ("memory.memsw.limit_in_bytes", bytes.saturating_mul(2).to_string(), true),
-            ],
-        });
-    }
-    if let Some(millicpus) = limits.millicpus {
-        let quota = u64::from(millicpus) * CPU_PERIOD / 1000;
-        all.push(Wanted {
-            controller: "cpu",
-            explicit: true,
-            unified: vec![("cpu.max", format!("{quota} {CPU_PERIOD}"), false)],
-            legacy: vec![
-                ("cpu.cfs_period_us", CPU_PERIOD.to_string(), false),
-                ("cpu.cfs_quota_us", quota.to_string(), false),
-            ],
-        });
-    }
-    let pids = limits.pids.unwrap_or(DEFAULT_PIDS);
-    if pids > 0 {
-        let write = vec![("pids.max", pids.to_string(), false)];
-        all.push(Wanted { controller: "pids", explicit: limits.pids.is_some(), unified: write.clone(), legacy: write });
-    }
-    all
-}
-
-fn plan_cgroups(limits: &Limits, facts: &Facts) -> Result<Cgroups> {
-    let mut all = Cgroups::default();
-    let offers = |h: &&Hierarchy, controller: &str| h.controllers.iter().any(|c| c == controller);
-    let mut on_unified = Vec::new();
-    for wanted in wanted(limits) {
-        let hierarchy = facts.hierarchies.iter().find(|h| offers(h, wanted.controller));
-        match hierarchy {
-            Some(hierarchy) if hierarchy.unified => on_unified.push(wanted),
-            Some(hierarchy) => plan_legacy(&mut all, hierarchy, &wanted, facts),
-            None if wanted.explicit => {
-                let message = format!("limit {}: this host has no such cgroup controller", wanted.controller);
-                return Err(Error::new(Kind::Unsupported, message));
-            }
-            None => {}
-        }
-    }
-    // On a host with v1 hierarchies too, the unified one is left alone unless it limits something.
-    let pure = facts.hierarchies.iter().all(|h| h.unified);
-    if let Some(unified) = facts.hierarchies.iter().find(|h| h.unified && (pure || !on_unified.is_empty())) {
-        plan_unified(&mut all, unified, &on_unified, facts, pure);
-    }
-    Ok(all)
-}
-
-fn plan_legacy(all: &mut Cgroups, hierarchy: &Hierarchy, wanted: &Wanted, facts: &Facts) {
-    let directory = hierarchy.mount.join(&facts.cgroup);
-    if !all.attach.contains(&directory) {
-        all.steps.push(Step::MakeCgroup { directory: directory.clone() });
-        all.attach.push(directory.clone());
-        let name = hierarchy.mount.file_name().unwrap_or(wanted.controller.as_ref());
-        let view = Path::new("/sys/fs/cgroup").join(name);
-        all.places.push(CgroupPlace { directory: directory.clone(), view });
-    }
-    set_limits(all, &directory, &wanted.legacy);
-    if wanted.controller == "memory" {
-        all.oom_events = Some(directory.join("memory.oom_control"));
-    }
-}
-
-fn plan_unified(all: &mut Cgroups, hierarchy: &Hierarchy, wanted: &[Wanted], facts: &Facts, pure: bool) {
-    let directory = hierarchy.mount.join(&facts.cgroup);
-    let controllers: Vec<String> = wanted.iter().map(|w| w.controller.to_string()).collect();
-    if !controllers.is_empty() {
-        // A controller must be enabled in every cgroup above the one it limits: cgroup-v2.rst, "Top-down Constraint".
-        let mut above: Vec<&Path> =
-            directory.ancestors().skip(1).take_while(|a| a.starts_with(&hierarchy.mount)).collect();
-        above.reverse();
-        for parent in above {
-            let (directory, controllers) = (parent.to_path_buf(), controllers.clone());
-            all.steps.push(Step::EnableControllers { directory, controllers });
-        }
-    }
-    all.steps.push(Step::MakeCgroup { directory: directory.clone() });
-    for wanted in wanted {
-        set_limits(all, &directory, &wanted.unified);
-        if wanted.controller == "memory" {
-            all.oom_events = Some(directory.join("memory.events"));
-        }
-    }
-    let view = if pure { PathBuf::from("/sys/fs/cgroup") } else { PathBuf::from("/sys/fs/cgroup/unified") };
-    all.places.push(CgroupPlace { directory: directory.clone(), view });
-    all.unified = Some(directory);
-}
-
-fn set_limits(all: &mut Cgroups, directory: &Path, writes: &[(&'static str, String, bool)]) {
-    for (file, value, optional) in writes {
-        let (file, value, optional) = (directory.join(file), value.clone(), *optional);
-        all.steps.push(Step::SetLimit { file, value, optional });
-    }
-}
-
 fn validate(spec: &Spec) -> Result<()> {
     let words = spec.args.iter().chain(&spec.env).chain([&spec.hostname]);
     if let Some(word) = words.into_iter().find(|w| w.contains('\0')) {
@@ -485,10 +343,9 @@ fn invalid(message: String) -> Error {
     Error::new(Kind::Invalid, message)
 }
 
-/// The steps before the clone, the parent's after it, and the child's.
-pub(super) fn split(steps: &[Step]) -> (Vec<&Step>, Vec<&Step>, Vec<&Step>) {
-    let of = |side| steps.iter().filter(|s| s.side() == side).collect();
-    (of(Side::Before), of(Side::Parent), of(Side::Child))
+/// The steps up to the clone, and those after it.
+pub(super) fn split(steps: &[Step]) -> (&[Step], &[Step]) {
+    steps.split_at(steps.partition_point(|step| step.side() == Side::Before))
 }
 
 #[cfg(test)]

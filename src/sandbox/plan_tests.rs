@@ -1,7 +1,8 @@
 //! The posture as a table: which steps, in which order, for which spec on which host.
 
 use super::*;
-use crate::sandbox::facts::Masked;
+use crate::sandbox::facts::{Hierarchy, Masked};
+use crate::sandbox::spec::Limits;
 use crate::sandbox::user::User;
 
 fn hybrid() -> Vec<Hierarchy> {
@@ -176,14 +177,13 @@ fn limits_go_to_the_hierarchy_that_has_the_controller() {
         "echo 100000 > /sys/fs/cgroup/cpu/tupper/c1/cpu.cfs_period_us",
         "echo 150000 > /sys/fs/cgroup/cpu/tupper/c1/cpu.cfs_quota_us",
         "echo 32 > /sys/fs/cgroup/pids/tupper/c1/pids.max",
-        "echo $PID > /sys/fs/cgroup/memory/tupper/c1/cgroup.procs",
+        "echo 0 > /sys/fs/cgroup/memory/tupper/c1/tasks",
         "mount --rbind /sys/fs/cgroup/cpu/tupper/c1 sys/fs/cgroup/cpu",
-        "# wait until the process is in its cgroups",
     ] {
         position(&found, expected);
     }
     // The namespace is rooted at the cgroup the process is in by then.
-    assert!(position(&found, "# wait until the process is in its cgroups") < position(&found, "unshare --cgroup sh"));
+    assert!(position(&found, "echo 0 > /sys/fs/cgroup/pids/tupper/c1/tasks") < position(&found, "unshare --cgroup sh"));
     assert!(!found.iter().any(|c| c.contains("/unified")), "the v2 hierarchy limits nothing here");
 }
 
@@ -191,7 +191,7 @@ fn limits_go_to_the_hierarchy_that_has_the_controller() {
 fn a_limit_that_nobody_asked_for_is_left_out_where_it_cannot_be_set() {
     let none = Vec::new();
     let found = commands(&spec(), &facts(none.clone()));
-    assert!(!found.iter().any(|c| c.contains("cgroup.procs") || c.contains("pids.max")));
+    assert!(!found.iter().any(|c| c.contains("cgroup.procs") || c.contains("tasks") || c.contains("pids.max")));
     let unlimited = Spec { limits: Limits { pids: Some(-1), ..Limits::default() }, ..spec() };
     assert!(!commands(&unlimited, &facts(hybrid())).iter().any(|c| c.contains("pids")));
     let asked = Spec { limits: Limits { pids: Some(5), ..Limits::default() }, ..spec() };
@@ -239,11 +239,14 @@ fn volume(source: &str, destination: &str) -> Volume {
     Volume { source: source.into(), destination: destination.into(), read_only: false }
 }
 
+/// A name, a spec and facts, commands that the plan has and commands that it has not.
+type Case<'a> = (&'a str, Spec, &'a Facts, &'a [&'a str], &'a [&'a str]);
+
 #[test]
 fn what_a_spec_adds_and_takes_away() {
     let base = facts(unified());
     let user = Facts { user: User { uid: 33, gid: 34, groups: vec![4, 5], home: None }, ..base.clone() };
-    let cases: &[(&str, Spec, &Facts, &[&str], &[&str])] = &[
+    let cases: &[Case<'_>] = &[
         (
             "host network",
             Spec { network: Network::Host, ..spec() },

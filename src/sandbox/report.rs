@@ -62,19 +62,6 @@ pub(super) fn receive(socket: BorrowedFd<'_>) -> Result<Option<Report>> {
     }
 }
 
-/// Lets a process that waits in [`wait_for_parent`] go on.
-pub(super) fn release(socket: BorrowedFd<'_>) -> Result<()> {
-    socket::send(socket, b"G", None)
-}
-
-/// Waits for [`release`].
-pub(super) fn wait_for_parent(socket: BorrowedFd<'_>) -> Result<()> {
-    match socket::receive(socket)? {
-        Some(_) => Ok(()),
-        None => Err(Error::new(Kind::Io, "the parent is gone")),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::os::fd::AsFd;
@@ -97,14 +84,5 @@ mod tests {
         assert!(matches!(held, Some(Report::Terminal(_))), "{held:?}");
         drop(held);
         assert!(receive(ours.as_fd()).expect("the end").is_none());
-    }
-
-    #[test]
-    fn a_waiting_process_learns_that_its_parent_is_gone() {
-        let (ours, theirs) = socket::pair().expect("a pair");
-        release(ours.as_fd()).expect("released");
-        wait_for_parent(theirs.as_fd()).expect("released");
-        drop(ours);
-        wait_for_parent(theirs.as_fd()).expect_err("gone");
     }
 }

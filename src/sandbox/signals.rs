@@ -2,7 +2,7 @@
 //! end the supervisor in between and leave things behind.
 
 use crate::error::Result;
-use crate::kernel::process::{self, SignalMask, SignalQueue};
+use crate::kernel::signal::{self, SignalMask, SignalQueue};
 
 /// Blocked while it lives; what arrives is queued.
 #[derive(Debug)]
@@ -15,8 +15,8 @@ impl BlockedSignals {
     /// Blocks HUP, INT, QUIT, TERM, USR1, USR2, ALRM and WINCH in this thread. Those of job control stay with the
     /// person's shell.
     pub(super) fn block() -> Result<BlockedSignals> {
-        let before = process::block_forwarded()?;
-        let queue = process::forwarded_queue().inspect_err(|_| restore(&before))?;
+        let before = signal::block_forwarded()?;
+        let queue = signal::forwarded_queue().inspect_err(|_| restore(&before))?;
         Ok(BlockedSignals { before, queue })
     }
 }
@@ -28,7 +28,7 @@ impl Drop for BlockedSignals {
 }
 
 fn restore(mask: &SignalMask) {
-    if let Err(e) = process::set_mask(mask) {
+    if let Err(e) = signal::set_mask(mask) {
         log::warn!("{e}");
     }
 }

@@ -11,7 +11,7 @@ use super::step::Step;
 use super::supervise::{Exit, supervise};
 use crate::error::{Context, Error, Kind, Result};
 use crate::kernel::process::{self, Cloned};
-use crate::kernel::{cgroup, mount, resolve, socket, tty};
+use crate::kernel::{cgroup, mount, resolve, signal, socket, tty};
 use crate::rootfs::Rootfs;
 
 /// Starts the planned sandbox on `rootfs`, telling `narrate` each step before it runs. Returns when the command has
@@ -28,7 +28,7 @@ use crate::rootfs::Rootfs;
 pub fn start(plan: &Plan, rootfs: Rootfs, narrate: &dyn Fn(&Step)) -> Result<Running> {
     process::require_single_thread()?;
     let signals = BlockedSignals::block()?;
-    let (before, parents, childs) = split(plan.steps());
+    let (before, after) = split(plan.steps());
     let (socket, childs_socket) = socket::pair()?;
     let window = [0, 1, 2].into_iter().find_map(|n| tty::window_size(tty::stdio(n)));
 
@@ -39,7 +39,7 @@ pub fn start(plan: &Plan, rootfs: Rootfs, narrate: &dyn Fn(&Step)) -> Result<Run
         if let Some(Cloned::Child) = host.child {
             let inherited = Inherited { socket: childs_socket, trees: host.trees, window };
             drop(socket);
-            enter::enter(&childs, inherited, narrate);
+            enter::enter(after, inherited, narrate);
         }
     }
     drop((childs_socket, host.trees));
@@ -48,13 +48,6 @@ pub fn start(plan: &Plan, rootfs: Rootfs, narrate: &dyn Fn(&Step)) -> Result<Run
     };
     let process = Process { pid, pidfd, reaped: false };
 
-    for step in &parents {
-        narrate(step);
-        attach(step, pid).context(|| step.describe())?;
-    }
-    if !parents.is_empty() {
-        report::release(socket.as_fd()).or_else(|e| if e.kind() == Kind::Io { Ok(()) } else { Err(e) })?;
-    }
     let mut terminal = None;
     while let Some(report) = report::receive(socket.as_fd())? {
         match report {
@@ -142,17 +135,6 @@ fn enable(directory: PathBuf, controllers: &[String]) -> Result<()> {
     cgroup::write(&directory.join("cgroup.subtree_control"), &value.join(" "))
 }
 
-fn attach(step: &Step, pid: i32) -> Result<()> {
-    match step {
-        Step::Attach { directory } => match cgroup::write(&directory.join("cgroup.procs"), &pid.to_string()) {
-            // It has ended already, and why it did is on its way.
-            Err(e) if e.errno() == Some(process::ESRCH) => Ok(()),
-            other => other,
-        },
-        _ => Err(Error::new(Kind::Invalid, "not a step of the parent")),
-    }
-}
-
 /// The sandbox's PID 1, killed and reaped when dropped.
 #[derive(Debug)]
 pub(super) struct Process {
@@ -166,7 +148,7 @@ impl Drop for Process {
         if self.reaped {
             return;
         }
-        let killed = process::signal(self.pidfd.as_fd(), process::SIGKILL);
+        let killed = signal::send(self.pidfd.as_fd(), signal::SIGKILL);
         if let Err(e) = killed.and_then(|()| process::wait(self.pidfd.as_fd()).map(drop)) {
             log::warn!("end the container: {e}");
         }
@@ -187,12 +169,19 @@ impl Cgroups {
     }
 }
 
-impl Drop for Cgroups {
-    fn drop(&mut self) {
-        for directory in &self.directories {
-            if let Err(e) = cgroup::remove_patiently(directory) {
+impl Cgroups {
+    /// Removes them, once no process is left in them.
+    pub(super) fn remove(&mut self) {
+        for directory in self.directories.drain(..) {
+            if let Err(e) = cgroup::remove_patiently(&directory) {
                 log::warn!("{e}");
             }
         }
+    }
+}
+
+impl Drop for Cgroups {
+    fn drop(&mut self) {
+        self.remove();
     }
 }

@@ -1,6 +1,6 @@
 //! The steps of a plan: what each does in words, and as the shell command that a person would type for it.
 //!
-//! One variant is one arm in `host.rs` or `enter.rs`. The shell commands read as one session: those before `unshare` in
+//! One variant is one arm in `start.rs` (the host's) or `enter.rs` (the child's). The shell commands read as one session: those before `unshare` in
 //! the host's shell, those after it in the new namespaces, with the root as the working directory from the step that
 //! attaches it on.
 
@@ -51,14 +51,14 @@ pub enum Step {
         /// What the clone forbids.
         attributes: Attributes,
     },
-    /// Makes the process in its new namespaces. What follows runs in it, [`Step::Attach`] excepted.
+    /// Makes the process in its new namespaces. What follows runs in it.
     Clone {
         /// A network namespace too.
         network: bool,
         /// The v2 cgroup to make it in.
         cgroup: Option<PathBuf>,
     },
-    /// Puts the process into a v1 cgroup; the parent does it while the process goes on.
+    /// Puts the process into a v1 cgroup.
     Attach {
         /// The cgroup.
         directory: PathBuf,
@@ -171,8 +171,6 @@ pub enum Step {
     MakeDirectory(PathBuf),
     /// Makes the root read-only.
     SealRoot,
-    /// Waits until the parent has attached the process to its cgroups.
-    AwaitParent,
     /// A cgroup namespace rooted at the sandbox's cgroup.
     UnshareCgroup,
     /// The root becomes `/`.
@@ -224,8 +222,6 @@ pub enum Step {
 pub enum Side {
     /// On the host, before the process is made.
     Before,
-    /// On the host, after it.
-    Parent,
     /// In the new process.
     Child,
 }
@@ -240,7 +236,6 @@ impl Step {
             | Step::CloneTree { .. }
             | Step::CloneRoot { .. }
             | Step::Clone { .. } => Side::Before,
-            Step::Attach { .. } => Side::Parent,
             _ => Side::Child,
         }
     }
@@ -297,7 +292,6 @@ impl Step {
             Step::MakeReadOnly { path } => format!("make {} read-only", path.display()),
             Step::MakeDirectory(path) => format!("make the directory {}", path.display()),
             Step::SealRoot => "make the root read-only".into(),
-            Step::AwaitParent => "wait for the parent".into(),
             Step::UnshareCgroup => "new cgroup namespace".into(),
             Step::PivotRoot => "make the root /".into(),
             Step::DetachOldRoot => "let go of the host's root".into(),
@@ -337,7 +331,7 @@ impl Step {
                 let join = join.unwrap_or_default();
                 format!("{join}unshare --mount --pid --fork --kill-child --uts --ipc{network} sh")
             }
-            Step::Attach { directory } => format!("echo $PID > {}/cgroup.procs", quote(directory)),
+            Step::Attach { directory } => format!("echo 0 > {}/tasks", quote(directory)),
             Step::DieWithParent => "setpriv --pdeathsig KILL sh".into(),
             Step::NewSession => "setsid sh".into(),
             Step::SetUmask(mask) => format!("umask {mask:04o}"),
@@ -367,7 +361,6 @@ impl Step {
             Step::MakeReadOnly { path } => format!("mount --bind -o ro {0} {0}", inside(path)),
             Step::MakeDirectory(path) => format!("mkdir -p {}", inside(path)),
             Step::SealRoot => "mount -o remount,bind,ro .".into(),
-            Step::AwaitParent => "# wait until the process is in its cgroups".into(),
             Step::UnshareCgroup => "unshare --cgroup sh".into(),
             Step::PivotRoot => "pivot_root . .".into(),
             Step::DetachOldRoot => "umount --lazy . && cd /".into(),
@@ -556,7 +549,6 @@ mod tests {
         for (word, expected) in cases {
             assert_eq!(quote(word), expected);
         }
-        // The last form as bash reads it: 'a'$'\n''b' is three words without a space between them.
     }
 
     #[test]

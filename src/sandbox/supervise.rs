@@ -6,8 +6,8 @@ use std::path::Path;
 use super::relay::Relay;
 use super::start::Running;
 use crate::error::Result;
-use crate::kernel::cgroup;
 use crate::kernel::process::{self, Ended, Polled};
+use crate::kernel::{cgroup, signal};
 
 /// After so many interrupts or termination requests that had no effect the sandbox is killed, as docker's client
 /// gives up after three.
@@ -45,6 +45,7 @@ pub(super) fn supervise(mut running: Running) -> Result<Exit> {
     let mut relay = running.terminal.take().map(|master| Relay::new(master, running.interactive)).transpose()?;
     let ended = follow(&mut running, relay.as_mut())?;
     let oom_killed = running.oom_events.as_deref().is_some_and(counts_oom_kills);
+    running.cgroups.remove();
     let status = match ended {
         Ended::Exited(code) => Status::Code(code),
         Ended::Signaled(signal) => Status::Signal(signal),
@@ -72,17 +73,17 @@ fn follow(running: &mut Running, mut relay: Option<&mut Relay>) -> Result<Ended>
         if let Some(relay) = relay.as_deref_mut() {
             relay.run([ready[2], ready[3], ready[4]])?;
         }
-        while let Some(signal) = running.signals.queue.next()? {
-            if signal == process::SIGWINCH {
+        while let Some(number) = running.signals.queue.next()? {
+            if number == signal::SIGWINCH {
                 relay.as_deref().map_or(Ok(()), Relay::resize)?;
                 continue;
             }
-            impatience += u32::from(process::is_termination(signal));
+            impatience += u32::from(signal::is_termination(number));
             if let Some(ended) = ended.filter(|_| impatience >= PATIENCE) {
                 // Whoever should read the rest of the output does not.
                 return Ok(ended);
             }
-            process::signal(pidfd, if impatience >= PATIENCE { process::SIGKILL } else { signal })?;
+            signal::send(pidfd, if impatience >= PATIENCE { signal::SIGKILL } else { number })?;
         }
         if ready[1].any() {
             ended = Some(process::wait(pidfd)?);

@@ -104,7 +104,9 @@ mod tests {
 
     #[test]
     fn users_and_groups_resolve_as_docker_does() {
-        let cases: &[(Option<&str>, Option<(u32, u32, &[u32], Option<&str>)>)] = &[
+        /// What is asked for; uid, gid, groups and home.
+        type Case<'a> = (Option<&'a str>, Option<(u32, u32, &'a [u32], Option<&'a str>)>);
+        let cases: &[Case<'_>] = &[
             (None, Some((0, 0, &[4], Some("/root")))),
             (Some(""), Some((0, 0, &[4], Some("/root")))),
             (Some("web"), Some((33, 34, &[4, 5], Some("/var/www")))),

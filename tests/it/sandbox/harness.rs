@@ -19,6 +19,8 @@ use tupper::sandbox::{self, Exit, Facts, Plan, Spec, Status};
 /// A root filesystem of busybox alone, without a single mount point in it.
 pub struct Root {
     pub dir: tempfile::TempDir,
+    /// Plan as if the host had no other cgroup hierarchy than the unified one.
+    pub unified_only: bool,
 }
 
 impl Root {
@@ -26,7 +28,7 @@ impl Root {
         assert!(nix::unistd::geteuid().is_root(), "these tests need root");
         let dir = tempfile::tempdir().expect("a temporary directory");
         fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("chmod");
-        let root = Root { dir };
+        let root = Root { dir, unified_only: false };
         let busybox = fs::read("/bin/busybox").expect("/bin/busybox of the package busybox-static");
         fs::create_dir(root.path("bin")).expect("mkdir bin");
         fs::create_dir(root.path("etc")).expect("mkdir etc");
@@ -97,7 +99,7 @@ impl Root {
                     nix::unistd::dup2_stderr(&childs_stderr).expect("dup2");
                     drop((childs_stdout, childs_stderr, stdio));
                     close_all_but(&[childs_report.as_raw_fd(), rootfs.dir.as_raw_fd()]);
-                    let exit = supervise(&spec, rootfs, &id, &childs_report);
+                    let exit = supervise(&spec, rootfs, &id, self.unified_only, &childs_report);
                     let mut report = File::from(childs_report);
                     report.write_all(format!("end {}\n", encode(&exit)).as_bytes()).expect("report");
                 }));
@@ -126,8 +128,11 @@ pub fn plan_of(root: &Root, spec: &Spec) -> Plan {
     sandbox::plan(spec, &facts).expect("a plan")
 }
 
-fn supervise(spec: &Spec, rootfs: Rootfs, id: &str, report: &OwnedFd) -> Result<Exit> {
-    let facts = Facts::gather(spec, &rootfs, id)?;
+fn supervise(spec: &Spec, rootfs: Rootfs, id: &str, unified_only: bool, report: &OwnedFd) -> Result<Exit> {
+    let mut facts = Facts::gather(spec, &rootfs, id)?;
+    if unified_only {
+        facts.hierarchies.retain(|h| h.unified);
+    }
     let plan = sandbox::plan(spec, &facts)?;
     let running = sandbox::start(&plan, rootfs, &|_| ())?;
     nix::unistd::write(report, format!("pid {}\n", running.pid()).as_bytes()).expect("report");

@@ -43,3 +43,11 @@ fn processor_time_is_limited() {
     let outcome = Root::new().run(Spec { limits, ..shell(script) });
     assert!(["25000", "25000 100000"].contains(&outcome.output()), "{outcome:?}");
 }
+
+#[test]
+fn a_unified_hierarchy_has_it_from_the_start() {
+    let root = Root { unified_only: true, ..Root::new() };
+    let outcome = root.sh("head -n 1 /sys/fs/cgroup/cgroup.procs; grep ^0: /proc/self/cgroup; \
+                           grep -c ' /sys/fs/cgroup ro,.* - cgroup2 ' /proc/self/mountinfo");
+    assert_eq!(outcome.lines(), ["1", "0::/", "1"]);
+}
