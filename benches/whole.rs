@@ -1,0 +1,236 @@
+//! Whole processes beside their floors, on a fresh loop-backed btrfs: `cargo bench --bench whole [WORD]`.
+//!
+//! The rows of a table take turns, so that a noisy moment hits all of them, and each ratio is of medians. `RUNS` is
+//! how many turns there are. There are no limits here that could fail: the figures are for reading.
+
+#![expect(clippy::print_stdout, reason = "a bench prints its tables")]
+
+#[allow(dead_code, reason = "shared with tests/it: each binary uses its part")]
+#[path = "../tests/it/support/mod.rs"]
+mod support;
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use support::command::Tupper;
+use support::disk::Disk;
+use support::{busybox, debian, need_root, sh};
+
+fn main() {
+    need_root();
+    // cargo bench passes --bench; a word beside it chooses among the tables.
+    let word = std::env::args().skip(1).find(|arg| !arg.starts_with('-')).unwrap_or_default();
+    let bench = Bench::new();
+    println!("{} · {} CPUs · btrfs, 8 KiB nodes, on a loop device", sh("uname", &["-sr"]), sh("nproc", &[]));
+    let tables: [(&str, fn(&Bench)); 4] =
+        [("version", version), ("run", run), ("snapshot", snapshot), ("import", import)];
+    tables.iter().filter(|(name, _)| name.contains(&word)).for_each(|(_, table)| table(&bench));
+}
+
+/// The disk, a store with a Debian and a busybox in it, and the floors, compiled.
+struct Bench {
+    tupper: Tupper,
+    /// A Debian as a plain subvolume.
+    debian: PathBuf,
+    runs: usize,
+    disk: Disk,
+}
+
+impl Bench {
+    fn new() -> Bench {
+        let disk = Disk::btrfs();
+        let tupper = Tupper::new(disk.path().join("store"));
+        tupper.ok_with("image import --name debian", &[text(&debian())]);
+        tupper.ok_with("image import --name busybox", &[text(&busybox())]);
+        let tree = disk.path().join("debian");
+        sh("btrfs", &["--quiet", "subvolume", "create", text(&tree)]);
+        sh("tar", &["-C", text(&tree), "-xf", text(&debian())]);
+        let floors = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/floor");
+        for name in ["run", "snapshots"] {
+            let (source, program) = (floors.join(format!("{name}.c")), disk.path().join(name));
+            sh("cc", &["-O2", "-Wall", "-pthread", "-o", text(&program), text(&source)]);
+        }
+        let runs = std::env::var("RUNS").ok().and_then(|runs| runs.parse().ok()).unwrap_or(15);
+        Bench { tupper, debian: tree, runs, disk }
+    }
+
+    /// A fresh directory for what a floor makes.
+    fn scratch(&self, name: &str) -> PathBuf {
+        let dir = self.disk.path().join(name);
+        fs::create_dir_all(&dir).expect("a directory");
+        dir
+    }
+
+    /// The raw ioctls: milliseconds to create and to destroy, in all.
+    fn raw_snapshots(&self, count: usize, threads: usize, directories: &str) -> (Duration, Duration) {
+        let dir = self.scratch("raw");
+        let (count, threads) = (count.to_string(), threads.to_string());
+        let said = sh(
+            text(&self.disk.path().join("snapshots")),
+            &[text(&self.debian), text(&dir), &count, &threads, directories],
+        );
+        let times: Vec<f64> = said.split(' ').map(|ms| ms.parse().expect("milliseconds")).collect();
+        (Duration::from_secs_f64(times[0] / 1e3), Duration::from_secs_f64(times[1] / 1e3))
+    }
+
+    /// Everything that was removed is gone from the disk too.
+    fn settle(&self) {
+        sh("btrfs", &["subvolume", "sync", text(&self.disk.path())]);
+        sh("btrfs", &["filesystem", "sync", text(&self.disk.path())]);
+    }
+}
+
+/// A named way to do the work once; it returns what counts of the time.
+struct Row<'a> {
+    name: &'static str,
+    once: Box<dyn FnMut() -> Duration + 'a>,
+    times: Vec<Duration>,
+}
+
+fn row<'a>(name: &'static str, once: impl FnMut() -> Duration + 'a) -> Row<'a> {
+    Row { name, once: Box::new(once), times: Vec::new() }
+}
+
+/// Lets the rows take turns and prints the table; ratios are to the sum of the first `floors` rows' medians.
+fn measure(title: &str, runs: usize, each: usize, floors: usize, mut rows: Vec<Row>) {
+    for turn in 0..=runs {
+        for row in &mut rows {
+            let time = (row.once)();
+            if turn > 0 {
+                row.times.push(time); // the first turn warms the caches
+            }
+        }
+    }
+    let each = u32::try_from(each).expect("a small number");
+    rows.iter_mut().for_each(|row| row.times.sort());
+    let median = |row: &Row| row.times[row.times.len() / 2] / each;
+    let floor: Duration = rows[..floors].iter().map(median).sum();
+    println!("\n{title} (medians of {runs}, ms{})", if each > 1 { " each" } else { "" });
+    println!("  {:<44} {:>10} {:>10} {:>10} {:>8}", "", "median", "min", "max", "ratio");
+    for row in &rows {
+        let (min, max) = (row.times[0] / each, row.times[row.times.len() - 1] / each);
+        println!(
+            "  {:<44} {:>10.3} {:>10.3} {:>10.3} {:>7.2}x",
+            row.name,
+            ms(median(row)),
+            ms(min),
+            ms(max),
+            median(row).as_secs_f64() / floor.as_secs_f64()
+        );
+    }
+}
+
+fn version(bench: &Bench) {
+    let rows = vec![
+        row("floor: exec of true", || timed(&mut Command::new("true"))),
+        row("tupper version", || timed(bench.tupper.command("version", &[]).stdout(Stdio::null()))),
+    ];
+    measure("Starting and saying one's version", bench.runs * 4, 1, 1, rows);
+}
+
+fn run(bench: &Bench) {
+    let bwrap = |root: &Path| {
+        let mut bwrap = Command::new("bwrap");
+        bwrap.arg("--bind").arg(root).args(["/", "--proc", "/proc", "--dev", "/dev", "--unshare-all", "true"]);
+        bwrap
+    };
+    let mut rows = vec![
+        row("floor: clone3, mounts, pivot_root, exec", || {
+            timed(Command::new(bench.disk.path().join("run")).arg(&bench.debian).arg("true"))
+        }),
+        row("floor: one raw snapshot, ioctl alone", || bench.raw_snapshots(1, 1, "one").0),
+        row("tupper run --rm debian true", || timed(&mut bench.tupper.command("run --rm debian true", &[]))),
+        row("tupper run --rm busybox true", || timed(&mut bench.tupper.command("run --rm busybox true", &[]))),
+        row("tupper run --rm debian touch /x", || timed(&mut bench.tupper.command("run --rm debian touch /x", &[]))),
+    ];
+    if bwrap(&bench.debian).stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok_and(|status| status.success()) {
+        rows.push(row("bwrap, no snapshot, no cgroup", || timed(&mut bwrap(&bench.debian))));
+    }
+    measure("A throwaway container (ratio to the two floors together)", bench.runs, 1, 2, rows);
+}
+
+fn snapshot(bench: &Bench) {
+    const COUNT: usize = 512;
+    let runs = bench.runs.div_ceil(5);
+    let ids = bench.disk.path().join("ids");
+    let create = || {
+        bench.settle();
+        let mut command = bench.tupper.command(&format!("snapshot create --count {COUNT} debian"), &[]);
+        let time = timed(command.stdout(File::create(&ids).expect("a file")));
+        let ids = fs::read_to_string(&ids).expect("the ids");
+        assert_eq!(ids.lines().count(), COUNT, "snapshots that were named");
+        let removal = timed(bench.tupper.command("snapshot rm", &[]).args(ids.lines()).stdout(Stdio::null()));
+        (time, removal)
+    };
+    let mut removals = Vec::new();
+    let settled = |threads, directories| {
+        bench.settle();
+        bench.raw_snapshots(COUNT, threads, directories).0
+    };
+    let rows = vec![
+        row("floor: raw ioctl, 64 threads, 64 directories", || settled(64, "many")),
+        row("raw ioctl, 1 thread, 1 directory", || settled(1, "one")),
+        row("raw ioctl, 64 threads, 1 directory", || settled(64, "one")),
+        row("tupper snapshot create --count 512", || {
+            let (time, removal) = create();
+            removals.push(removal);
+            time
+        }),
+    ];
+    measure("512 snapshots of a Debian", runs, COUNT, 1, rows);
+    removals.sort();
+    let removal = removals[removals.len() / 2] / u32::try_from(COUNT).expect("a small number");
+    println!("  {:<44} {:>10.3}", "tupper snapshot rm (those 512)", ms(removal));
+}
+
+fn import(bench: &Bench) {
+    let tarball = debian();
+    let tree = bench.disk.path().join("unpacked");
+    let untar = || {
+        if tree.exists() {
+            sh("btrfs", &["--quiet", "subvolume", "delete", text(&tree)]);
+        }
+        bench.settle();
+        sh("btrfs", &["--quiet", "subvolume", "create", text(&tree)]);
+        let script = "tar -C \"$0\" -xf \"$1\" && btrfs filesystem sync \"$0\"";
+        timed(Command::new("sh").args(["-c", script, text(&tree), text(&tarball)]))
+    };
+    // Another tree each time: a layer that is there already would not be unpacked at all.
+    let mut turn = 0;
+    let fresh = || {
+        turn += 1;
+        let packed = bench.disk.path().join("import.tar");
+        fs::copy(&tarball, &packed).expect("copy the tarball");
+        let mark = bench.scratch("mark").join("mark");
+        fs::write(&mark, turn.to_string()).expect("a file");
+        sh("tar", &["-rf", text(&packed), "-C", text(&bench.scratch("mark")), "mark"]);
+        bench.settle();
+        let mut command = bench.tupper.command("image import --name fresh", &[text(&packed)]);
+        let time = timed(command.stdout(Stdio::null()));
+        bench.tupper.ok("image rm fresh");
+        time
+    };
+    let rows = vec![row("floor: tar -xf into a subvolume, then sync", untar), row("tupper image import", fresh)];
+    let size = tarball.metadata().expect("the tarball").len() >> 20;
+    measure(&format!("Import of a Debian, {size} MiB"), bench.runs.div_ceil(3), 1, 1, rows);
+}
+
+/// From before the fork to after the wait; a failure ends the bench.
+fn timed(command: &mut Command) -> Duration {
+    command.stdin(Stdio::null());
+    let start = Instant::now();
+    let status = command.status().unwrap_or_else(|e| panic!("{command:?}: {e}"));
+    let time = start.elapsed();
+    assert!(status.success(), "{command:?}: {status}");
+    time
+}
+
+fn ms(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e3
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().expect("a plain path")
+}
