@@ -141,7 +141,8 @@ mod tests {
 
     #[test]
     fn entrypoint_and_command_as_in_podman() {
-        let rows: [(&[&str], &[&str], Option<&[&str]>, &[&str], &[&str]); 6] = [
+        type Words<'a> = &'a [&'a str];
+        let rows: [(Words<'_>, Words<'_>, Option<Words<'_>>, Words<'_>, Words<'_>); 6] = [
             (&[], &["sh"], None, &[], &["sh"]),
             (&[], &["sh"], None, &["ls", "/"], &["ls", "/"]),
             (&["init"], &["sh"], None, &[], &["init", "sh"]),

@@ -212,11 +212,8 @@ pub(crate) fn lock(fd: BorrowedFd<'_>, how: Lock) -> Result<()> {
         Lock::TryExclusive => libc::LOCK_EX | libc::LOCK_NB,
     };
     loop {
+        #[expect(unsafe_code, reason = "nix's Flock wants to own the descriptor; ours is used for openat, too")]
         // SAFETY: flock takes a descriptor, which the borrow keeps open, and an integer.
-        #[expect(
-            unsafe_code,
-            reason = "nix's Flock wants to own a regular descriptor; ours are directories shared with openat"
-        )]
         let result = unsafe { libc::flock(fd.as_raw_fd(), operation) };
         match Errno::result(result) {
             Ok(_) => return Ok(()),
