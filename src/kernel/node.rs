@@ -8,8 +8,10 @@
 //! Long because it is a list: each function is one call, and none uses another.
 
 use std::ffi::{CStr, CString};
+use std::fs::File;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use nix::errno::Errno;
@@ -282,6 +284,26 @@ pub(crate) fn has_xattr(path: &[u8], name: &CStr) -> Result<bool> {
         Err(Errno::ENODATA | Errno::EOPNOTSUPP) => Ok(false),
         Err(errno) => Err(errno).doing("read an xattr of"),
     }
+}
+
+/// Whether what was found is a directory (inode(7)).
+pub(crate) fn is_directory(found: &libc::stat) -> bool {
+    found.st_mode & libc::S_IFMT == libc::S_IFDIR
+}
+
+/// Whether what was found is a symbolic link (inode(7)).
+pub(crate) fn is_symlink(found: &libc::stat) -> bool {
+    found.st_mode & libc::S_IFMT == libc::S_IFLNK
+}
+
+/// The major and minor number of a device (makedev(3)).
+pub(crate) fn device_numbers(device: u64) -> (u32, u32) {
+    (libc::major(device), libc::minor(device))
+}
+
+/// Opens a file to read it: no link, and without waiting if it has become a FIFO since it was looked at.
+pub(crate) fn open_to_read(path: &Path) -> std::io::Result<File> {
+    File::options().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path)
 }
 
 /// fstatat(2); a final link is followed only when asked.

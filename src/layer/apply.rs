@@ -168,7 +168,7 @@ impl Applier {
         match node::create_directory(name, entry.mode) {
             Err(failure) if failure.exists() => {
                 let found = node::metadata(name, false).map_err(fail)?;
-                if found.st_mode & libc::S_IFMT == libc::S_IFDIR {
+                if node::is_directory(&found) {
                     made = false;
                 } else {
                     node::remove(name).map_err(fail)?;
@@ -414,11 +414,11 @@ impl Applier {
 fn existing(name: &[u8], path: &[u8]) -> Result<Frame> {
     let fail = |failure: node::Failure| failure.of(path);
     let mut found = node::metadata(name, false).map_err(fail)?;
-    let link = found.st_mode & libc::S_IFMT == libc::S_IFLNK;
+    let link = node::is_symlink(&found);
     if link {
         found = node::metadata(name, true).map_err(fail)?;
     }
-    if found.st_mode & libc::S_IFMT != libc::S_IFDIR {
+    if !node::is_directory(&found) {
         let shown = String::from_utf8_lossy(path);
         return Err(Error::new(Kind::Invalid, format!("enter {shown}: it is no directory")));
     }
@@ -463,9 +463,9 @@ fn write_sparse<R: BufRead>(
 }
 
 fn make_way(name: &[u8]) -> node::Result<()> {
-    match node::metadata(name, false)?.st_mode & libc::S_IFMT {
-        libc::S_IFDIR => node::remove_tree(name),
-        _ => node::remove(name),
+    match node::is_directory(&node::metadata(name, false)?) {
+        true => node::remove_tree(name),
+        false => node::remove(name),
     }
 }
 

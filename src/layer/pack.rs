@@ -11,11 +11,11 @@
 //! Names longer than PATH_MAX are an error.
 
 use std::collections::HashMap;
-use std::fs::{File, Metadata, OpenOptions};
+use std::fs::{File, Metadata};
 use std::io::{self, Read, Seek, SeekFrom};
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::{self, JoinHandle};
@@ -210,7 +210,7 @@ impl Packer {
     ) -> Result<()> {
         header.set_entry_type(tar::EntryType::Regular);
         let size = found.size();
-        let file = OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path)?;
+        let file = node::open_to_read(path)?;
         let pieces = match found.blocks() * 512 < size {
             true => node::data_pieces(file.as_fd(), size).map_err(|failure| failure.of(name))?,
             false => vec![(0, size)],
@@ -342,11 +342,10 @@ fn set_size(header: &mut tar::Header, records: &mut Records, size: u64) {
 }
 
 fn device(header: &mut tar::Header, records: &mut Records, number: u64) {
-    let major = u64::from(libc::major(number));
-    let minor = u64::from(libc::minor(number));
+    let (major, minor) = node::device_numbers(number);
     // Both fit the field now, and a ustar header has it.
-    let major = fitting(records, b"SCHILY.devmajor", major, SMALL) as u32;
-    let minor = fitting(records, b"SCHILY.devminor", minor, SMALL) as u32;
+    let major = fitting(records, b"SCHILY.devmajor", u64::from(major), SMALL) as u32;
+    let minor = fitting(records, b"SCHILY.devminor", u64::from(minor), SMALL) as u32;
     header.set_device_major(major).and(header.set_device_minor(minor)).unwrap_or_default();
 }
 
