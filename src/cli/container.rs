@@ -34,8 +34,7 @@ impl Start {
             );
             return Err(error.with_hint("use `tupper start -a`").into());
         }
-        let quiet = |_: &str, _: &str| {};
-        let narrate: Narrate<'_> = if self.explain { &super::run::narrate } else { &quiet };
+        let narrate: Option<Narrate<'_>> = self.explain.then_some(&super::run::narrate);
         Ok(super::run::exit_code(&container::start(&store, &self.container, narrate)?))
     }
 }

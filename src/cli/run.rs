@@ -228,8 +228,7 @@ fn run(root: &Path, create: &container::Create, explain: Option<Explain>) -> Res
         container::explain(&store, create, &narrate)?;
         return Ok(ExitCode::SUCCESS);
     }
-    let quiet = |_: &str, _: &str| {};
-    let narrate: container::Narrate<'_> = if explain.is_some() { &narrate } else { &quiet };
+    let narrate: Option<container::Narrate<'_>> = explain.is_some().then_some(&narrate);
     Ok(exit_code(&container::run(&store, create, narrate)?))
 }
 

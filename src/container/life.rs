@@ -1,6 +1,7 @@
 //! The verbs: create, run, start, remove.
 
 use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 
@@ -9,7 +10,8 @@ use super::{Ended, Record, State, names};
 use crate::error::{Context, Error, Kind, Result};
 use crate::kernel::{process, signal};
 use crate::name::{Id, ObjectName};
-use crate::sandbox::{self, Exit, Facts, Spec, Status};
+use crate::rootfs::Rootfs;
+use crate::sandbox::{self, Exit, Facts, Plan, Spec, Status};
 use crate::snapshot::{self, Resolved};
 use crate::store::{Found, Running, Shelf, Store, record};
 use crate::subvolume::{Active, New};
@@ -32,30 +34,62 @@ pub struct Create {
     pub options: Options,
 }
 
+/// A container that is about to be made: everything but its snapshot.
+struct Prepared {
+    found: Found,
+    resolved: Resolved,
+    record: Record,
+    spec: Spec,
+    path: PathBuf,
+}
+
 /// A container that exists and is locked by us.
 struct Held {
     active: Active,
     found: Found,
     record: Record,
-    spec: Spec,
 }
 
 /// Makes a container without starting it, and returns its id: durable when it returns.
 pub fn create(store: &Store, create: &Create) -> Result<Id> {
-    let held = make(store, create, &|_, _| {}).context(|| format!("container from {}", create.source))?;
-    Ok(held.found.id)
+    let doing = || format!("container from {}", create.source);
+    let prepared = prepare(store, create).context(doing)?;
+    make(store, &prepared).context(doing)?;
+    Ok(prepared.found.id)
 }
 
 /// Makes a container, runs its command in the foreground and, with `auto_remove`, removes it without a trace.
-pub fn run(store: &Store, create: &Create, narrate: Narrate<'_>) -> Result<Exit> {
-    process::require_single_thread()?;
-    let held = make(store, create, narrate).context(|| format!("container from {}", create.source))?;
-    supervise(store, held, narrate)
+///
+/// The snapshot is made while the new process sets its namespaces up, unless somebody listens: a story is told in order.
+pub fn run(store: &Store, create: &Create, narrate: Option<Narrate<'_>>) -> Result<Exit> {
+    let doing = || format!("container from {}", create.source);
+    let prepared = prepare(store, create).context(doing)?;
+    let root = prepared.resolved.parent.rootfs(&prepared.path, prepared.spec.read_only)?;
+    let plan = plan(&prepared.spec, &root, prepared.found)?;
+    let mut active = None;
+    let mut make_rootfs = || {
+        let active = active.insert(make(store, &prepared).context(doing)?);
+        active.rootfs(prepared.spec.read_only)
+    };
+    let started = match narrate {
+        Some(narrate) => {
+            narrate_snapshot(&prepared, narrate);
+            let rootfs = make_rootfs()?;
+            start_sandbox(&plan, || Ok(rootfs), Some(narrate))
+        }
+        None => start_sandbox(&plan, make_rootfs, None),
+    };
+    match (active, started) {
+        (Some(active), started) => {
+            conclude(store, Held { active, found: prepared.found, record: prepared.record }, started, narrate)
+        }
+        (None, Err(cause)) => Err(cause),
+        (None, Ok(_)) => Err(Error::new(Kind::Io, "the container started without its root")),
+    }
 }
 
 /// Runs the command of a container that was created, or has ended, in the foreground.
-pub fn start(store: &Store, text: &str, narrate: Narrate<'_>) -> Result<Exit> {
-    process::require_single_thread()?;
+pub fn start(store: &Store, text: &str, narrate: Option<Narrate<'_>>) -> Result<Exit> {
     let found = store.find_among(text, &[Shelf::Containers])?;
     let active = Active::open(store, found).map_err(|e| match e.kind() {
         Kind::InUse => Error::new(Kind::InUse, format!("container {text}: running already")),
@@ -63,21 +97,21 @@ pub fn start(store: &Store, text: &str, narrate: Narrate<'_>) -> Result<Exit> {
     })?;
     let spec = super::open(store, &found.id)?.spec;
     let record: Record = record::read(active.dir())?.ok_or_else(|| Error::new(Kind::Store, "no record"))?;
-    supervise(store, Held { active, found, record, spec }, narrate)
+    let rootfs = active.rootfs(spec.read_only)?;
+    let plan = plan(&spec, &rootfs, found)?;
+    let started = start_sandbox(&plan, || Ok(rootfs), narrate);
+    conclude(store, Held { active, found, record }, started, narrate)
 }
 
 /// Narrates what [`run`] would do, and does nothing.
 pub fn explain(store: &Store, create: &Create, narrate: Narrate<'_>) -> Result<()> {
-    let id = store.new_id()?;
-    let resolved = snapshot::resolve(store, &create.source)?;
-    let spec = spec(create, &resolved, &id)?;
-    let path = store.rootfs_path(Shelf::Containers, &id);
-    let rootfs = resolved.parent.rootfs(&path, spec.read_only)?;
-    let plan = sandbox::plan(&spec, &Facts::gather(&spec, &rootfs, &id.to_string())?)?;
-    narrate_snapshot(&resolved, &path, narrate);
+    let prepared = prepare(store, create)?;
+    let root = prepared.resolved.parent.rootfs(&prepared.path, prepared.spec.read_only)?;
+    let plan = plan(&prepared.spec, &root, prepared.found)?;
+    narrate_snapshot(&prepared, narrate);
     plan.steps().iter().for_each(|step| narrate(&step.describe(), &step.command()));
     if create.auto_remove {
-        narrate_removal(&path, narrate);
+        narrate_removal(&prepared.path, narrate);
     }
     Ok(())
 }
@@ -121,14 +155,12 @@ fn kill(store: &Store, id: &Id, running: &Running) -> Result<()> {
     }
 }
 
-fn make(store: &Store, create: &Create, narrate: Narrate<'_>) -> Result<Held> {
+/// Decides everything about a new container, and changes nothing.
+fn prepare(store: &Store, create: &Create) -> Result<Prepared> {
     let found = Found { shelf: Shelf::Containers, id: store.new_id()? };
     let resolved = snapshot::resolve(store, &create.source)?;
-    let spec = spec(create, &resolved, &found.id)?;
-    let image = resolved.image.as_ref().map(|image| image.id);
-    if let Some(image) = &image {
-        store.set_last_image(image)?;
-    }
+    let config = resolved.image.as_ref().and_then(|image| image.config.config().as_ref());
+    let spec = compose(&create.options, config, &found.id, create.term.as_deref())?;
     let name = match &create.name {
         Some(name) => Some(name.clone()),
         // Nobody has the time to call a throwaway by its name.
@@ -136,41 +168,65 @@ fn make(store: &Store, create: &Create, narrate: Narrate<'_>) -> Result<Held> {
         None => Some(names::free(store)?),
     };
     let record = Record {
-        name: name.clone(),
+        name,
         created: Timestamp::now(),
         source: resolved.source.clone(),
-        image,
+        image: resolved.image.as_ref().map(|image| image.id),
         auto_remove: create.auto_remove,
         started: None,
         ended: None,
     };
-    let json = serde_json::to_vec(&spec).map_err(|e| Error::new(Kind::Invalid, e.to_string()))?;
-    narrate_snapshot(&resolved, &store.rootfs_path(found.shelf, &found.id), narrate);
+    let path = store.rootfs_path(found.shelf, &found.id);
+    Ok(Prepared { found, resolved, record, spec, path })
+}
+
+/// Makes its snapshot, with record and name.
+fn make(store: &Store, prepared: &Prepared) -> Result<Active> {
+    if let Some(image) = &prepared.record.image {
+        store.set_last_image(image)?;
+    }
+    let spec = serde_json::to_vec(&prepared.spec).map_err(|e| Error::new(Kind::Invalid, e.to_string()))?;
     let new = New {
-        found,
-        name: name.as_ref(),
-        record: &record,
+        found: prepared.found,
+        name: prepared.record.name.as_ref(),
+        record: &prepared.record,
         read_only: false,
-        spec: Some(&json),
-        durable: !create.auto_remove,
+        spec: Some(&spec),
+        durable: !prepared.record.auto_remove,
     };
-    let active = Active::create(store, &resolved.parent, &new)?;
-    Ok(Held { active, found, record, spec })
+    Active::create(store, &prepared.resolved.parent, &new)
 }
 
-fn spec(create: &Create, resolved: &Resolved, id: &Id) -> Result<Spec> {
-    let config = resolved.image.as_ref().and_then(|image| image.config.config().as_ref());
-    compose(&create.options, config, id, create.term.as_deref())
+fn plan(spec: &Spec, root: &Rootfs, found: Found) -> Result<Plan> {
+    sandbox::plan(spec, &Facts::gather(spec, root, &found.id.to_string())?)
 }
 
-/// From the snapshot to the exit status, and what is left after it: the record, or nothing.
-fn supervise(store: &Store, mut held: Held, narrate: Narrate<'_>) -> Result<Exit> {
-    let exit = enter(store, &mut held, narrate);
+fn start_sandbox(
+    plan: &Plan,
+    rootfs: impl FnOnce() -> Result<Rootfs>,
+    narrate: Option<Narrate<'_>>,
+) -> Result<sandbox::Running> {
+    sandbox::start(plan, rootfs, &|step| {
+        if let Some(narrate) = narrate {
+            narrate(&step.describe(), &step.command());
+        }
+    })
+}
+
+/// From the start to the exit status, and what is left after it: the record, or nothing.
+fn conclude(
+    store: &Store,
+    mut held: Held,
+    started: Result<sandbox::Running>,
+    narrate: Option<Narrate<'_>>,
+) -> Result<Exit> {
+    let exit = started.and_then(|running| supervise(store, &mut held, running));
     store.forget_running(&held.found.id);
-    let path = store.rootfs_path(held.found.shelf, &held.found.id);
     let kept = match held.record.auto_remove {
         true => {
-            narrate_removal(&path, narrate);
+            if let Some(narrate) = narrate {
+                narrate_removal(&store.rootfs_path(held.found.shelf, &held.found.id), narrate);
+            }
             discard(store, held.active, held.found, held.record.name.as_ref())
         }
         false => match &exit {
@@ -189,11 +245,7 @@ fn supervise(store: &Store, mut held: Held, narrate: Narrate<'_>) -> Result<Exit
     }
 }
 
-fn enter(store: &Store, held: &mut Held, narrate: Narrate<'_>) -> Result<Exit> {
-    let rootfs = held.active.rootfs(held.spec.read_only)?;
-    let facts = Facts::gather(&held.spec, &rootfs, &held.found.id.to_string())?;
-    let plan = sandbox::plan(&held.spec, &facts)?;
-    let running = sandbox::start(&plan, rootfs, &|step| narrate(&step.describe(), &step.command()))?;
+fn supervise(store: &Store, held: &mut Held, running: sandbox::Running) -> Result<Exit> {
     held.record.started = Some(Timestamp::now());
     held.record.ended = None;
     if !held.record.auto_remove {
@@ -222,14 +274,14 @@ fn discard(store: &Store, active: Active, found: Found, name: Option<&ObjectName
     }
 }
 
-fn narrate_snapshot(resolved: &Resolved, path: &std::path::Path, narrate: Narrate<'_>) {
-    let source = &resolved.source;
+fn narrate_snapshot(prepared: &Prepared, narrate: Narrate<'_>) {
+    let Resolved { source, path, .. } = &prepared.resolved;
     narrate(
         &format!("make a copy-on-write snapshot of {} {}", source.kind, source.name),
-        &format!("btrfs subvolume snapshot {} {}", resolved.path.display(), path.display()),
+        &format!("btrfs subvolume snapshot {} {}", path.display(), prepared.path.display()),
     );
 }
 
-fn narrate_removal(path: &std::path::Path, narrate: Narrate<'_>) {
+fn narrate_removal(path: &Path, narrate: Narrate<'_>) {
     narrate("remove the snapshot", &format!("btrfs subvolume delete {}", path.display()));
 }

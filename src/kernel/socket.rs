@@ -50,7 +50,9 @@ pub(crate) fn receive(socket: BorrowedFd<'_>) -> Result<Option<(Vec<u8>, Option<
         let flags = MsgFlags::MSG_CMSG_CLOEXEC;
         match socket::recvmsg::<UnixAddr>(socket.as_raw_fd(), &mut slices, Some(&mut control), flags) {
             Err(Errno::EINTR) => continue,
-            Err(Errno::ECONNRESET) => break (0, None),
+            // The other end closed with a message of ours unread. That is told first, once; what it sent before it
+            // closed, and the end, come after (unix_release_sock, net/unix/af_unix.c).
+            Err(Errno::ECONNRESET) => continue,
             Err(e) => return Err(failed("receive a message", e)),
             Ok(message) => break (message.bytes, first_descriptor(&message)?),
         }

@@ -22,16 +22,16 @@ const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/s
 pub(super) struct Inherited {
     /// This process's end of the reports.
     pub socket: OwnedFd,
-    /// The clones of [`Step::CloneTree`], and last the root's.
+    /// The clones of [`Step::CloneTree`].
     pub trees: Vec<OwnedFd>,
     /// The size of the person's window.
     pub window: Option<WindowSize>,
 }
 
 /// Runs the steps, of which the last execs. A failure is reported to the parent.
-pub(super) fn enter(steps: &[Step], inherited: Inherited, narrate: &dyn Fn(&Step)) -> ! {
+pub(super) fn enter(steps: &[&Step], inherited: Inherited, narrate: &dyn Fn(&Step)) -> ! {
     let _guard = ExitOnUnwind;
-    let mut child = Child { inherited, root: None, dev: None, private: None, terminal: None };
+    let mut child = Child { inherited, detached_root: None, root: None, dev: None, private: None, terminal: None };
     for step in steps {
         narrate(step);
         if let Err(error) = child.run(step) {
@@ -53,6 +53,8 @@ impl Drop for ExitOnUnwind {
 
 struct Child {
     inherited: Inherited,
+    /// The root as it came, attached to nothing yet.
+    detached_root: Option<OwnedFd>,
     root: Option<OwnedFd>,
     dev: Option<OwnedFd>,
     private: Option<OwnedFd>,
@@ -71,6 +73,7 @@ impl Child {
                 Ok(())
             }
             Step::MakePrivate => mount::make_private(),
+            Step::AwaitRoot => self.await_root(),
             Step::AttachRoot { .. } => self.attach_root(),
             Step::SetHostname(name) => process::set_hostname(name),
             Step::LoopbackUp => socket::loopback_up(),
@@ -150,8 +153,17 @@ impl Child {
         Ok(())
     }
 
+    fn await_root(&mut self) -> Result<()> {
+        match report::ask_for_root(self.inherited.socket.as_fd())? {
+            Some(root) => self.detached_root = Some(root),
+            // The parent gave up and says why itself.
+            None => process::exit_now(125),
+        }
+        Ok(())
+    }
+
     fn attach_root(&mut self) -> Result<()> {
-        let root = self.inherited.trees.pop().ok_or_else(|| early("the root was not cloned"))?;
+        let root = self.detached_root.take().ok_or_else(|| early("the root has not come yet"))?;
         // The one directory that every host has. Lookups from `/` begin below what is mounted on it, so the host's
         // root stays in reach until pivot_root.
         let place = fs::open_directory(fs::CWD, "/")?;

@@ -83,20 +83,18 @@ pub fn plan(spec: &Spec, facts: &Facts) -> Result<Plan> {
             attributes: Attributes { read_only: volume.read_only, ..NOSUID_NODEV },
         });
     }
-    steps.push(Step::CloneRoot { path: facts.rootfs.clone(), attributes: NOSUID_NODEV });
     steps.push(Step::Clone { network: own_network, cgroup: cgroups.unified });
     steps.push(Step::DieWithParent);
     steps.extend(cgroups.attach.into_iter().map(|directory| Step::Attach { directory }));
-    steps.extend([
-        Step::NewSession,
-        Step::SetUmask(0),
-        Step::MakePrivate,
-        Step::AttachRoot { path: facts.rootfs.clone() },
-        Step::SetHostname(spec.hostname.clone()),
-    ]);
+    steps.extend([Step::NewSession, Step::SetUmask(0), Step::MakePrivate, Step::SetHostname(spec.hostname.clone())]);
     if own_network {
         steps.push(Step::LoopbackUp);
     }
+    steps.extend([
+        Step::AwaitRoot,
+        Step::CloneRoot { path: facts.rootfs.clone(), attributes: NOSUID_NODEV },
+        Step::AttachRoot { path: facts.rootfs.clone() },
+    ]);
     steps.push(mount("proc", "/proc", &[], HARMLESS));
     if own_network && facts.ping {
         // ping(8) without privileges for every group: icmp(7), ping_group_range.
@@ -343,9 +341,11 @@ fn invalid(message: String) -> Error {
     Error::new(Kind::Invalid, message)
 }
 
-/// The steps up to the clone, and those after it.
-pub(super) fn split(steps: &[Step]) -> (&[Step], &[Step]) {
-    steps.split_at(steps.partition_point(|step| step.side() == Side::Before))
+/// The steps by where they run: before the process, then at the same time the parent's and the child's.
+pub(super) fn split(steps: &[Step]) -> (&[Step], Vec<&Step>, Vec<&Step>) {
+    let (before, after) = steps.split_at(steps.partition_point(|step| step.side() == Side::Before));
+    let (parents, childs) = after.iter().partition(|step| step.side() == Side::Parent);
+    (before, parents, childs)
 }
 
 #[cfg(test)]

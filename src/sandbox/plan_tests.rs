@@ -150,6 +150,10 @@ fn no_step_of_the_host_follows_the_clone() {
         let clone = plan.steps().iter().position(|s| matches!(s, Step::Clone { .. })).expect("a clone");
         assert!(sides[..=clone].iter().all(|s| *s == Side::Before));
         assert!(sides[clone + 1..].iter().all(|s| *s != Side::Before));
+        // The parent's one step is where the new process waits for it.
+        let parents = plan.steps().iter().position(|s| s.side() == Side::Parent).expect("a step of the parent");
+        assert!(matches!(plan.steps()[parents - 1..=parents + 1], [Step::AwaitRoot, _, Step::AttachRoot { .. }]));
+        assert_eq!(sides.iter().filter(|s| **s == Side::Parent).count(), 1);
         // Privileges go before anything of the root runs, and nothing but these steps comes after.
         let last: Vec<_> = plan.steps().iter().rev().take(4).collect();
         assert!(matches!(last[0], Step::Exec { .. }), "{last:?}");

@@ -1,4 +1,5 @@
-//! What the new process tells its parent before it becomes the command: its terminal, or why it failed.
+//! What the new process and its parent tell each other before it becomes the command: that it wants its root, the
+//! root, its terminal, or why it failed.
 //!
 //! One message each over a sequenced-packet socket that closes at exec, so that its end means success.
 
@@ -24,10 +25,14 @@ const KINDS: &[Kind] = &[
 
 const FAILED: u8 = b'E';
 const TERMINAL: u8 = b'T';
+const WANTS_ROOT: u8 = b'W';
+const ROOT: u8 = b'R';
 
 /// A message from the new process.
 #[derive(Debug)]
 pub(super) enum Report {
+    /// It is ready for its root.
+    WantsRoot,
     /// The other end of its terminal.
     Terminal(OwnedFd),
     /// Why it is not the command.
@@ -44,6 +49,21 @@ pub(super) fn send_failure(socket: BorrowedFd<'_>, error: &Error) {
     }
 }
 
+/// Asks for the root and waits for it; `None` when the parent is gone or gave up.
+pub(super) fn ask_for_root(socket: BorrowedFd<'_>) -> Result<Option<OwnedFd>> {
+    socket::send(socket, &[WANTS_ROOT], None)?;
+    match socket::receive(socket)? {
+        Some((message, Some(root))) if message == [ROOT] => Ok(Some(root)),
+        None => Ok(None),
+        _ => Err(Error::new(Kind::Io, "an answer that makes no sense")),
+    }
+}
+
+/// Sends the root to the process that asked for it. One that has ended since is no error: why it did is on its way.
+pub(super) fn send_root(socket: BorrowedFd<'_>, root: BorrowedFd<'_>) -> Result<()> {
+    socket::send(socket, &[ROOT], Some(root)).or_else(|e| if e.kind() == Kind::Io { Ok(()) } else { Err(e) })
+}
+
 /// Sends the master of the terminal.
 pub(super) fn send_terminal(socket: BorrowedFd<'_>, master: BorrowedFd<'_>) -> Result<()> {
     socket::send(socket, &[TERMINAL], Some(master))
@@ -53,6 +73,7 @@ pub(super) fn send_terminal(socket: BorrowedFd<'_>, master: BorrowedFd<'_>) -> R
 pub(super) fn receive(socket: BorrowedFd<'_>) -> Result<Option<Report>> {
     let Some((message, descriptor)) = socket::receive(socket)? else { return Ok(None) };
     match (message.as_slice(), descriptor) {
+        ([WANTS_ROOT], None) => Ok(Some(Report::WantsRoot)),
         ([TERMINAL], Some(master)) => Ok(Some(Report::Terminal(master))),
         ([FAILED, kind, text @ ..], _) => {
             let kind = KINDS.get(usize::from(*kind)).copied().unwrap_or(Kind::Io);

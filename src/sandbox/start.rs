@@ -1,6 +1,6 @@
 //! The parent: runs the host's steps, makes the process, and learns whether it became the command.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
 use super::enter::{self, Inherited};
@@ -17,6 +17,9 @@ use crate::rootfs::Rootfs;
 /// Starts the planned sandbox on `rootfs`, telling `narrate` each step before it runs. Returns when the command has
 /// been executed.
 ///
+/// `rootfs` is called once the new process exists, so that making the root and preparing the namespaces for it happen at
+/// the same time; when it fails the process is killed and its error returned.
+///
 /// `narrate` is also called in the new process, which shares no memory with this one and whose standard error is
 /// this one's until it becomes the command. The calling process must have a single thread; the signals that
 /// [`Running::supervise`] hands on stay blocked in it from here until the [`Running`] is gone.
@@ -25,21 +28,21 @@ use crate::rootfs::Rootfs;
 ///
 /// [`Kind::CommandNotFound`], [`Kind::NotExecutable`], or the kind of the step that failed, which the error names.
 /// Nothing is left behind: no process, no mount, no cgroup.
-pub fn start(plan: &Plan, rootfs: Rootfs, narrate: &dyn Fn(&Step)) -> Result<Running> {
+pub fn start(plan: &Plan, rootfs: impl FnOnce() -> Result<Rootfs>, narrate: &dyn Fn(&Step)) -> Result<Running> {
     process::require_single_thread()?;
     let signals = BlockedSignals::block()?;
-    let (before, after) = split(plan.steps());
+    let (before, parents, childs) = split(plan.steps());
     let (socket, childs_socket) = socket::pair()?;
     let window = [0, 1, 2].into_iter().find_map(|n| tty::window_size(tty::stdio(n)));
 
-    let mut host = Host { rootfs, cgroups: Cgroups::default(), trees: Vec::new(), child: None };
+    let mut host = Host { cgroups: Cgroups::default(), trees: Vec::new(), child: None };
     for step in before {
         narrate(step);
         host.run(step).context(|| step.describe())?;
         if let Some(Cloned::Child) = host.child {
             let inherited = Inherited { socket: childs_socket, trees: host.trees, window };
             drop(socket);
-            enter::enter(after, inherited, narrate);
+            enter::enter(&childs, inherited, narrate);
         }
     }
     drop((childs_socket, host.trees));
@@ -48,9 +51,16 @@ pub fn start(plan: &Plan, rootfs: Rootfs, narrate: &dyn Fn(&Step)) -> Result<Run
     };
     let process = Process { pid, pidfd, reaped: false };
 
+    let rootfs = rootfs()?;
     let mut terminal = None;
     while let Some(report) = report::receive(socket.as_fd())? {
         match report {
+            Report::WantsRoot => {
+                for step in &parents {
+                    narrate(step);
+                    hand_over(step, &rootfs, socket.as_fd()).context(|| step.describe())?;
+                }
+            }
             Report::Terminal(master) => terminal = Some(master),
             Report::Failed(error) => return Err(error),
         }
@@ -90,7 +100,6 @@ impl Running {
 
 /// The host's side: what the steps before the process have made.
 struct Host {
-    rootfs: Rootfs,
     cgroups: Cgroups,
     trees: Vec<OwnedFd>,
     child: Option<Cloned>,
@@ -112,12 +121,6 @@ impl Host {
                 self.trees.push(tree);
                 Ok(())
             }
-            Step::CloneRoot { attributes, .. } => {
-                let tree = mount::clone_tree(self.rootfs.dir.as_fd(), "", false)?;
-                mount::set_attributes(tree.as_fd(), *attributes, false)?;
-                self.trees.push(tree);
-                Ok(())
-            }
             Step::Clone { network, cgroup } => {
                 let cgroup = cgroup.as_deref().map(cgroup::open).transpose()?;
                 let namespaces = process::sandbox_namespaces(*network);
@@ -126,6 +129,18 @@ impl Host {
             }
             _ => Err(Error::new(Kind::Invalid, "not a step of the host")),
         }
+    }
+}
+
+/// The parent's steps: what the new process has asked for.
+fn hand_over(step: &Step, rootfs: &Rootfs, socket: BorrowedFd<'_>) -> Result<()> {
+    match step {
+        Step::CloneRoot { attributes, .. } => {
+            let tree = mount::clone_tree(rootfs.dir.as_fd(), "", false)?;
+            mount::set_attributes(tree.as_fd(), *attributes, false)?;
+            report::send_root(socket, tree.as_fd())
+        }
+        _ => Err(Error::new(Kind::Invalid, "not a step of the parent")),
     }
 }
 

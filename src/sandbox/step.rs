@@ -44,7 +44,7 @@ pub enum Step {
         /// What the clone forbids.
         attributes: Attributes,
     },
-    /// Clones the mount that the root is on; always the last clone.
+    /// Clones the mount that the root is on and hands it to the new process, which has asked for it by then.
     CloneRoot {
         /// Where the root lies, for people.
         path: PathBuf,
@@ -71,6 +71,8 @@ pub enum Step {
     SetUmask(u32),
     /// No mount made here shows on the host, or the reverse.
     MakePrivate,
+    /// Asks the parent for the root. Until here the process needs none, so the parent can make it meanwhile.
+    AwaitRoot,
     /// Attaches the root's clone.
     AttachRoot {
         /// Where the root lies, for people.
@@ -222,6 +224,8 @@ pub enum Step {
 pub enum Side {
     /// On the host, before the process is made.
     Before,
+    /// On the host, when the new process asks for it.
+    Parent,
     /// In the new process.
     Child,
 }
@@ -234,8 +238,8 @@ impl Step {
             | Step::MakeCgroup { .. }
             | Step::SetLimit { .. }
             | Step::CloneTree { .. }
-            | Step::CloneRoot { .. }
             | Step::Clone { .. } => Side::Before,
+            Step::CloneRoot { .. } => Side::Parent,
             _ => Side::Child,
         }
     }
@@ -274,6 +278,7 @@ impl Step {
             Step::NewSession => "new session".into(),
             Step::SetUmask(mask) => format!("set the file mode mask to {mask:04o}"),
             Step::MakePrivate => "make every mount private".into(),
+            Step::AwaitRoot => "wait for the root".to_string(),
             Step::AttachRoot { path } => format!("mount the root {}", path.display()),
             Step::SetHostname(name) => format!("set the hostname to {name}"),
             Step::LoopbackUp => "bring loopback up".into(),
@@ -336,6 +341,7 @@ impl Step {
             Step::NewSession => "setsid sh".into(),
             Step::SetUmask(mask) => format!("umask {mask:04o}"),
             Step::MakePrivate => "mount --make-rprivate /".into(),
+            Step::AwaitRoot => "wait".to_string(),
             Step::AttachRoot { path } => format!("mount --bind {0} {0} && cd {0}", quote(path)),
             Step::SetHostname(name) => format!("hostname {}", quote(name)),
             Step::LoopbackUp => "ip link set lo up".into(),

@@ -138,8 +138,10 @@ fn a_process_with_several_threads_cannot_start_one() {
     let facts = tupper::sandbox::Facts::gather(&spec, &rootfs, "threads").expect("facts");
     let plan = tupper::sandbox::plan(&spec, &facts).expect("a plan");
     std::thread::scope(|s| {
-        let error =
-            s.spawn(|| tupper::sandbox::start(&plan, rootfs, &|_| ()).expect_err("threads")).join().expect("join");
+        let error = s
+            .spawn(|| tupper::sandbox::start(&plan, || Ok(rootfs), &|_| ()).expect_err("threads"))
+            .join()
+            .expect("join");
         assert!(error.to_string().contains("threads"), "{error}");
     });
     assert!(cgroups_of("threads").is_empty());
