@@ -24,10 +24,11 @@ fn main() {
     let word = std::env::args().skip(1).find(|arg| !arg.starts_with('-')).unwrap_or_default();
     let bench = Bench::new();
     println!("{} · {} CPUs · btrfs, 8 KiB nodes, on a loop device", sh("uname", &["-sr"]), sh("nproc", &[]));
-    let tables: [(&str, fn(&Bench)); 4] =
-        [("version", version), ("run", run), ("snapshot", snapshot), ("import", import)];
+    let tables: [(&str, Table); 4] = [("version", version), ("run", run), ("snapshot", snapshot), ("import", import)];
     tables.iter().filter(|(name, _)| name.contains(&word)).for_each(|(_, table)| table(&bench));
 }
+
+type Table = fn(&Bench);
 
 /// The disk, a store with a Debian and a busybox in it, and the floors, compiled.
 struct Bench {

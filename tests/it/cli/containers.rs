@@ -56,14 +56,22 @@ fn names_are_shared_with_snapshots() {
 
 #[test]
 fn a_running_one_is_listed_and_not_removed_unforced() {
-    let store = Store::new();
+    let store = Store::alone();
+    store.ok("run --rm busybox true");
+    let before = store.traces();
     let mut command = store.command("run --name busy --init busybox sleep 60", &[]);
     let child = command.spawn().expect("tupper");
     crate::support::eventually("it runs", std::time::Duration::from_secs(10), || !store.ok("ps -q").is_empty());
     assert_eq!(store.json("ps --format json")[0]["State"], "running");
+    // What the other tests find nothing of is to be seen while it is there.
+    let during = store.traces();
+    for kind in ["cgroup", "process", "run", "subvolume"] {
+        assert!(during.named(kind).len() > before.named(kind).len(), "no {kind} of a running container: {during:#?}");
+    }
     store.fails(1, "rm busy");
     store.fails(125, "start -a busy");
     store.ok("rm -f busy");
     assert_eq!(crate::support::command::wait(child, "run"), 137);
     assert_eq!(store.ok("ps -aq"), "");
+    before.assert_same(&store.traces());
 }

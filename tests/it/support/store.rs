@@ -36,7 +36,7 @@ pub struct Store {
     tupper: Tupper,
     // Dropped in this order: the disk goes while the host is still held.
     pub disk: Disk,
-    _host: Host,
+    host: Host,
 }
 
 impl Store {
@@ -61,15 +61,16 @@ impl Store {
 
     fn on(host: Host) -> Store {
         let disk = Disk::btrfs();
-        Store { tupper: Tupper::new(disk.path().join("store")), disk, _host: host }
+        Store { tupper: Tupper::new(disk.path().join("store")), disk, host }
     }
 
     fn import_busybox(&self) {
         self.ok_with("image import --name busybox", &[busybox().to_str().expect("a plain path")]);
     }
 
-    /// What is on the host and in the store now.
+    /// What is on the host and in the store now; only a store that is [`Store::alone`] may ask.
     pub fn traces(&self) -> Traces {
+        assert!(matches!(self.host, Host::Alone(_)), "other tests' containers would be seen too");
         Traces::of(&self.disk.path())
     }
 }

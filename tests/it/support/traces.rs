@@ -1,6 +1,7 @@
 //! What a run may leave on a host: counted before and after, by name, so that a difference says what it is.
 
 use std::collections::BTreeSet;
+use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -46,7 +47,7 @@ impl Traces {
     }
 }
 
-/// The cgroups of containers: those inside a cgroup named after tupper, on any hierarchy.
+/// The cgroups of containers, on any hierarchy: inside one named after tupper, and called by a container's id.
 fn cgroups() -> Vec<PathBuf> {
     let mut found = Vec::new();
     let mut todo = vec![PathBuf::from("/sys/fs/cgroup")];
@@ -54,14 +55,19 @@ fn cgroups() -> Vec<PathBuf> {
         // One that goes away while it is read is not left behind.
         for entry in fs::read_dir(&dir).into_iter().flatten().flatten() {
             if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-                todo.push(entry.path());
-                if dir.iter().any(|part| part.to_string_lossy().starts_with("tupper")) {
-                    found.push(entry.path());
+                let path = entry.path();
+                if path.iter().any(is_id) && dir.iter().any(|part| part.to_string_lossy().starts_with("tupper")) {
+                    found.push(path.clone());
                 }
+                todo.push(path);
             }
         }
     }
     found
+}
+
+fn is_id(part: &OsStr) -> bool {
+    part.len() == 64 && part.as_encoded_bytes().iter().all(u8::is_ascii_hexdigit)
 }
 
 /// The processes of the binary under test, the zombies that nobody waited for included.
