@@ -234,7 +234,10 @@ fn run(root: &Path, create: &container::Create, explain: Option<Explain>) -> Res
 
 /// One step a line: the command, and what it is for.
 pub(super) fn narrate(words: &str, command: &str) {
-    let _ = output::note(format_args!("+ {command}  # {words}"));
+    let _ = match command.starts_with('#') {
+        true => output::note(format_args!("+ # {words}")), // nothing that a shell could do
+        false => output::note(format_args!("+ {command}  # {words}")),
+    };
 }
 
 /// The command's own status; 128+N when a signal ended it.

@@ -341,7 +341,7 @@ impl Step {
             Step::NewSession => "setsid sh".into(),
             Step::SetUmask(mask) => format!("umask {mask:04o}"),
             Step::MakePrivate => "mount --make-rprivate /".into(),
-            Step::AwaitRoot => "wait".to_string(),
+            Step::AwaitRoot => "# wait".to_string(),
             Step::AttachRoot { path } => format!("mount --bind {0} {0} && cd {0}", quote(path)),
             Step::SetHostname(name) => format!("hostname {}", quote(name)),
             Step::LoopbackUp => "ip link set lo up".into(),
