@@ -84,5 +84,15 @@ pub struct Unpacked {
 /// [`Kind::Invalid`](crate::error::Kind) for a malformed or truncated archive, `Limit` for a limit, `Unsupported` for
 /// a kind of entry or compression that is not known, else the failed call's.
 pub fn unpack(bytes: Box<dyn Read + Send>, into: BorrowedFd<'_>, limits: &Limits) -> Result<Unpacked> {
-    pipeline::run(bytes, into, limits).context(|| "unpack layer")
+    pipeline::run(bytes, Some(into), limits).context(|| "unpack layer")
+}
+
+/// Reads an archive to its last byte as [`unpack`] does, and writes nothing: what it holds, or why it would be refused.
+///
+/// What only shows when entries meet (a link without its target, a parent that is a file) is not seen.
+///
+/// # Errors
+/// Those of [`unpack`] that the archive itself is the reason for.
+pub fn check(bytes: Box<dyn Read + Send>, limits: &Limits) -> Result<Unpacked> {
+    pipeline::run(bytes, None, limits).context(|| "read layer")
 }

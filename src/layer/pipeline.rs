@@ -23,8 +23,8 @@ use super::{Limits, Unpacked, decompress};
 const BUFFER: usize = 256 << 10;
 const BUFFERS: usize = 8;
 
-/// Unpacks `bytes` below `into`.
-pub(super) fn run(bytes: Box<dyn Read + Send>, into: BorrowedFd<'_>, limits: &Limits) -> Result<Unpacked> {
+/// Unpacks `bytes` below `into`; without it they are read and nothing is written.
+pub(super) fn run(bytes: Box<dyn Read + Send>, into: Option<BorrowedFd<'_>>, limits: &Limits) -> Result<Unpacked> {
     let (filled, to_hash) = sync_channel(BUFFERS);
     let (hashed, to_apply) = sync_channel(BUFFERS);
     let (emptied, empty) = channel();
@@ -38,10 +38,15 @@ pub(super) fn run(bytes: Box<dyn Read + Send>, into: BorrowedFd<'_>, limits: &Li
             .spawn_scoped(scope, move || read(bytes, limits.bytes, &empty, &filled))
             .context(|| "start a thread")?;
         let apply = thread::Builder::new().name("layer-apply".into()).spawn_scoped(scope, move || -> Result<_> {
-            node::confine(into).map_err(|failure| failure.of(b""))?;
+            if let Some(into) = into {
+                node::confine(into).map_err(|failure| failure.of(b""))?;
+            }
             let stream = Stream { to_apply, emptied, buffer: Vec::new(), position: 0, ended: false };
             let mut entries = Entries::new(stream, limits);
-            let applied = apply::apply(&mut entries);
+            let applied = match into {
+                Some(_) => apply::apply(&mut entries),
+                None => count(&mut entries),
+            };
             Ok((applied, entries.into_inner().ended))
         });
         // When the applier could not start, its channel ends are gone and the reader ends too.
@@ -58,6 +63,19 @@ pub(super) fn run(bytes: Box<dyn Read + Send>, into: BorrowedFd<'_>, limits: &Li
         }?;
         Ok(Unpacked { diff_id, entries, bytes })
     })
+}
+
+/// What would be applied.
+fn count<R: BufRead>(entries: &mut Entries<'_, R>) -> Result<Applied> {
+    let mut applied = Applied { entries: 0, bytes: 0 };
+    while entries.next()?.is_some() {
+        applied.entries += 1;
+        entries.each_piece(|piece| {
+            applied.bytes += piece.len() as u64;
+            Ok(())
+        })?;
+    }
+    Ok(applied)
 }
 
 /// Decompresses to the end of the stream, or until nobody takes the buffers any more.
