@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use tupper::container::{self, Container, Narrate, State};
 use tupper::error::{Error, Kind};
 
-use super::output::{self, Format};
+use super::output::{self, Listing};
 
 #[derive(Debug, Args)]
 pub(super) struct Start {
@@ -44,29 +44,17 @@ pub(super) struct Ps {
     /// Also those that do not run
     #[arg(long, short)]
     all: bool,
-    /// Ids only
-    #[arg(long, short)]
-    quiet: bool,
-    /// Nothing is cut short
-    #[arg(long)]
-    no_trunc: bool,
-    /// How to print
-    #[arg(long, default_value = "table")]
-    format: Format,
+    #[command(flatten)]
+    listing: Listing,
 }
 
 impl Ps {
     pub(super) fn run(self, root: &Path) -> Result<()> {
         let mut containers = super::open(root)?.map(|store| container::list(&store)).transpose()?.unwrap_or_default();
         containers.retain(|container| self.all || matches!(container.state, State::Running(_)));
-        if self.quiet {
-            return containers.iter().try_for_each(|container| output::line(output::id(&container.id, self.no_trunc)));
-        }
-        if self.format == Format::Json {
-            return output::json(&containers.iter().map(summary).collect());
-        }
-        let rows: Vec<Vec<String>> = containers.iter().map(|container| row(container, self.no_trunc)).collect();
-        output::table(&["CONTAINER ID", "IMAGE", "COMMAND", "CREATED", "STATUS", "PORTS", "NAMES"], &rows)
+        let titles = ["CONTAINER ID", "IMAGE", "COMMAND", "CREATED", "STATUS", "PORTS", "NAMES"];
+        let row = |container: &Container| vec![row(container, self.listing.no_trunc)];
+        self.listing.print(&containers, |container| container.id, summary, &titles, row)
     }
 }
 
@@ -104,16 +92,12 @@ pub(super) struct Inspect {
 impl Inspect {
     pub(super) fn run(self, root: &Path) -> Result<ExitCode> {
         let store = super::open_existing(root)?;
-        let mut found = Vec::new();
-        let status = super::for_each(&self.containers, |text| {
+        super::inspect(&self.containers, |text| {
             let container = container::find(&store, text)?;
             let mut value = details(&container);
             value["Rootfs"] = json!(store.rootfs_path(tupper::store::Shelf::Containers, &container.id));
-            found.push(value);
-            Ok(())
-        });
-        output::json(&Value::Array(found))?;
-        Ok(status)
+            Ok(value)
+        })
     }
 }
 

@@ -12,7 +12,7 @@ use tupper::name::ImageName;
 use tupper::store::Store;
 use tupper::transport::Source;
 
-use super::output::{self, Format};
+use super::output::{self, Listing};
 use super::progress::Bar;
 
 #[derive(Debug, Subcommand)]
@@ -86,15 +86,8 @@ impl Import {
 pub(super) struct Ls {
     /// Only images with this name; without a tag, with any tag
     image: Option<String>,
-    /// Ids only
-    #[arg(long, short)]
-    quiet: bool,
-    /// Ids in full
-    #[arg(long)]
-    no_trunc: bool,
-    /// How to print
-    #[arg(long, default_value = "table")]
-    format: Format,
+    #[command(flatten)]
+    listing: Listing,
 }
 
 impl Ls {
@@ -110,26 +103,18 @@ impl Ls {
             }
             images.retain(|image| !image.names.is_empty());
         }
-        if self.quiet {
-            return images.iter().try_for_each(|image| output::line(output::id(&image.id, self.no_trunc)));
-        }
-        if self.format == Format::Json {
-            return output::json(&images.iter().map(summary).collect());
-        }
-        let mut rows = Vec::new();
-        for image in &images {
-            let id = output::id(&image.id, self.no_trunc);
-            let (created, size) = (output::ago(image.created), output::size(image.size));
-            let row =
-                |repository: String, tag: String| vec![repository, tag, id.clone(), created.clone(), size.clone()];
-            rows.extend(
-                image.names.iter().map(|n| row(format!("{}/{}", n.registry(), n.repository()), n.tag().to_string())),
-            );
-            if image.names.is_empty() {
-                rows.push(row("<none>".into(), "<none>".into()));
+        let rows = |image: &Image| {
+            let (id, created) = (output::id(&image.id, self.listing.no_trunc), output::ago(image.created));
+            let row = |repository: String, tag: &str| {
+                vec![repository, tag.to_string(), id.clone(), created.clone(), output::size(image.size)]
+            };
+            match image.names.as_slice() {
+                [] => vec![row("<none>".to_string(), "<none>")],
+                names => names.iter().map(|n| row(format!("{}/{}", n.registry(), n.repository()), n.tag())).collect(),
             }
-        }
-        output::table(&["REPOSITORY", "TAG", "IMAGE ID", "CREATED", "SIZE"], &rows)
+        };
+        let titles = ["REPOSITORY", "TAG", "IMAGE ID", "CREATED", "SIZE"];
+        self.listing.print(&images, |image| image.id, summary, &titles, rows)
     }
 }
 
@@ -143,13 +128,7 @@ pub(super) struct Inspect {
 impl Inspect {
     fn run(self, root: &Path) -> Result<ExitCode> {
         let store = super::open_existing(root)?;
-        let mut found = Vec::new();
-        let status = super::for_each(&self.images, |text| {
-            found.push(details(&image::find(&store, text)?));
-            Ok(())
-        });
-        output::json(&Value::Array(found))?;
-        Ok(status)
+        super::inspect(&self.images, |text| Ok(details(&image::find(&store, text)?)))
     }
 }
 

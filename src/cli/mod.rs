@@ -224,3 +224,14 @@ fn for_each(objects: &[String], mut work: impl FnMut(&str) -> Result<()>) -> Exi
     }
     status
 }
+
+/// Prints an array of what is known of each of several objects; those that are not found are reported.
+fn inspect(objects: &[String], mut details: impl FnMut(&str) -> Result<serde_json::Value>) -> Result<ExitCode> {
+    let mut found = Vec::new();
+    let status = for_each(objects, |object| {
+        found.push(details(object)?);
+        Ok(())
+    });
+    output::json(&serde_json::Value::Array(found))?;
+    Ok(status)
+}

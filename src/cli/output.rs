@@ -4,9 +4,10 @@ use std::fmt::Display;
 use std::io::{self, Write};
 
 use anyhow::Result;
-use clap::ValueEnum;
+use clap::{Args, ValueEnum};
 use jiff::Timestamp;
 use serde_json::Value;
+use tupper::name::Id;
 
 /// How a listing is printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -15,6 +16,40 @@ pub(super) enum Format {
     Table,
     /// An array of objects.
     Json,
+}
+
+/// The flags of every listing.
+#[derive(Debug, Args)]
+pub(super) struct Listing {
+    /// Ids only
+    #[arg(long, short)]
+    quiet: bool,
+    /// Nothing is cut short
+    #[arg(long)]
+    pub(super) no_trunc: bool,
+    /// How to print
+    #[arg(long, default_value = "table")]
+    format: Format,
+}
+
+impl Listing {
+    /// Prints the objects as the flags say; one may have several rows in the table.
+    pub(super) fn print<T>(
+        &self,
+        objects: &[T],
+        id_of: impl Fn(&T) -> Id,
+        summary: impl Fn(&T) -> Value,
+        titles: &[&str],
+        rows: impl Fn(&T) -> Vec<Vec<String>>,
+    ) -> Result<()> {
+        if self.quiet {
+            return text(&objects.iter().map(|object| id(&id_of(object), self.no_trunc) + "\n").collect::<String>());
+        }
+        match self.format {
+            Format::Json => json(&objects.iter().map(summary).collect()),
+            Format::Table => table(titles, &objects.iter().flat_map(rows).collect::<Vec<_>>()),
+        }
+    }
 }
 
 /// One line on standard output.
@@ -107,7 +142,7 @@ pub(super) fn duration(seconds: u64) -> String {
 }
 
 /// `sha256`-like ids are shown with 12 digits, unless asked for whole.
-pub(super) fn id(id: &tupper::name::Id, whole: bool) -> String {
+pub(super) fn id(id: &Id, whole: bool) -> String {
     if whole { id.to_string() } else { id.short() }
 }
 

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use tupper::error::Kind;
 use tupper::snapshot::{self, Snapshot};
 
-use super::output::{self, Format};
+use super::output::{self, Listing};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Verb {
@@ -70,39 +70,24 @@ impl Create {
 
 #[derive(Debug, Args)]
 pub(super) struct Ls {
-    /// Ids only
-    #[arg(long, short)]
-    quiet: bool,
-    /// Ids in full
-    #[arg(long)]
-    no_trunc: bool,
-    /// How to print
-    #[arg(long, default_value = "table")]
-    format: Format,
+    #[command(flatten)]
+    listing: Listing,
 }
 
 impl Ls {
     fn run(self, root: &Path) -> Result<()> {
         let snapshots = super::open(root)?.map(|store| snapshot::list(&store)).transpose()?.unwrap_or_default();
-        if self.quiet {
-            return snapshots.iter().try_for_each(|snapshot| output::line(output::id(&snapshot.id, self.no_trunc)));
-        }
-        if self.format == Format::Json {
-            return output::json(&snapshots.iter().map(summary).collect());
-        }
-        let rows: Vec<Vec<String>> = snapshots
-            .iter()
-            .map(|snapshot| {
-                vec![
-                    output::id(&snapshot.id, self.no_trunc),
-                    source(snapshot, self.no_trunc),
-                    output::ago(snapshot.created),
-                    if snapshot.read_only { "ro" } else { "rw" }.to_string(),
-                    snapshot.name.as_ref().map(ToString::to_string).unwrap_or_default(),
-                ]
-            })
-            .collect();
-        output::table(&["SNAPSHOT ID", "SOURCE", "CREATED", "MODE", "NAMES"], &rows)
+        let row = |snapshot: &Snapshot| {
+            vec![vec![
+                output::id(&snapshot.id, self.listing.no_trunc),
+                source(snapshot, self.listing.no_trunc),
+                output::ago(snapshot.created),
+                if snapshot.read_only { "ro" } else { "rw" }.to_string(),
+                snapshot.name.as_ref().map(ToString::to_string).unwrap_or_default(),
+            ]]
+        };
+        let titles = ["SNAPSHOT ID", "SOURCE", "CREATED", "MODE", "NAMES"];
+        self.listing.print(&snapshots, |snapshot| snapshot.id, summary, &titles, row)
     }
 }
 
@@ -116,18 +101,14 @@ pub(super) struct Inspect {
 impl Inspect {
     fn run(self, root: &Path) -> Result<ExitCode> {
         let store = super::open_existing(root)?;
-        let mut found = Vec::new();
-        let status = super::for_each(&self.snapshots, |text| {
+        super::inspect(&self.snapshots, |text| {
             let snapshot = snapshot::find(&store, text)?;
             let subvolume = snapshot::subvolume(&store, &snapshot)?;
             let mut value = summary(&snapshot);
             value["Subvolume"] =
                 json!({ "Id": subvolume.id, "Uuid": subvolume.uuid, "Generation": subvolume.generation });
-            found.push(value);
-            Ok(())
-        });
-        output::json(&Value::Array(found))?;
-        Ok(status)
+            Ok(value)
+        })
     }
 }
 

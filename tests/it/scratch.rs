@@ -6,27 +6,22 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::support::disk::Disk;
 use tupper::error::Result;
 use tupper::layer::{Limits, Unpacked, unpack};
 
-/// A btrfs in a file, mounted while this lives.
+/// A btrfs of a test's own, with a directory for each thing that is tried.
 pub struct Scratch {
-    directory: tempfile::TempDir,
+    disk: Disk,
 }
 
 impl Scratch {
     pub fn new() -> Scratch {
-        let directory = tempfile::Builder::new().prefix("tupper-it-").tempdir().expect("a directory");
-        let image = directory.path().join("image");
-        File::create(&image).and_then(|file| file.set_len(2 << 30)).expect("a sparse file");
-        run(Command::new("mkfs.btrfs").args(["-q", "-n", "8192"]).arg(&image));
-        std::fs::create_dir(directory.path().join("m")).expect("a mount point");
-        run(Command::new("mount").args(["-o", "loop,noatime"]).arg(&image).arg(directory.path().join("m")));
-        Scratch { directory }
+        Scratch { disk: Disk::btrfs() }
     }
 
     pub fn path(&self) -> PathBuf {
-        self.directory.path().join("m")
+        self.disk.path()
     }
 
     /// A new directory on it.
@@ -34,12 +29,6 @@ impl Scratch {
         let path = self.path().join(name);
         std::fs::create_dir(&path).expect("a directory");
         path
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        run(Command::new("umount").arg("-d").arg(self.path()));
     }
 }
 
