@@ -49,6 +49,7 @@ impl<'a> Draft<'a> {
     pub(crate) fn create(store: &'a Store) -> Result<Draft<'a>> {
         let name = format!("draft-{}", store.new_id()?);
         let staging = store.shelf(Shelf::Staging)?;
+        sweep(&staging)?;
         fs::make_directory(staging.as_fd(), &name, 0o700)?;
         let made = (|| -> Result<(OwnedFd, OwnedFd)> {
             let dir = fs::open_directory(staging.as_fd(), &name)?;
@@ -304,6 +305,23 @@ fn discard(store: &Store, shelf: Shelf, id: &str) -> Result<()> {
     let trash = store.shelf(Shelf::Trash)?;
     fs::rename(store.shelf(shelf)?.as_fd(), id, trash.as_fd(), id)?;
     clear(&trash, id);
+    Ok(())
+}
+
+/// Removes the drafts of processes that were killed: those that nobody holds the lock of, as far as their subvolume
+/// is the one that was recorded. One without is being made just now, or holds nothing.
+fn sweep(staging: &OwnedFd) -> Result<()> {
+    for name in fs::list(staging.as_fd(), ".")? {
+        let Some(name) = name.to_str().filter(|name| name.starts_with("draft-")) else { continue };
+        let Ok(dir) = fs::open_directory(staging.as_fd(), name) else { continue };
+        let Ok(rootfs) = fs::open_directory(dir.as_fd(), ROOTFS) else { continue };
+        if fs::lock(dir.as_fd(), fs::Lock::TryExclusive).is_ok()
+            && record::identity_matches(dir.as_fd(), rootfs.as_fd())?
+        {
+            log::debug!("remove {name}, left by a process that was killed");
+            clear(staging, name);
+        }
+    }
     Ok(())
 }
 

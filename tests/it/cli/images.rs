@@ -1,10 +1,12 @@
 //! image import, ls, inspect, tag, rm.
 
 use std::fs::{self, File};
+use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 
@@ -12,7 +14,7 @@ use super::id;
 use crate::support::canary::Canary;
 use crate::support::store::Store;
 use crate::support::tree::Tree;
-use crate::support::{busybox, debian, sh};
+use crate::support::{busybox, debian, eventually, sh};
 
 /// Everything that a root filesystem may hold.
 fn nasty_tree(top: &Path) {
@@ -351,4 +353,24 @@ fn an_image_stays_while_something_is_made_of_it() {
     store.ok("image rm busybox");
     // btrfs needs no parent: the snapshot is whole without its image.
     assert_eq!(store.ok("run --rm web echo whole"), "whole");
+}
+
+#[test]
+fn the_draft_of_a_killed_import_goes_with_the_next() {
+    let store = Store::empty();
+    let mut import = store.command("image import -", &[]);
+    let mut import = import.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().expect("an import");
+    let bytes = fs::read(busybox()).expect("the tarball");
+    import.stdin.as_mut().expect("a pipe").write_all(&bytes[..bytes.len() / 2]).expect("written");
+    let drafts = || fs::read_dir(store.root().join("fs/staging")).expect("staging").count();
+    eventually("the import has begun", Duration::from_secs(20), || {
+        store.root().join("fs/staging").exists() && drafts() == 1
+    });
+    // It is somebody's: another import leaves it alone.
+    store.ok_with("image import", &[text(&busybox())]);
+    assert_eq!(drafts(), 1);
+    import.kill().and_then(|()| import.wait()).expect("killed");
+    assert_eq!(store.lines("image ls -q").len(), 1, "what was not acknowledged is not there");
+    store.ok_with("image import", &[text(&busybox())]);
+    assert_eq!(drafts(), 0);
 }
