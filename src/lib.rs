@@ -18,6 +18,8 @@ pub mod rootfs;
 
 pub(crate) mod kernel;
 
+pub mod interrupt;
+
 pub mod store;
 pub mod subvolume;
 

@@ -177,6 +177,11 @@ impl Parent {
         Parent::of(fs::open_directory(dir.as_fd(), ROOTFS)?)
     }
 
+    /// The subvolumes nested directly in it, as paths below it.
+    pub(crate) fn nested(&self) -> Result<Vec<PathBuf>> {
+        btrfs::nested(self.rootfs.as_fd())
+    }
+
     /// It as a root to look at, as if it lay at `path`.
     pub(crate) fn rootfs(&self, path: &Path, read_only: bool) -> Result<Rootfs> {
         Ok(Rootfs { dir: fs::duplicate(self.rootfs.as_fd())?, path: path.to_path_buf(), read_only })

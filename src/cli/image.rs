@@ -7,6 +7,7 @@ use anyhow::Result;
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 use tupper::image::{self, Change, Image, Removed};
+use tupper::interrupt;
 use tupper::layer::Limits;
 use tupper::name::ImageName;
 use tupper::store::Store;
@@ -66,6 +67,7 @@ pub(super) struct Import {
 
 impl Import {
     pub(super) fn run(self, root: &Path) -> Result<()> {
+        interrupt::catch()?;
         let source = Source::locate(&self.source)?;
         let store = Store::open_or_init(root)?;
         let bar = Bar::new(&format!("importing {source}"), self.quiet);

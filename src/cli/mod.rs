@@ -194,6 +194,9 @@ fn runs_a_command(mut arguments: impl Iterator<Item = String>) -> bool {
 /// Prints an error and says what status it gives.
 fn failed(error: &anyhow::Error, runs_a_command: bool) -> ExitCode {
     report(error);
+    if let Some(signal) = tupper::interrupt::caught() {
+        return ExitCode::from(128u8.saturating_add(u8::try_from(signal).unwrap_or(0)));
+    }
     let status = match error.downcast_ref::<tupper::error::Error>() {
         Some(e) if runs_a_command => match e.kind() {
             Kind::NotExecutable | Kind::CommandNotFound => e.exit_status(),

@@ -7,6 +7,7 @@ use anyhow::Result;
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 use tupper::error::Kind;
+use tupper::interrupt;
 use tupper::snapshot::{self, Snapshot};
 
 use super::output::{self, Listing};
@@ -59,6 +60,7 @@ pub(super) struct Create {
 impl Create {
     fn run(self, root: &Path) -> Result<()> {
         let store = super::open_writable(root)?;
+        interrupt::catch()?;
         let create = snapshot::Create { name: self.name, count: self.count, read_only: self.read_only };
         let mut text = String::new();
         for id in snapshot::create(&store, &self.source, &create)? {

@@ -24,10 +24,7 @@ impl Verb {
         match self {
             Verb::Init(verb) => verb.run(root),
             Verb::Info(verb) => verb.run(root),
-            Verb::Umount => match super::open(root)? {
-                Some(store) => Ok(store.unmount()?),
-                None => Ok(()),
-            },
+            Verb::Umount => Ok(Store::unmount(root)?),
         }
     }
 }

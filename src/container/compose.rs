@@ -3,7 +3,7 @@
 //! The rules are podman-run(1)'s: `--entrypoint` drops the image's command, arguments replace it, `-e` is over the
 //! image's environment, and the image never changes what a container may do.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use oci_spec::image::Config;
 use serde::{Deserialize, Serialize};
@@ -71,6 +71,16 @@ pub(super) fn compose(options: &Options, image: Option<&Config>, id: &Id, term: 
     if let Some(memory) = options.limits.memory.filter(|memory| *memory < LEAST_MEMORY) {
         return Err(Error::new(Kind::Invalid, format!("memory limit {memory}: less than 1 MiB, nothing could start")));
     }
+    let mut tmpfs = options.tmpfs.clone();
+    if options.read_only {
+        // podman-run(1), --read-only-tmpfs: what every program expects to be able to write to.
+        let taken = |path: &Path| {
+            tmpfs.iter().any(|t| t.destination == path) || options.volumes.iter().any(|v| v.destination == path)
+        };
+        let missing: Vec<&str> =
+            ["/run", "/tmp", "/var/tmp"].into_iter().filter(|path| !taken(Path::new(path))).collect();
+        tmpfs.extend(missing.into_iter().map(|path| Tmpfs { destination: path.into(), options: "exec".to_string() }));
+    }
     Ok(Spec {
         hostname,
         args: args(options, image)?,
@@ -84,7 +94,7 @@ pub(super) fn compose(options: &Options, image: Option<&Config>, id: &Id, term: 
         init: options.init,
         read_only: options.read_only,
         volumes: options.volumes.clone(),
-        tmpfs: options.tmpfs.clone(),
+        tmpfs,
         limits: options.limits.clone(),
         network: options.network,
     })

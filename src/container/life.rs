@@ -138,7 +138,10 @@ pub fn remove(store: &Store, text: &str, force: bool, dry_run: bool) -> Result<I
         false => Active::open(store, found),
     };
     match removed {
-        Ok(active) => discard(store, active, found, container.name.as_ref()),
+        Ok(active) => discard(store, active, found, container.name.as_ref()).and_then(|()| {
+            store.forget_running(&found.id);
+            sandbox::clear_leftovers(&found.id.to_string())
+        }),
         Err(e) if force && e.kind() == Kind::NotFound => Ok(()),
         Err(e) => Err(e),
     }
@@ -173,7 +176,8 @@ fn prepare(store: &Store, create: &Create) -> Result<Prepared> {
         source: resolved.source.clone(),
         image: resolved.image.as_ref().map(|image| image.id),
         auto_remove: create.auto_remove,
-        started: None,
+        // A throwaway's record is not written again when it starts: it is made to be started.
+        started: create.auto_remove.then(Timestamp::now),
         ended: None,
     };
     let path = store.rootfs_path(found.shelf, &found.id);

@@ -20,6 +20,7 @@ use sha2::{Digest as _, Sha256};
 use super::config::{self, Change};
 use super::{LayerRecord, Record};
 use crate::error::{Context, Error, Kind, Result};
+use crate::interrupt;
 use crate::kernel::fs;
 use crate::layer;
 use crate::name::{Digest, Id, ImageName};
@@ -99,6 +100,7 @@ struct Watched {
 
 impl Read for Watched {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        interrupt::check()?;
         let n = self.reader.read(buffer)?;
         self.read += n as u64;
         (self.progress)(self.read, self.length);

@@ -144,8 +144,7 @@ pub enum Removed {
 /// Removes an image, or, when it has several names and is called by one, that name only.
 ///
 /// Kept containers that were made from it hold it back unless `force`; they are snapshots of their own and stay
-/// whole either way. With `dry_run` nothing is changed and what would be is returned. Atomic; durable at the
-/// filesystem's next commit.
+/// whole either way. With `dry_run` nothing is changed and what would be is returned. Atomic, and durable when it returns.
 pub fn remove(store: &Store, text: &str, force: bool, dry_run: bool) -> Result<Vec<Removed>> {
     let _changing = store.lock_shelf(Shelf::Images)?;
     let image = find(store, text)?;
@@ -177,6 +176,7 @@ pub fn remove(store: &Store, text: &str, force: bool, dry_run: bool) -> Result<V
     }
     remove_object(store, Shelf::Images, &image.id).context(|| format!("remove image {}", image.id.short()))?;
     release_chain(store, image.chain)?;
+    store.reclaim()?;
     Ok(removed)
 }
 

@@ -156,6 +156,12 @@ fn nested_path(subvolume: BorrowedFd<'_>, reference: Rootref) -> Result<PathBuf>
     Ok(text(&args.path).join(text(&args.name)))
 }
 
+/// BTRFS_IOC_SYNC: a commit, after which the kernel gives the space of destroyed subvolumes back at once instead of
+/// within the 30 seconds until the next one (it wakes the transaction kthread for that, fs/btrfs/ioctl.c).
+pub(crate) fn reclaim(fd: BorrowedFd<'_>) -> Result<()> {
+    btrfsutil::sync::sync(path_of(fd).as_path()).map_err(|e| library_failed("sync", "the filesystem", &e))
+}
+
 /// mount(2) of a btrfs on a device, as the store's raw mount: noatime (a read must not copy metadata), and nosuid and
 /// nodev, because a setuid file or device node of some image is nothing to the host.
 pub(crate) fn mount(device: &Path, at: &Path) -> Result<()> {

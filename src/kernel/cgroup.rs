@@ -26,17 +26,16 @@ pub(crate) fn read(file: &Path) -> Result<String> {
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// mkdir(2) of a cgroup and those above it.
+/// mkdir(2) of a cgroup and the one above it. One that somebody who was killed left behind, with its limits, makes way;
+/// one that processes are in does not ([`Kind::InUse`]).
 pub(crate) fn make(directory: &Path) -> Result<()> {
     let made = fs::make_directory(fs::CWD, directory, 0o755);
     match (made, directory.parent()) {
-        (Err(e), Some(parent)) if e.kind() == Kind::NotFound => {
-            fs::ensure_directory(fs::CWD, parent, 0o755)?;
-            fs::make_directory(fs::CWD, directory, 0o755)
-        }
-        (made, _) => made,
+        (Err(e), Some(parent)) if e.kind() == Kind::NotFound => fs::ensure_directory(fs::CWD, parent, 0o755)?,
+        (Err(e), _) if e.kind() == Kind::AlreadyExists => remove(directory)?,
+        (made, _) => return made,
     }
-    .context(|| "make a cgroup")
+    fs::make_directory(fs::CWD, directory, 0o755)
 }
 
 /// Opens a cgroup for CLONE_INTO_CGROUP.

@@ -151,6 +151,40 @@ pub(crate) fn replace_stdio(fd: BorrowedFd<'_>, number: RawFd) -> Result<()> {
     Errno::result(result).map(drop).map_err(|e| failed(format_args!("replace descriptor {number}"), e))
 }
 
+/// fchown(2) of those of the standard streams that are pipes, so that their new owner can open them by name, too
+/// (/dev/stdout); a file or a terminal stays whose it is.
+pub(crate) fn own_pipes(uid: u32) -> Result<()> {
+    for number in 0..=2 {
+        // SAFETY: 0, 1 and 2 are open: the standard library saw to it at start-up.
+        #[expect(unsafe_code, reason = "borrowing a standard stream by its number")]
+        let stream = unsafe { BorrowedFd::borrow_raw(number) };
+        let found = nix::sys::stat::fstat(stream).map_err(|e| failed(format_args!("stat descriptor {number}"), e))?;
+        if found.st_mode & libc::S_IFMT == libc::S_IFIFO && found.st_uid != uid {
+            nix::unistd::fchown(stream, Some(nix::unistd::Uid::from_raw(uid)), None)
+                .map_err(|e| failed(format_args!("change the owner of descriptor {number}"), e))?;
+        }
+    }
+    Ok(())
+}
+
+/// Overwrites this process's command line with zeros: /proc/PID/cmdline shows the memory that it lay in at exec
+/// (proc_pid_cmdline(5)), to everybody. Only for a process that will not look at its arguments again.
+pub(crate) fn clear_command_line() {
+    let Ok(stat) = std::fs::read_to_string("/proc/self/stat") else { return };
+    // proc_pid_stat(5): fields 48 and 49, arg_start and arg_end; the third comes first after the name.
+    let fields: Vec<&str> = stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace().collect();
+    let number = |field: usize| fields.get(field - 3).and_then(|text| text.parse::<usize>().ok()).unwrap_or(0);
+    let (start, end) = (number(48), number(49));
+    if start != 0 && end > start {
+        // SAFETY: the kernel says that the arguments lie there, on this process's own writable stack; nothing else of
+        // the program does, and nobody reads them any more.
+        #[expect(unsafe_code, reason = "the memory of the arguments belongs to no Rust value")]
+        unsafe {
+            std::ptr::write_bytes(std::ptr::with_exposed_provenance_mut::<u8>(start), 0, end - start);
+        }
+    }
+}
+
 /// execve(2). Returns only when it failed, with the errno that a PATH search decides by.
 pub(crate) fn exec(program: &CStr, args: &[CString], env: &[CString]) -> Errno {
     match nix::unistd::execve(program, args, env) {

@@ -1,9 +1,10 @@
 //! Signals: masks, queues, dispositions, and sending them.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::sync::atomic::{AtomicI32, Ordering};
 
 use nix::errno::Errno;
-use nix::sys::signal::{SigSet, SigmaskHow, Signal};
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal, sigaction};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use super::failed;
@@ -15,6 +16,29 @@ pub(crate) const SIGCHLD: i32 = libc::SIGCHLD;
 pub(crate) const SIGKILL: i32 = libc::SIGKILL;
 /// signal(7).
 pub(crate) const SIGWINCH: i32 = libc::SIGWINCH;
+
+static CAUGHT: AtomicI32 = AtomicI32::new(0);
+
+extern "C" fn note(signal: libc::c_int) {
+    // Signal-safe: one store (signal-safety(7)).
+    CAUGHT.store(signal, Ordering::Relaxed);
+}
+
+/// From now on HUP, INT and TERM are noted, once each; a second one ends the process as it always did.
+pub(crate) fn note_termination() -> Result<()> {
+    let action = SigAction::new(SigHandler::Handler(note), SaFlags::SA_RESETHAND, SigSet::empty());
+    for signal in [Signal::SIGHUP, Signal::SIGINT, Signal::SIGTERM] {
+        // SAFETY: the handler only stores to an atomic, and replaces none of this program's.
+        #[expect(unsafe_code, reason = "installing a signal handler")]
+        unsafe { sigaction(signal, &action) }.map_err(|e| failed("catch a signal", e))?;
+    }
+    Ok(())
+}
+
+/// The signal that was noted last, if there was one.
+pub(crate) fn noted_termination() -> Option<i32> {
+    Some(CAUGHT.load(Ordering::Relaxed)).filter(|signal| *signal != 0)
+}
 
 /// pidfd_send_signal(2); a process that has ended already is no error.
 pub(crate) fn send(pidfd: BorrowedFd<'_>, signal: i32) -> Result<()> {

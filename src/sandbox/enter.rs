@@ -106,6 +106,7 @@ impl Child {
             Step::JoinKeyring => process::join_new_keyring(),
             Step::ForbidCoreFiles => process::forbid_core_files(),
             Step::LimitCapabilities(keep) => capability::limit_bounding_set(*keep),
+            Step::OwnStreams { uid } => process::own_pipes(*uid),
             Step::SetIdentity { uid, gid, groups } => capability::set_identity(*uid, *gid, groups),
             Step::SetCapabilities(set) => capability::set_capabilities(*set),
             Step::ForbidNewPrivileges => capability::set_no_new_privileges(),

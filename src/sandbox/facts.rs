@@ -109,6 +109,17 @@ impl Facts {
     }
 }
 
+/// Removes what a sandbox may have left on the host when its supervisor was killed: its cgroups. What is in use stays.
+pub fn clear_leftovers(id: &str) -> Result<()> {
+    for hierarchy in hierarchies()? {
+        let directory = hierarchy.mount.join("tupper").join(id);
+        if let Err(e) = cgroup::remove(&directory) {
+            log::warn!("{e}");
+        }
+    }
+    Ok(())
+}
+
 fn masked() -> Vec<Masked> {
     // Every processor has the directory or none has (arch/x86/kernel/cpu/mce/therm_throt.c); a look at the first saves
     // the others, which may be hundreds.

@@ -1,7 +1,7 @@
 //! PID 1 of a sandbox with `init`: hands signals on to the command, reaps what is orphaned, ends as the command does.
 //!
 //! It runs no code of the root and cannot be read from inside (prctl(2), PR_SET_DUMPABLE), so /proc/1/exe is no way to
-//! the host's binary.
+//! the host's binary; what /proc/1/cmdline would show of the person's command line is erased.
 
 use std::os::fd::BorrowedFd;
 
@@ -22,6 +22,7 @@ pub(super) fn fork(null: BorrowedFd<'_>) -> Result<()> {
 
 fn run(command: i32, null: BorrowedFd<'_>) -> ! {
     process::set_name(c"init");
+    process::clear_command_line();
     // The command's output ends when the command closes it, not when init does.
     for number in 0..=2 {
         if process::replace_stdio(null, number).is_err() {

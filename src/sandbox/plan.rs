@@ -106,7 +106,7 @@ pub fn plan(spec: &Spec, facts: &Facts) -> Result<Plan> {
     steps.extend(facts.masked.iter().map(|m| Step::Mask { path: m.path.clone(), directory: m.directory }));
     steps.extend(facts.read_only.iter().map(|path| Step::MakeReadOnly { path: path.clone() }));
     plan_volumes(&mut steps, spec, trees.len())?;
-    plan_etc(&mut steps, spec);
+    plan_etc(&mut steps, spec, read_only);
 
     if spec.cwd != Path::new("/") {
         steps.push(Step::MakeDirectory(spec.cwd.clone()));
@@ -129,6 +129,9 @@ pub fn plan(spec: &Spec, facts: &Facts) -> Result<Plan> {
 fn plan_command(steps: &mut Vec<Step>, spec: &Spec, facts: &Facts) {
     let user = &facts.user;
     let kept = if user.uid == 0 { DEFAULT_CAPABILITIES } else { CapabilitySet(0) };
+    if user.uid != 0 && !spec.tty {
+        steps.push(Step::OwnStreams { uid: user.uid });
+    }
     steps.extend([
         Step::LimitCapabilities(DEFAULT_CAPABILITIES),
         Step::SetIdentity { uid: user.uid, gid: user.gid, groups: user.groups.clone() },
@@ -234,12 +237,12 @@ fn plan_volumes(steps: &mut Vec<Step>, spec: &Spec, first_tree: usize) -> Result
 }
 
 /// The three files of /etc, unless the person mounts something of their own there.
-fn plan_etc(steps: &mut Vec<Step>, spec: &Spec) {
+fn plan_etc(steps: &mut Vec<Step>, spec: &Spec, read_only: bool) {
     for name in ["hosts", "hostname", "resolv.conf"] {
         let destination = Path::new("/etc").join(name);
         let taken = spec.volumes.iter().any(|v| v.destination == destination);
         if !taken {
-            let attributes = HARMLESS;
+            let attributes = if read_only { HARMLESS_READ_ONLY } else { HARMLESS };
             steps.push(Step::BindPrivate { name: name.to_string(), destination, attributes, directory: false });
         }
     }

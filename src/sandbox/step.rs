@@ -185,6 +185,11 @@ pub enum Step {
     ForbidCoreFiles,
     /// Drops every other capability from the bounding set.
     LimitCapabilities(CapabilitySet),
+    /// Gives those standard streams that are pipes to who runs the command.
+    OwnStreams {
+        /// Who runs the command.
+        uid: u32,
+    },
     /// Becomes the user.
     SetIdentity {
         /// The user id.
@@ -303,6 +308,7 @@ impl Step {
             Step::JoinKeyring => "new session keyring".into(),
             Step::ForbidCoreFiles => "no core files".into(),
             Step::LimitCapabilities(_) => "drop capabilities from the bounding set".into(),
+            Step::OwnStreams { uid } => format!("give the standard streams that are pipes to user {uid}"),
             Step::SetIdentity { uid, gid, .. } => format!("become user {uid}, group {gid}"),
             Step::SetCapabilities(set) => format!("keep {} capabilities", set.0.count_ones()),
             Step::ForbidNewPrivileges => "no new privileges".into(),
@@ -373,6 +379,7 @@ impl Step {
             Step::JoinKeyring => "keyctl session - sh".into(),
             Step::ForbidCoreFiles => "ulimit -c 0".into(),
             Step::LimitCapabilities(keep) => format!("capsh --drop={} --", dropped(*keep)),
+            Step::OwnStreams { uid } => format!("chown -L {uid} /proc/self/fd/[012]"),
             Step::SetIdentity { uid, gid, groups } => {
                 let groups: Vec<String> = groups.iter().map(u32::to_string).collect();
                 let groups =

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Context, Error, Kind, Result};
 use crate::image::{self, Image};
+use crate::interrupt;
 use crate::kernel::btrfs;
 use crate::kernel::fs;
 use crate::name::{Id, ObjectName};
@@ -126,8 +127,25 @@ pub(crate) fn resolve(store: &Store, text: &str) -> Result<Resolved> {
 pub fn create(store: &Store, text: &str, create: &Create) -> Result<Vec<Id>> {
     let names = names(create)?;
     let resolved = resolve(store, text)?;
+    warn_of_nested(&resolved)?;
     let made = fork(store, &resolved, &names, create.read_only).context(|| format!("snapshot of {text}"))?;
     Ok(made)
+}
+
+/// A snapshot ends at the subvolumes nested in its source: they are empty directories in it.
+fn warn_of_nested(resolved: &Resolved) -> Result<()> {
+    match resolved.parent.nested()?.as_slice() {
+        [] => {}
+        nested => {
+            let paths: Vec<String> = nested.iter().map(|path| format!("/{}", path.display())).collect();
+            log::warn!(
+                "{}: not in the snapshot, because they are subvolumes of their own: {}",
+                resolved.source.name,
+                paths.join(", ")
+            );
+        }
+    }
+    Ok(())
 }
 
 fn names(create: &Create) -> Result<Vec<Option<ObjectName>>> {
@@ -149,7 +167,7 @@ fn fork(store: &Store, resolved: &Resolved, names: &[Option<ObjectName>], read_o
         while failure.lock().is_ok_and(|failure| failure.is_none()) {
             let index = next.fetch_add(1, Ordering::Relaxed);
             let Some(name) = usize::try_from(index).ok().and_then(|index| names.get(index)) else { return };
-            match create_one(store, resolved, name.as_ref(), read_only) {
+            match interrupt::check().and_then(|()| create_one(store, resolved, name.as_ref(), read_only)) {
                 Ok(id) => made.lock().unwrap_or_else(|e| e.into_inner()).push((index, id)),
                 Err(e) => {
                     failure.lock().unwrap_or_else(|e| e.into_inner()).get_or_insert(e);

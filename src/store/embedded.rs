@@ -48,6 +48,22 @@ pub(super) fn exists(root: &Path) -> bool {
     root.join(FILE).exists()
 }
 
+/// Whether a store at `root` is an embedded one: where the host's filesystem is not btrfs, or the file is there.
+pub(super) fn belongs_at(root: &Path) -> Result<bool> {
+    Ok(exists(root) || !fs::filesystem(fs::open_directory_follow(root)?.as_fd())?.btrfs)
+}
+
+pub(super) fn unmount(root: &Path) -> Result<()> {
+    let at = root.join("fs");
+    match is_mounted(&at)? {
+        true => btrfs::unmount(&at).map_err(|e| match e.kind() {
+            Kind::InUse => e.with_hint("something works in it: `tupper ps` lists what runs"),
+            _ => e,
+        }),
+        false => Ok(()),
+    }
+}
+
 /// The lock of all who make or mount the store at `root`.
 pub(super) fn lock(root: &Path) -> Result<OwnedFd> {
     let dir = fs::open_directory_follow(root)?;
@@ -57,8 +73,9 @@ pub(super) fn lock(root: &Path) -> Result<OwnedFd> {
 
 /// Makes the directory ROOT, and locks it.
 pub(super) fn make_root(root: &Path) -> Result<OwnedFd> {
-    std::fs::create_dir_all(root).map_err(|e| Error::from_io(format_args!("create {}", root.display()), e))?;
-    lock(root)
+    std::fs::create_dir_all(root)
+        .map_err(|e| Error::from_io(format_args!("create {}", root.display()), e).with_kind(Kind::Store))?;
+    lock(root).map_err(|e| e.with_kind(Kind::Store))
 }
 
 /// `ROOT/fs` as a subvolume where ROOT is on btrfs, else as a mount of `ROOT/store.btrfs`.
@@ -129,6 +146,13 @@ fn mount(root: &Path) -> Result<bool> {
 
 /// Refuses when the host's disk is about to run full under an embedded store.
 pub(super) fn require_host_room(root: &Path) -> Result<()> {
+    if !exists(root) {
+        let message =
+            format!("write to the embedded store: {} was removed while it was mounted", root.join(FILE).display());
+        return Err(Error::new(Kind::Store, message).with_hint(
+            "what is in it is lost at the next unmount: copy out what you need, then `tupper store umount`",
+        ));
+    }
     let host = fs::filesystem(fs::open_directory_follow(root)?.as_fd())?;
     if host.available >= LEAST_HOST_ROOM {
         return Ok(());

@@ -202,7 +202,7 @@ impl Store {
             );
         }
         let format: Format = serde_json::from_slice(&format).map_err(broken)?;
-        Ok(Some(Store { root: root.to_path_buf(), dir, uuid: format.uuid, embedded: embedded::exists(root) }))
+        Ok(Some(Store { root: root.to_path_buf(), dir, uuid: format.uuid, embedded: embedded::belongs_at(root)? }))
     }
 
     /// The directory that was given as the store.
@@ -236,15 +236,24 @@ impl Store {
         fs::sync_filesystem(self.dir.as_fd())
     }
 
-    /// Unmounts an embedded store; its loop device detaches itself. The next verb mounts it again.
-    pub fn unmount(self) -> Result<()> {
-        if !self.embedded {
-            let message = format!("{}: a subvolume, not a mount of its own", self.root.display());
+    /// Makes everything done so far durable, and has the space of what was removed given back now.
+    pub(crate) fn reclaim(&self) -> Result<()> {
+        btrfs::reclaim(self.dir.as_fd())
+    }
+
+    /// Unmounts the embedded store at `root`, whole or only half made; its loop device detaches itself. The next verb
+    /// mounts it again. One that is not mounted is no error.
+    pub fn unmount(root: &Path) -> Result<()> {
+        require_root()?;
+        if !root.join("fs").exists() {
+            return Ok(());
+        }
+        if !embedded::belongs_at(root)? {
+            let message = format!("{}: a subvolume, not a mount of its own", root.display());
             return Err(Error::new(Kind::Unsupported, message));
         }
-        let path = self.root.join("fs");
-        drop(self.dir);
-        btrfs::unmount(&path)
+        let _making = embedded::lock(root)?;
+        embedded::unmount(root)
     }
 
     /// A lock on a whole shelf, until it is dropped.

@@ -70,7 +70,11 @@ fn boot_id() -> Option<String> {
 fn start_ticks(pid: i32) -> Option<u64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The second field is the command's name in parentheses and may hold anything, parentheses too.
-    stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
+    let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
+    match fields.next()? {
+        "Z" | "X" | "x" => None, // dead, and only not reaped yet
+        _ => fields.nth(18)?.parse().ok(),
+    }
 }
 
 #[cfg(test)]

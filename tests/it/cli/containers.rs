@@ -1,5 +1,9 @@
 //! create, start, ps, rm: a container that stays.
 
+use std::process::Stdio;
+use std::time::Duration;
+
+use crate::support::eventually;
 use crate::support::store::Store;
 
 use super::id;
@@ -74,4 +78,32 @@ fn a_running_one_is_listed_and_not_removed_unforced() {
     assert_eq!(crate::support::command::wait(child, "run"), 137);
     assert_eq!(store.ok("ps -aq"), "");
     before.assert_same(&store.traces());
+}
+
+#[test]
+fn a_killed_one_has_ended_and_starts_again() {
+    let store = Store::alone();
+    store.ok("run --rm busybox true");
+    let before = store.traces();
+    for flags in ["", "--rm"] {
+        // The second time there is nothing to wait for.
+        let script = "test -e /again && exit 4; touch /again; sleep 100";
+        let mut running = store.command(&format!("run {flags} --name job busybox sh -c"), &[script]);
+        let mut running = running.stdout(Stdio::null()).spawn().expect("a run");
+        eventually("it runs", Duration::from_secs(20), || !store.ok("ps -q").is_empty());
+        running.kill().and_then(|()| running.wait()).expect("killed");
+        eventually("it has ended", Duration::from_secs(20), || store.ok("ps -q").is_empty());
+        let listed = store.json("ps -a --format json");
+        assert_eq!(
+            (listed[0]["State"].as_str(), listed[0]["ExitCode"].as_i64()),
+            (Some("exited"), Some(137)),
+            "{listed}"
+        );
+        if flags.is_empty() {
+            // Its cgroup was left behind, and makes way.
+            store.run("start -a job").status(4);
+        }
+        store.ok("rm job");
+        before.assert_same(&store.traces());
+    }
 }

@@ -374,3 +374,27 @@ fn the_draft_of_a_killed_import_goes_with_the_next() {
     store.ok_with("image import", &[text(&busybox())]);
     assert_eq!(drafts(), 0);
 }
+
+#[test]
+fn an_interrupted_import_leaves_nothing() {
+    let store = Store::empty();
+    let mut import = store.command("image import -", &[]);
+    let mut import =
+        import.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("an import");
+    let bytes = fs::read(busybox()).expect("the tarball");
+    let mut input = import.stdin.take().expect("a pipe");
+    input.write_all(&bytes[..bytes.len() / 2]).expect("written");
+    let staging = store.root().join("fs/staging");
+    eventually("the import has begun", Duration::from_secs(20), || {
+        fs::read_dir(&staging).is_ok_and(|drafts| drafts.count() == 1)
+    });
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(import.id()).expect("a pid"));
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).expect("sent");
+    // It sees it with the next bytes; whether it takes all of them depends on when.
+    let _ = input.write_all(&bytes[bytes.len() / 2..]);
+    drop(input);
+    let done = import.wait_with_output().expect("it ends");
+    assert_eq!(done.status.code(), Some(128 + 15), "{}", String::from_utf8_lossy(&done.stderr));
+    assert_eq!(fs::read_dir(&staging).expect("staging").count(), 0);
+    assert_eq!(store.ok("image ls -q"), "");
+}

@@ -291,3 +291,27 @@ fn signals_are_forwarded() {
     assert_eq!(crate::support::command::wait(child, "run"), 9);
     assert_eq!(fs::read_to_string(&out).expect("read"), "ready\ncaught\n");
 }
+
+#[test]
+fn another_user_can_open_its_own_output() {
+    let store = Store::new();
+    // Its output is a pipe here, as in `tupper run … | cat`.
+    assert_eq!(script(&store, "-u 65534", "echo out >/dev/stdout; echo err >/dev/stderr").ok(), "out");
+}
+
+#[test]
+fn init_tells_nothing_of_the_hosts_command_line() {
+    let store = Store::new();
+    let seen = script(&store, "--init -e SECRET=hunter2", "cat /proc/1/cmdline; cat /proc/1/comm; ps").ok();
+    assert!(seen.contains("init") && !seen.contains("hunter2") && !seen.contains("--init"), "{seen}");
+}
+
+#[test]
+fn a_read_only_root_has_writable_places() {
+    let store = Store::new();
+    script(&store, "--read-only", "touch /tmp/x /run/x /var/tmp/x").ok();
+    for path in ["/x", "/etc/x", "/etc/hosts", "/etc/resolv.conf", "/etc/hostname"] {
+        let done = script(&store, "--read-only", &format!("echo x >>{path}"));
+        assert!(done.stderr.contains("Read-only"), "{path}: {done}");
+    }
+}

@@ -146,3 +146,12 @@ fn a_name_is_looked_up_among_snapshots_first() {
     assert_eq!(store.ok("run --rm snapshot:app ls /mark"), "/mark");
     store.run("run --rm image:app ls /mark").status(1);
 }
+
+#[test]
+fn nested_subvolumes_are_told_of() {
+    let store = Store::new();
+    store.ok("snapshot create busybox web");
+    sh("btrfs", &["subvolume", "create", text(&path_of(&store, "web").join("srv/nested"))]);
+    let done = store.run("snapshot create web copy").status(0);
+    assert!(done.stderr.contains("/srv/nested"), "{done}");
+}

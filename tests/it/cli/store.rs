@@ -221,3 +221,31 @@ fn a_newer_format_is_refused() {
     sh("setfattr", &["-n", "user.tupper.format", "-v", &format.to_string(), fs]);
     assert_eq!(store.lines("image ls -q").len(), 1, "an unknown field alone is no newer format");
 }
+
+#[test]
+fn a_half_made_store_can_be_unmounted() {
+    let _host = Host::shared();
+    let host = Disk::ext4(2 * GIB);
+    let tupper = Tupper::new(host.path().join("store"));
+    tupper.ok("store init");
+    let fs = tupper.root().join("fs");
+    sh("setfattr", &["-x", "user.tupper.format", fs.to_str().expect("plain")]);
+    tupper.ok("store umount");
+    assert_eq!(mounts_below(tupper.root()).len(), 0);
+    tupper.ok("store umount");
+    // And made whole by the next who writes.
+    import(&tupper);
+}
+
+#[test]
+fn a_store_whose_file_is_gone_takes_no_more() {
+    let _host = Host::shared();
+    let host = Disk::ext4(2 * GIB);
+    let tupper = Tupper::new(host.path().join("store"));
+    tupper.ok("store init");
+    std::fs::remove_file(tupper.root().join("store.btrfs")).expect("removed");
+    let image = busybox();
+    let error = tupper.run_with("image import", &[image.to_str().expect("plain")]).fails(125);
+    assert!(error.contains("store.btrfs"), "{error}");
+    tupper.ok("store umount");
+}

@@ -1,0 +1,28 @@
+//! Signals that ask to stop, as a flag: long work looks at it between two steps, fails, and so cleans up as after any
+//! other failure.
+//!
+//! A second signal ends the process at once, and leaves to the next command what it leaves.
+
+use crate::error::{Error, Kind, Result};
+use crate::kernel::signal;
+
+/// From now on HUP, INT and TERM make [`check`] fail instead of ending the process.
+///
+/// # Errors
+/// A failed sigaction(2).
+pub fn catch() -> Result<()> {
+    signal::note_termination()
+}
+
+/// The signal that arrived, if one did.
+pub fn caught() -> Option<i32> {
+    signal::noted_termination()
+}
+
+/// Fails once a signal has arrived.
+pub(crate) fn check() -> Result<()> {
+    match caught() {
+        Some(signal) => Err(Error::new(Kind::Io, format!("interrupted by signal {signal}"))),
+        None => Ok(()),
+    }
+}
