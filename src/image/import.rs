@@ -52,7 +52,7 @@ pub fn import(store: &Store, import: &Import, progress: Progress) -> Result<Id> 
 
 fn run(store: &Store, import: &Import, progress: Progress) -> Result<Id> {
     let draft = Draft::create(store)?;
-    let bytes = open(&import.source, progress)?;
+    let bytes = open(store, &import.source, progress)?;
     let unpacked = draft.fill(|rootfs| layer::unpack(bytes, rootfs, &import.limits))?;
     refuse_image_archive(&draft)?;
 
@@ -78,9 +78,10 @@ fn run(store: &Store, import: &Import, progress: Progress) -> Result<Id> {
     image.publish(store, import.name.as_ref())
 }
 
-fn open(source: &Source, progress: Progress) -> Result<Box<dyn Read + Send>> {
+fn open(store: &Store, source: &Source, progress: Progress) -> Result<Box<dyn Read + Send>> {
     let (reader, length): (Box<dyn Read + Send>, _) = match source {
-        Source::Directory(path) => (Box::new(layer::pack(path)?), None),
+        // The store would be copied into itself, for as long as there is room.
+        Source::Directory(path) => (Box::new(layer::pack(path, &[store.root()])?), None),
         _ => {
             let bytes = source.open()?;
             (bytes.reader, bytes.length)
