@@ -113,7 +113,10 @@ fn refuse_image_archive(draft: &Draft<'_>) -> Result<()> {
     let root = has("etc") || has("usr") || has("bin");
     if !root && (has("oci-layout") || has("manifest.json")) {
         let error = Error::new(Kind::Invalid, "this is an image archive, not a root filesystem");
-        return Err(error.with_hint("use `tupper image load` for what docker save, podman save and skopeo write"));
+        return Err(error.with_hint(
+            "that will be for `tupper image load`, which is not there yet; import what `docker export` or \
+             `podman export` writes of a container of the image instead",
+        ));
     }
     Ok(())
 }
