@@ -2,6 +2,7 @@
 
 use crate::support::command::Tupper;
 use crate::support::need_root;
+use crate::support::store::Store;
 
 fn nowhere() -> (tempfile::TempDir, Tupper) {
     let dir = tempfile::tempdir().expect("a scratch directory");
@@ -56,5 +57,22 @@ fn completions_and_man_pages_name_every_verb() {
     tupper.ok_with("man", &[pages.to_str().expect("plain")]);
     for page in ["tupper.1", "tupper-image-import.1", "tupper-snapshot-create.1", "tupper-run.1"] {
         assert!(pages.join(page).is_file(), "{page}");
+    }
+}
+
+#[test]
+fn empty_names_are_called_empty() {
+    let store = Store::empty();
+    store.ok("store init");
+    for (line, more) in [
+        ("snapshot path", &[""][..]),
+        ("image import", &[""]),
+        ("image inspect", &[""]),
+        ("image tag", &["", "name"]),
+        ("run --rm", &["", "true"]),
+        ("snapshot path", &["snapshot:"]),
+    ] {
+        let done = store.run_with(line, more);
+        assert!(done.stderr.contains("is empty"), "{done}");
     }
 }
