@@ -2,9 +2,10 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::Args;
 use clap_complete::Shell;
+use tupper::error::Context;
 
 use super::output;
 
@@ -31,8 +32,10 @@ pub(super) struct Man {
 
 impl Man {
     pub(super) fn run(self) -> Result<()> {
-        std::fs::create_dir_all(&self.directory).with_context(|| format!("create {}", self.directory.display()))?;
+        let directory = self.directory.display();
+        std::fs::create_dir_all(&self.directory).context(|| format!("create the directory {directory}"))?;
         clap_mangen::generate_to(super::command(), &self.directory)
-            .with_context(|| format!("write man pages into {}", self.directory.display()))
+            .context(|| format!("write man pages into {directory}"))?;
+        Ok(())
     }
 }

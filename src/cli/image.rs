@@ -70,7 +70,7 @@ impl Import {
         interrupt::catch()?;
         let source = Source::locate(&self.source)?;
         let store = Store::open_or_init(root)?;
-        let bar = Bar::new(&format!("importing {source}"), self.quiet);
+        let bar = Bar::new(&output::one_line(format_args!("importing {source}")), self.quiet);
         let import = image::Import {
             source,
             name: self.name,

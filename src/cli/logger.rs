@@ -2,6 +2,8 @@
 
 use log::{Level, LevelFilter, Log, Metadata, Record};
 
+use super::output;
+
 struct Logger;
 
 static LOGGER: Logger = Logger;
@@ -20,12 +22,13 @@ impl Log for Logger {
 
     fn log(&self, record: &Record<'_>) {
         if self.enabled(record.metadata()) {
-            let _ = match record.level() {
-                Level::Info => super::output::note(format_args!("tupper: {}", record.args())),
-                Level::Warn => super::output::note(format_args!("tupper: warning: {}", record.args())),
-                Level::Error => super::output::note(format_args!("tupper: error: {}", record.args())),
-                Level::Debug | Level::Trace => super::output::note(format_args!("tupper: debug: {}", record.args())),
+            let prefix = match record.level() {
+                Level::Info => "",
+                Level::Warn => "warning: ",
+                Level::Error => "error: ",
+                Level::Debug | Level::Trace => "debug: ",
             };
+            let _ = output::note(format_args!("tupper: {prefix}{}", output::one_line(record.args())));
         }
     }
 

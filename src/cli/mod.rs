@@ -17,13 +17,15 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
-use tupper::error::Kind;
+use log::LevelFilter;
+use tupper::error::{Context, Kind};
 use tupper::store::Store;
 
 /// Images and containers as btrfs snapshots.
 #[derive(Debug, Parser)]
-#[command(name = "tupper", version, propagate_version = false, disable_help_subcommand = true)]
+#[command(name = "tupper", version, propagate_version = false)]
 #[command(after_help = "Start with `tupper image import rootfs.tar --name NAME`, then `tupper shell NAME`.")]
 struct Cli {
     /// Where the store is
@@ -37,8 +39,8 @@ struct Cli {
     )]
     root: PathBuf,
     /// What to say on standard error
-    #[arg(long, global = true, value_name = "LEVEL", default_value = "info")]
-    log_level: log::LevelFilter,
+    #[arg(long, global = true, value_name = "LEVEL", default_value = "info", ignore_case = true, value_parser = levels())]
+    log_level: LevelFilter,
     #[command(subcommand)]
     verb: Verb,
 }
@@ -85,6 +87,11 @@ enum Verb {
     Man(completion::Man),
 }
 
+fn levels() -> impl TypedValueParser<Value = LevelFilter> {
+    PossibleValuesParser::new(["off", "error", "warn", "info", "debug", "trace"])
+        .try_map(|text| text.parse::<LevelFilter>())
+}
+
 /// Parses the arguments, does what they say, and returns the exit status.
 pub(crate) fn main() -> ExitCode {
     let mut command = Cli::command();
@@ -106,7 +113,9 @@ pub(crate) fn main() -> ExitCode {
 }
 
 fn dispatch(cli: Cli) -> Result<ExitCode> {
-    let root = std::path::absolute(&cli.root)?;
+    // What can fail is getcwd(3).
+    let root = std::path::absolute(&cli.root)
+        .context(|| format!("store {}: find the working directory", cli.root.display()))?;
     let done = match cli.verb {
         Verb::Run(verb) => return verb.run(&root),
         Verb::Shell(verb) => return verb.run(&root),
@@ -160,21 +169,21 @@ fn usage(error: &clap::Error) -> ExitCode {
     if !error.use_stderr() {
         return match output::text(&error.render().to_string()) {
             Ok(()) => ExitCode::SUCCESS,
-            Err(_) => ExitCode::FAILURE,
+            Err(e) if output::is_broken_pipe(&e) => ExitCode::SUCCESS,
+            Err(e) => failed(&e, runs_a_command(std::env::args().skip(1))),
         };
     }
     let text = error.render().to_string();
     let mut parts = text.split("\n\n").map(|part| part.split_whitespace().collect::<Vec<_>>().join(" "));
     let first = parts.next().unwrap_or_default();
-    let tip = parts.find_map(|part| part.strip_prefix("tip: ").map(str::to_string));
+    // That an unknown flag could be a value behind `--` helps nobody: no verb takes a value that looks like one.
+    let mut tips = text.lines().filter_map(|line| line.trim_start().strip_prefix("tip: "));
+    let tip = tips.find(|tip| !tip.starts_with("to pass"));
     if error.kind() == clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
         let _ = output::note(text.trim_end());
     } else {
         let _ = output::note(format_args!("tupper: error: {}", first.trim_start_matches("error: ")));
-        let _ = output::note(format_args!(
-            "hint: {}",
-            tip.unwrap_or_else(|| "see `tupper --help`, or `tupper VERB --help`".to_string())
-        ));
+        let _ = output::note(format_args!("hint: {}", tip.unwrap_or("see `tupper --help`, or `tupper VERB --help`")));
     }
     ExitCode::from(if runs_a_command(std::env::args().skip(1)) { 125 } else { 2 })
 }
@@ -211,7 +220,7 @@ fn failed(error: &anyhow::Error, runs_a_command: bool) -> ExitCode {
 
 /// One line, and the hint where there is one.
 fn report(error: &anyhow::Error) {
-    let _ = output::note(format_args!("tupper: error: {error:#}"));
+    let _ = output::note(format_args!("tupper: error: {}", output::one_line(format_args!("{error:#}"))));
     if let Some(hint) = error.downcast_ref::<tupper::error::Error>().and_then(tupper::error::Error::hint) {
         let _ = output::note(format_args!("hint: {hint}"));
     }

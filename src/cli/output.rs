@@ -7,6 +7,7 @@ use anyhow::Result;
 use clap::{Args, ValueEnum};
 use jiff::Timestamp;
 use serde_json::Value;
+use tupper::error::Error;
 use tupper::name::Id;
 
 /// How a listing is printed.
@@ -54,19 +55,31 @@ impl Listing {
 
 /// One line on standard output.
 pub(super) fn line(text: impl Display) -> Result<()> {
-    Ok(writeln!(io::stdout().lock(), "{text}")?)
+    self::text(&format!("{text}\n"))
 }
 
 /// Text on standard output, as it is.
 pub(super) fn text(text: &str) -> Result<()> {
     let mut out = io::stdout().lock();
-    out.write_all(text.as_bytes())?;
-    Ok(out.flush()?)
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(|e| match e.kind() {
+        // Left as it is, for is_broken_pipe.
+        io::ErrorKind::BrokenPipe => e.into(),
+        _ => Error::from_io("write to standard output", e).into(),
+    })
 }
 
 /// One line on standard error, in one write, so that lines of several processes do not mix.
 pub(super) fn note(text: impl Display) -> Result<()> {
     Ok(io::stderr().lock().write_all(format!("{text}\n").as_bytes())?)
+}
+
+/// The text with control characters escaped, so that it stays one line, whatever a path holds.
+pub(super) fn one_line(text: impl Display) -> String {
+    let mut line = String::new();
+    for c in text.to_string().chars() {
+        if c.is_control() { line.extend(c.escape_default()) } else { line.push(c) }
+    }
+    line
 }
 
 /// A document on standard output.
@@ -163,6 +176,11 @@ mod tests {
         ] {
             assert_eq!(size(bytes), text);
         }
+    }
+
+    #[test]
+    fn what_a_path_holds_stays_on_one_line() {
+        assert_eq!(one_line("a\nb\u{1b}[31m \u{e9} \u{9b}"), "a\\nb\\u{1b}[31m \u{e9} \\u{9b}");
     }
 
     #[test]

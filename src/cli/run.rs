@@ -79,6 +79,7 @@ struct Inside {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Explain {
     /// Print each step as it is done.
+    #[value(hide = true)]
     Run,
     /// Print the steps, and do nothing.
     Only,

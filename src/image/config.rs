@@ -16,12 +16,12 @@ pub enum Change {
     Cmd(Vec<String>),
     /// `ENTRYPOINT`, in the same two forms.
     Entrypoint(Vec<String>),
-    /// `ENV K=V` or `ENV K V`.
-    Env(String, String),
+    /// `ENV K=V …` or `ENV K V`.
+    Env(Vec<(String, String)>),
     /// `EXPOSE PORT[/PROTOCOL]`.
     Expose(String),
-    /// `LABEL K=V`.
-    Label(String, String),
+    /// `LABEL`, in the same two forms.
+    Label(Vec<(String, String)>),
     /// `STOPSIGNAL SIGNAL`.
     StopSignal(String),
     /// `USER NAME|UID[:GROUP|GID]`.
@@ -45,16 +45,12 @@ impl FromStr for Change {
             return Err(bad("the value is empty"));
         }
         let value = || rest.trim_matches('"').to_string();
-        let pair = || match rest.split_once(['=', ' ']) {
-            Some((key, value)) if !key.is_empty() => Ok((key.to_string(), value.trim().trim_matches('"').to_string())),
-            _ => Err(bad("not KEY=VALUE")),
-        };
         Ok(match instruction.to_ascii_uppercase().as_str() {
             "CMD" => Change::Cmd(command(rest).ok_or_else(|| bad("not a JSON list of strings"))?),
             "ENTRYPOINT" => Change::Entrypoint(command(rest).ok_or_else(|| bad("not a JSON list of strings"))?),
-            "ENV" => pair().map(|(key, value)| Change::Env(key, value))?,
+            "ENV" => Change::Env(pairs(rest).map_err(bad)?),
             "EXPOSE" => Change::Expose(if rest.contains('/') { value() } else { format!("{}/tcp", value()) }),
-            "LABEL" => pair().map(|(key, value)| Change::Label(key, value))?,
+            "LABEL" => Change::Label(pairs(rest).map_err(bad)?),
             "STOPSIGNAL" => Change::StopSignal(value()),
             "USER" => Change::User(value()),
             "VOLUME" if rest.starts_with('[') => {
@@ -77,6 +73,82 @@ fn command(text: &str) -> Option<Vec<String>> {
         true => serde_json::from_str(text).ok(),
         false => Some(vec!["/bin/sh".into(), "-c".into(), text.into()]),
     }
+}
+
+/// Keys and values (Dockerfile reference, ENV): words `K=V`, or in the old form one key and, behind the first blank, its
+/// value. Variables are not expanded: there is no build here that could have set them.
+fn pairs(text: &str) -> std::result::Result<Vec<(String, String)>, &'static str> {
+    let words = words(text);
+    let raw = if words.first().is_some_and(|word| word.contains('=')) {
+        words.iter().map(|word| word.split_once('=')).collect::<Option<Vec<_>>>()
+    } else {
+        text.split_once([' ', '\t']).map(|(key, value)| vec![(key, value.trim_start())])
+    };
+    let mut pairs = Vec::new();
+    for (key, value) in raw.ok_or("not KEY=VALUE")? {
+        if key.is_empty() {
+            return Err("a key is empty");
+        }
+        pairs.push((unquoted(key)?, unquoted(value)?));
+    }
+    Ok(pairs)
+}
+
+/// How the characters of a Dockerfile's line are meant.
+#[derive(Default)]
+struct Quoting {
+    quote: Option<char>,
+    escaped: bool,
+}
+
+impl Quoting {
+    /// Whether the next character stands for itself, rather than being a quote or a backslash that quotes.
+    fn is_literal(&mut self, c: char) -> bool {
+        match (self.quote, c) {
+            _ if self.escaped => self.escaped = false,
+            (None | Some('"'), '\\') => {
+                self.escaped = true;
+                return false;
+            }
+            (None, '"' | '\'') => {
+                self.quote = Some(c);
+                return false;
+            }
+            (Some(quote), _) if quote == c => {
+                self.quote = None;
+                return false;
+            }
+            _ => {}
+        }
+        true
+    }
+}
+
+/// Words between blanks that are not quoted. Their quotes and backslashes stay.
+fn words(text: &str) -> Vec<&str> {
+    let mut quoting = Quoting::default();
+    text.split(|c| {
+        let bare = quoting.quote.is_none() && !quoting.escaped;
+        quoting.is_literal(c) && bare && c.is_ascii_whitespace()
+    })
+    .filter(|word| !word.is_empty())
+    .collect()
+}
+
+/// The text without the quotes and backslashes that are no part of what is meant.
+fn unquoted(text: &str) -> std::result::Result<String, &'static str> {
+    let mut quoting = Quoting::default();
+    let mut out = String::new();
+    for c in text.chars() {
+        // Between double quotes a backslash before anything else is one (sh(1), "Double Quotes").
+        if quoting.escaped && quoting.quote.is_some() && !matches!(c, '"' | '$' | '\\') {
+            out.push('\\');
+        }
+        if quoting.is_literal(c) {
+            out.push(c);
+        }
+    }
+    if quoting.quote.is_some() { Err("a quote is not closed") } else { Ok(out) }
 }
 
 /// The config of an image with one layer, just imported.
@@ -110,16 +182,19 @@ fn apply(mut config: Config, change: &Change) -> Config {
     match change.clone() {
         Change::Cmd(command) => config.set_cmd(Some(command)),
         Change::Entrypoint(command) => config.set_entrypoint(Some(command)),
-        Change::Env(key, value) => {
-            let prefix = format!("{key}=");
-            let others: Vec<String> =
-                config.env().iter().flatten().filter(|variable| !variable.starts_with(&prefix)).cloned().collect();
-            config.set_env(with(&Some(others), [format!("{key}={value}")]))
+        Change::Env(pairs) => {
+            let mut variables = config.env().clone().unwrap_or_default();
+            for (key, value) in pairs {
+                let prefix = format!("{key}=");
+                variables.retain(|variable| !variable.starts_with(&prefix));
+                variables.push(prefix + &value);
+            }
+            config.set_env(Some(variables))
         }
         Change::Expose(port) => config.set_exposed_ports(with(config.exposed_ports(), [port])),
-        Change::Label(key, value) => {
+        Change::Label(pairs) => {
             let mut labels: HashMap<String, String> = config.labels().clone().unwrap_or_default();
-            labels.insert(key, value);
+            labels.extend(pairs);
             config.set_labels(Some(labels))
         }
         Change::StopSignal(signal) => config.set_stop_signal(Some(signal)),
@@ -142,8 +217,6 @@ mod tests {
             (r#"CMD=["sh"]"#, Change::Cmd(strings(&["sh"]))),
             ("cmd echo hi", Change::Cmd(strings(&["/bin/sh", "-c", "echo hi"]))),
             ("ENTRYPOINT /init", Change::Entrypoint(strings(&["/bin/sh", "-c", "/init"]))),
-            ("ENV A=b c", Change::Env("A".into(), "b c".into())),
-            (r#"ENV A="b""#, Change::Env("A".into(), "b".into())),
             ("EXPOSE 80", Change::Expose("80/tcp".into())),
             ("EXPOSE 53/udp", Change::Expose("53/udp".into())),
             ("USER 1:2", Change::User("1:2".into())),
@@ -152,14 +225,33 @@ mod tests {
         ] {
             assert_eq!(text.parse::<Change>().expect(text), change);
         }
-        for text in ["", "CMD", "CMD ", "CMD [1]", "CMD [", "FROM debian", "ENV A", "LABEL =x"] {
+        for text in ["", "CMD", "CMD ", "CMD [1]", "CMD [", "FROM debian", "ENV A", "ENV A=b c", "ENV A='b", "LABEL =x"]
+        {
             assert!(text.parse::<Change>().is_err(), "{text:?}");
         }
     }
 
     #[test]
+    fn variables_and_labels_are_words_or_one_key_and_the_rest() {
+        for (text, expected) in [
+            ("A=b", &[("A", "b")][..]),
+            ("A=", &[("A", "")]),
+            ("A=1 B=2\t C=x=y", &[("A", "1"), ("B", "2"), ("C", "x=y")]),
+            (r#"A="b c" B='d "e' C=f\ g"#, &[("A", "b c"), ("B", "d \"e"), ("C", "f g")]),
+            (r#"A="b\"c\n\\" B='d\' C=a\"b"#, &[("A", r#"b"c\n\"#), ("B", "d\\"), ("C", "a\"b")]),
+            (r#""a key"="a value""#, &[("a key", "a value")]),
+            ("A b c=d", &[("A", "b c=d")]),
+            (r#"A  "b  c" d"#, &[("A", "b  c d")]),
+        ] {
+            let owned: Vec<_> = expected.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect();
+            assert_eq!(format!("ENV {text}").parse::<Change>().expect(text), Change::Env(owned.clone()), "{text}");
+            assert_eq!(format!("LABEL {text}").parse::<Change>().expect(text), Change::Label(owned), "{text}");
+        }
+    }
+
+    #[test]
     fn a_later_change_of_a_variable_wins() {
-        let changes = ["ENV A=1", "ENV B=2", "ENV A=3"].map(|text| text.parse().expect(text));
+        let changes = ["ENV A=1 A=2", "ENV B=2", "ENV A=3"].map(|text| text.parse().expect(text));
         let config = changes.iter().fold(Config::default(), apply);
         assert_eq!(config.env().clone(), Some(vec!["B=2".to_string(), "A=3".to_string()]));
     }

@@ -53,7 +53,7 @@ pub fn import(store: &Store, import: &Import, progress: Progress) -> Result<Id> 
 
 fn run(store: &Store, import: &Import, progress: Progress) -> Result<Id> {
     let draft = Draft::create(store)?;
-    let bytes = open(&import.source, progress)?;
+    let bytes = open(store, &import.source, progress)?;
     let unpacked = draft.fill(|rootfs| layer::unpack(bytes, rootfs, &import.limits))?;
     refuse_image_archive(&draft)?;
 
@@ -79,9 +79,10 @@ fn run(store: &Store, import: &Import, progress: Progress) -> Result<Id> {
     image.publish(store, import.name.as_ref())
 }
 
-fn open(source: &Source, progress: Progress) -> Result<Box<dyn Read + Send>> {
+fn open(store: &Store, source: &Source, progress: Progress) -> Result<Box<dyn Read + Send>> {
     let (reader, length): (Box<dyn Read + Send>, _) = match source {
-        Source::Directory(path) => (Box::new(layer::pack(path)?), None),
+        // The store would be copied into itself, for as long as there is room.
+        Source::Directory(path) => (Box::new(layer::pack(path, &[store.root()])?), None),
         _ => {
             let bytes = source.open()?;
             (bytes.reader, bytes.length)
@@ -114,7 +115,10 @@ fn refuse_image_archive(draft: &Draft<'_>) -> Result<()> {
     let root = has("etc") || has("usr") || has("bin");
     if !root && (has("oci-layout") || has("manifest.json")) {
         let error = Error::new(Kind::Invalid, "this is an image archive, not a root filesystem");
-        return Err(error.with_hint("use `tupper image load` for what docker save, podman save and skopeo write"));
+        return Err(error.with_hint(
+            "that will be for `tupper image load`, which is not there yet; import what `docker export` or \
+             `podman export` writes of a container of the image instead",
+        ));
     }
     Ok(())
 }

@@ -96,10 +96,12 @@ impl<R: BufRead> Read for Gzip<R> {
                 return Ok(length);
             }
             let Some(mut input) = self.member.take().map(GzDecoder::into_inner) else { break };
-            match input.fill_buf()?.first() {
-                None => {}
-                Some(0) => only_zeros(&mut input)?,
-                Some(_) => self.member = Some(GzDecoder::new(input)),
+            match input.fill_buf()? {
+                [] => {}
+                [0, ..] => only_zeros(&mut input)?,
+                // The buffer may end between the two bytes of the magic.
+                [0x1f] | [0x1f, 0x8b, ..] => self.member = Some(GzDecoder::new(input)),
+                _ => return Err(garbage()),
             }
         }
         Ok(0)
@@ -113,11 +115,15 @@ fn only_zeros(input: &mut impl BufRead) -> io::Result<()> {
             return Ok(());
         }
         if bytes.iter().any(|&b| b != 0) {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "garbage after the end"));
+            return Err(garbage());
         }
         let length = bytes.len();
         input.consume(length);
     }
+}
+
+fn garbage() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, "garbage after the end")
 }
 
 /// A decoder whose errors say what it decodes, and which stays at its end.
@@ -234,9 +240,14 @@ mod tests {
     fn behind_gzip_only_zeros_are_padding() {
         let whole = gzip(b"text");
         assert_eq!(unpacked(&[&whole[..], &[0; 5000]].concat()).expect("zeros"), b"text");
-        for garbage in [&b"x"[..], &[0, 0, 1], &[0x1f, 0], &[0x1f]] {
+        for garbage in [&b"x"[..], b"more than the header of a member", &[0, 0, 1], &[0x1f, 0]] {
             let error = unpacked(&[&whole[..], garbage].concat()).expect_err("garbage");
             assert_eq!(error.kind(), Kind::Invalid, "{error}");
+            assert!(error.to_string().ends_with("damaged: garbage after the end"), "{error}");
+        }
+        for cut in 1..whole.len() {
+            let error = unpacked(&[&whole[..], &whole[..cut]].concat()).expect_err("a second member that is cut");
+            assert!(error.to_string().ends_with("truncated"), "{cut}: {error}");
         }
         for encode in [zstd_of, xz, bzip2_of] {
             assert!(unpacked(&[&encode(b"text")[..], b"garbage"].concat()).is_err());

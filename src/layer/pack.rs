@@ -7,7 +7,8 @@
 //! links to its first. Two blocks of zeros end it. The digest of these bytes is the diff id of a directory, so their
 //! form may not change.
 //!
-//! What another filesystem or subvolume holds below a mount point is left out, as are sockets; both with a warning.
+//! What another filesystem or subvolume holds below a mount point is left out, as are sockets and what the caller wants
+//! left out; each with a warning.
 //! Names longer than PATH_MAX are an error.
 
 use std::collections::HashMap;
@@ -41,20 +42,27 @@ pub struct Packed {
 
 /// Packs a directory into its canonical archive. What fails underway is an error of the stream.
 ///
+/// The directories `without`, by whatever path they are met, become empty ones.
+///
 /// # Errors
-/// That of stat(2) when the directory cannot be seen, or of starting a thread.
-pub fn pack(directory: &Path) -> Result<Packed> {
+/// That of stat(2) when a directory cannot be seen, or of starting a thread.
+pub fn pack(directory: &Path, without: &[&Path]) -> Result<Packed> {
     let root = std::fs::metadata(directory).context(|| format!("pack {}", directory.display()))?;
     if !root.is_dir() {
         return Err(Error::new(Kind::Invalid, format!("pack {}: it is no directory", directory.display())));
+    }
+    let mut left_out = Vec::new();
+    for path in without {
+        let found = std::fs::metadata(path).context(|| format!("leave out {}", path.display()))?;
+        left_out.push((found.dev(), found.ino()));
     }
     let (sender, filled) = sync_channel(BUFFERS);
     let path = directory.to_path_buf();
     let thread = thread::Builder::new()
         .name("layer-pack".into())
         .spawn(move || {
-            let mut packer =
-                Packer { out: Out { sender, buffer: Vec::new() }, device: root.dev(), names: HashMap::new() };
+            let out = Out { sender, buffer: Vec::new() };
+            let mut packer = Packer { out, device: root.dev(), left_out, names: HashMap::new() };
             let result = packer.pack(&path).context(|| format!("pack {}", path.display()));
             if let Err(error) = result.and_then(|()| packer.out.flush()) {
                 // Nobody wants it when the stream was dropped, which is then the error itself.
@@ -128,13 +136,16 @@ struct Packer {
     out: Out,
     /// The root's filesystem.
     device: u64,
+    /// The device and inode of directories that are packed as if they were empty.
+    left_out: Vec<(u64, u64)>,
     /// First names of files that have several.
     names: HashMap<(u64, u64), Vec<u8>>,
 }
 
 impl Packer {
     fn pack(&mut self, root: &Path) -> Result<()> {
-        for entry in walkdir::WalkDir::new(root).same_file_system(true).sort_by_file_name() {
+        let mut walk = walkdir::WalkDir::new(root).same_file_system(true).sort_by_file_name().into_iter();
+        while let Some(entry) = walk.next() {
             let entry = entry.map_err(|e| match e.io_error().and_then(io::Error::raw_os_error) {
                 Some(errno) => Error::from_errno(format_args!("read {}", shown(e.path())), errno),
                 None => Error::new(Kind::Io, e.to_string()),
@@ -143,6 +154,11 @@ impl Packer {
             let path = if name.is_empty() { root.join(".") } else { entry.path().to_path_buf() };
             let found = std::fs::symlink_metadata(&path).context(|| format!("read {}", path.display()))?;
             self.entry(name, &path, &found).context(|| format!("read {}", path.display()))?;
+            // The walk does not enter what is mounted; skipping that would skip the directory that it lies in.
+            if found.dev() == self.device && self.left_out.contains(&(found.dev(), found.ino())) {
+                log::warn!("{} is no part of a layer: what it holds is left out", path.display());
+                walk.skip_current_dir();
+            }
         }
         self.out.write(&[0; 2 * BLOCK])
     }

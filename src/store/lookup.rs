@@ -39,6 +39,10 @@ impl Store {
             _ => (None, text),
         };
         let shelves: Vec<Shelf> = shelves.iter().copied().filter(|shelf| wanted.is_none_or(|w| w == *shelf)).collect();
+        let kinds = shelves.iter().map(|shelf| kind_word(*shelf)).collect::<Vec<_>>().join(" or ");
+        if text.is_empty() {
+            return Err(Error::new(Kind::Invalid, format!("name of the {kinds}: it is empty")));
+        }
         let objects: Vec<Shelf> = shelves.iter().copied().filter(|shelf| *shelf != Shelf::Images).collect();
         if let Some(found) = self.by_name(text)?.filter(|found| objects.contains(&found.shelf)) {
             return Ok(found);
@@ -54,8 +58,7 @@ impl Store {
                 return Ok(found);
             }
         }
-        let kinds: Vec<&str> = shelves.iter().map(|shelf| shelf.as_str().trim_end_matches('s')).collect();
-        let error = Error::new(Kind::NotFound, format!("{text}: no such {}", kinds.join(" or ")));
+        let error = Error::new(Kind::NotFound, format!("{text}: no such {kinds}"));
         Err(match shelves.last() {
             Some(Shelf::Images) => error.with_hint("`tupper image ls` lists what there is"),
             Some(Shelf::Containers) => error.with_hint("`tupper ps -a` lists what there is"),

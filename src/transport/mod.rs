@@ -33,10 +33,13 @@ impl Source {
     /// What `name` names: `-` is standard input, anything else a path.
     ///
     /// # Errors
-    /// That of stat(2) when there is no such file.
+    /// That of stat(2) when there is no such file; [`Kind::Invalid`] when the name is empty.
     pub fn locate(name: &str) -> Result<Source> {
         if name == "-" {
             return Ok(Source::Stdin);
+        }
+        if name.is_empty() {
+            return Err(Error::new(Kind::Invalid, "the path of the source is empty"));
         }
         let path = PathBuf::from(name);
         let found = std::fs::metadata(&path).context(|| format!("read {name}"))?;
@@ -100,5 +103,6 @@ mod tests {
         assert_eq!(missing.kind(), Kind::NotFound);
         assert!(missing.to_string().contains("/b: no such file"), "{missing}");
         assert!(locate(scratch.path()).expect("a directory").open().is_err());
+        assert!(Source::locate("").expect_err("no name").to_string().contains("empty"));
     }
 }

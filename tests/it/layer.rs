@@ -64,7 +64,7 @@ fn unpack_file(tar: &Path, into: &Path) -> Unpacked {
 
 fn packed(directory: &Path) -> Vec<u8> {
     let mut bytes = Vec::new();
-    pack(directory).and_then(|mut stream| Ok(stream.read_to_end(&mut bytes)?)).unwrap_or_else(|e| panic!("{e}"));
+    pack(directory, &[]).and_then(|mut stream| Ok(stream.read_to_end(&mut bytes)?)).unwrap_or_else(|e| panic!("{e}"));
     bytes
 }
 
@@ -135,7 +135,7 @@ fn a_packed_tree_unpacks_to_itself_and_to_the_same_bytes() {
     assert_eq!(packed(&tree), bytes, "packed twice");
     let again = packed(&ours);
     assert!(again == bytes, "what was unpacked packs to the same bytes");
-    let stream = pack(&ours).expect("a stream");
+    let stream = pack(&ours, &[]).expect("a stream");
     let into = File::open(scratch.make("stream")).expect("a directory");
     let streamed = unpack(Box::new(stream), into.as_fd(), &Limits::default()).unwrap_or_else(|e| panic!("{e}"));
     assert_eq!(streamed, unpacked);
@@ -150,11 +150,12 @@ fn a_stream_that_is_dropped_ends_its_packer() {
     let scratch = Scratch::new();
     let tree = scratch.make("tree");
     shell("head -c 20000000 /dev/zero | tr '\\0' x > large", &tree);
-    let mut stream = pack(&tree).expect("a stream");
+    let mut stream = pack(&tree, &[]).expect("a stream");
     stream.read_exact(&mut [0; 1000]).expect("the first bytes");
     drop(stream);
-    assert!(pack(&tree.join("large")).is_err());
-    assert!(pack(&tree.join("missing")).is_err());
+    assert!(pack(&tree.join("large"), &[]).is_err());
+    assert!(pack(&tree.join("missing"), &[]).is_err());
+    assert!(pack(&tree, &[&tree.join("missing")]).is_err());
 }
 
 #[test]
@@ -171,6 +172,19 @@ fn sockets_and_what_is_mounted_are_left_out_of_a_pack() {
     shell("umount m", &tree);
     unpack_bytes(&bytes, &copy, &Limits::default()).unwrap_or_else(|e| panic!("{e}"));
     assert_eq!(shell("find . | sort", &copy), ".\n./m\n./sub\n");
+}
+
+#[test]
+fn directories_that_are_not_wanted_are_packed_empty() {
+    let scratch = Scratch::new();
+    let (tree, copy) = (scratch.make("tree"), scratch.make("copy"));
+    shell("mkdir -p a/b a/z; echo x > a/b/inside; btrfs -q subvolume create a/s; echo x > a/s/inside", &tree);
+    shell("echo x > a/z/beside; ln -s b a/l", &tree);
+    let mut bytes = Vec::new();
+    let mut stream = pack(&tree, &[&tree.join("a/l"), &tree.join("a/s")]).expect("a stream");
+    stream.read_to_end(&mut bytes).unwrap_or_else(|e| panic!("{e}"));
+    unpack_bytes(&bytes, &copy, &Limits::default()).unwrap_or_else(|e| panic!("{e}"));
+    assert_eq!(shell("find . | sort", &copy), ".\n./a\n./a/b\n./a/l\n./a/s\n./a/z\n./a/z/beside\n");
 }
 
 #[test]

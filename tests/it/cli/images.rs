@@ -248,7 +248,8 @@ fn missing_sources_and_archives_of_other_kinds_are_told_apart() {
     fs::write(dir.join("index.json"), r#"{"schemaVersion":2,"manifests":[]}"#).expect("a file");
     sh("tar", &["-C", text(&dir), "-cf", text(&archive), "blobs", "index.json", "oci-layout"]);
     let error = store.run_with("image import", &[text(&archive)]).fails(1);
-    assert!(error.contains("image load"), "{error}");
+    assert!(error.contains("image load") && error.contains("not there yet"), "{error}");
+    assert!(error.contains("export"), "no way out: {error}");
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! Where a store comes from, how it comes back after a reboot, and when it is refused.
 
+use std::collections::BTreeSet;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::process::Command;
@@ -248,4 +249,24 @@ fn a_store_whose_file_is_gone_takes_no_more() {
     let error = tupper.run_with("image import", &[image.to_str().expect("plain")]).fails(125);
     assert!(error.contains("store.btrfs"), "{error}");
     tupper.ok("store umount");
+}
+
+#[test]
+fn importing_the_directory_that_holds_the_store_leaves_the_store_out() {
+    let _host = Host::shared();
+    for disk in [Disk::ext4(4 * GIB), Disk::btrfs()] {
+        let tree = disk.path().join("tree");
+        let tupper = Tupper::new(tree.join("var/store"));
+        std::fs::create_dir_all(tree.join("etc")).expect("a directory");
+        std::fs::write(tree.join("etc/hostname"), "host\n").expect("a file");
+        let done = tupper.run_with("image import --name all", &[tree.to_str().expect("plain")]);
+        assert!(done.stderr.contains("var/store is no part of a layer"), "{done}");
+        super::id(&done.ok());
+        tupper.ok("snapshot create all s");
+        let layer = tupper.ok("snapshot path s");
+        assert_eq!(
+            sh("find", &[&layer, "-mindepth", "1", "-printf", "%P\n"]).lines().collect::<BTreeSet<_>>(),
+            BTreeSet::from(["etc", "etc/hostname", "var", "var/store"])
+        );
+    }
 }

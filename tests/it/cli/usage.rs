@@ -1,7 +1,12 @@
 //! What holds for every verb: help, versions, wrong usage, what a listing of nothing is.
 
-use crate::support::command::Tupper;
+use std::fs::OpenOptions;
+use std::process::Command;
+
+use crate::support::command::{Tupper, finish};
+use crate::support::disk::Disk;
 use crate::support::need_root;
+use crate::support::store::{Host, Store};
 
 fn nowhere() -> (tempfile::TempDir, Tupper) {
     let dir = tempfile::tempdir().expect("a scratch directory");
@@ -17,6 +22,8 @@ fn version_and_help_need_no_store() {
     for verb in ["--help", "image --help", "snapshot create --help", "run --help", "store --help"] {
         assert!(tupper.ok(verb).contains("Usage:"), "{verb}");
     }
+    assert_eq!(tupper.ok("help"), tupper.ok("--help"));
+    assert_eq!(tupper.ok("help image import"), tupper.ok("image import --help"));
     assert_eq!(dir.path().read_dir().expect("read").count(), 0, "help made a store");
 }
 
@@ -57,4 +64,79 @@ fn completions_and_man_pages_name_every_verb() {
     for page in ["tupper.1", "tupper-image-import.1", "tupper-snapshot-create.1", "tupper-run.1"] {
         assert!(pages.join(page).is_file(), "{page}");
     }
+}
+
+#[test]
+fn empty_names_are_called_empty() {
+    let store = Store::empty();
+    store.ok("store init");
+    for (line, more) in [
+        ("snapshot path", &[""][..]),
+        ("image import", &[""]),
+        ("image inspect", &[""]),
+        ("image tag", &["", "name"]),
+        ("run --rm", &["", "true"]),
+        ("snapshot path", &["snapshot:"]),
+    ] {
+        let done = store.run_with(line, more);
+        assert!(done.stderr.contains("is empty"), "{done}");
+    }
+}
+
+#[test]
+fn hints_on_usage_lead_somewhere() {
+    let (_dir, tupper) = nowhere();
+    assert!(tupper.fails(2, "image ls --formt json").contains("'--format'"));
+    for line in ["ps -d", "image ls --nosuchflag"] {
+        let error = tupper.fails(2, line);
+        assert!(error.contains("hint: see `tupper --help`"), "{error}");
+    }
+    let error = tupper.fails(2, "--log-level loud ps");
+    assert!(error.contains("off, error, warn, info, debug, trace"), "{error}");
+    for level in ["off", "trace", "WARN"] {
+        tupper.ok(&format!("--log-level {level} ps"));
+    }
+}
+
+#[test]
+fn output_that_cannot_be_written_is_an_error_with_an_object() {
+    let (dir, tupper) = nowhere();
+    for line in ["version", "--help", "ps", "completion bash"] {
+        let mut command = tupper.command(line, &[]);
+        let full = OpenOptions::new().write(true).open("/dev/full").expect("full(4)");
+        let done = command.stdout(full).output().expect("it starts");
+        assert_eq!(done.status.code(), Some(1), "{line}");
+        assert_eq!(
+            String::from_utf8_lossy(&done.stderr),
+            "tupper: error: write to standard output: no space left on device\n",
+            "{line}"
+        );
+        // Somebody who has seen enough is no error.
+        let (reader, writer) = std::io::pipe().expect("a pipe");
+        drop(reader);
+        let done = tupper.command(line, &[]).stdout(writer).output().expect("it starts");
+        assert_eq!((done.status.code(), done.stderr.as_slice()), (Some(0), &b""[..]), "{line}");
+    }
+    assert!(tupper.fails(1, "man /dev/null").ends_with("create the directory /dev/null: file exists"));
+
+    let gone = dir.path().join("gone");
+    std::fs::create_dir(&gone).expect("a directory");
+    let mut command = Command::new("sh");
+    command.args(["-c", "rmdir \"$PWD\" && exec \"$0\" --root store ps", env!("CARGO_BIN_EXE_tupper")]);
+    command.current_dir(&gone);
+    let error = finish(command).fails(1);
+    assert!(error.ends_with("store store: find the working directory: no such file or directory"), "{error}");
+}
+
+#[test]
+fn a_notice_stays_on_one_line_whatever_a_path_holds() {
+    let _host = Host::shared();
+    let disk = Disk::ext4(4 << 30);
+    let tupper = Tupper::new(disk.path().join("new\nline\u{1b}[31m"));
+    let done = tupper.run("store init");
+    // umount(8) would not find it again.
+    tupper.ok("store umount");
+    assert!(done.stderr.contains("new\\nline\\u{1b}[31m"), "{done}");
+    assert!(done.stderr.lines().all(|line| line.starts_with("tupper: ")), "{done}");
+    done.ok();
 }
