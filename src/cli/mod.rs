@@ -25,7 +25,7 @@ use tupper::store::Store;
 
 /// Images and containers as btrfs snapshots.
 #[derive(Debug, Parser)]
-#[command(name = "tupper", version, propagate_version = false)]
+#[command(name = "tupper", version, arg_required_else_help = true, propagate_version = false)]
 #[command(after_help = "Start with `tupper image import rootfs.tar --name NAME`, then `tupper shell NAME`.")]
 struct Cli {
     /// Where the store is
@@ -62,13 +62,13 @@ enum Verb {
     /// Show all that is known of containers, as JSON
     Inspect(container::Inspect),
     /// Import, list, name and remove images
-    #[command(subcommand)]
+    #[command(subcommand, arg_required_else_help = true)]
     Image(image::Verb),
     /// Make, list and remove snapshots
-    #[command(subcommand)]
+    #[command(subcommand, arg_required_else_help = true)]
     Snapshot(snapshot::Verb),
     /// Set up and inspect the store
-    #[command(subcommand)]
+    #[command(subcommand, arg_required_else_help = true)]
     Store(store::Verb),
     /// Short for `image ls`
     Images(image::Ls),
