@@ -6,7 +6,7 @@
 use crate::error::{Error, Kind, Result};
 use crate::kernel::signal;
 
-/// From now on HUP, INT and TERM make [`check`] fail instead of ending the process.
+/// From now on HUP, INT and TERM make long work fail at its next step instead of ending the process.
 ///
 /// # Errors
 /// A failed sigaction(2).
