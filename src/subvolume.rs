@@ -136,10 +136,7 @@ impl Drop for EndOnDrop<'_> {
 impl Drop for Draft<'_> {
     fn drop(&mut self) {
         if !self.published {
-            match self.store.shelf(Shelf::Staging) {
-                Ok(staging) => clear(&staging, &self.name),
-                Err(e) => log::warn!("remove the draft {}: {e}", self.name),
-            }
+            clear_draft(self.store, &self.name);
         }
     }
 }
@@ -328,6 +325,14 @@ fn sweep(staging: &OwnedFd) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Removes a draft of ours, with a subvolume in it or without.
+pub(crate) fn clear_draft(store: &Store, name: &str) {
+    match store.shelf(Shelf::Staging) {
+        Ok(staging) => clear(&staging, name),
+        Err(e) => log::warn!("remove the draft {name}: {e}"),
+    }
 }
 
 /// Empties and removes a directory that holds at most a subvolume `rootfs` and a few files. What fails is said and

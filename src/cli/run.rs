@@ -10,7 +10,7 @@ use tupper::container::{self, Options};
 use tupper::error::{Error, Kind};
 use tupper::image;
 use tupper::name::ObjectName;
-use tupper::sandbox::{Exit, Limits, Network, Status, Tmpfs, Volume};
+use tupper::sandbox::{Exit, Limits, Network, Tmpfs, Volume};
 use tupper::store::Store;
 
 use super::output;
@@ -246,10 +246,7 @@ pub(super) fn exit_code(exit: &Exit) -> ExitCode {
     if exit.oom_killed {
         log::warn!("the memory limit was reached, and the kernel killed a process (-m sets the limit)");
     }
-    ExitCode::from(match exit.status {
-        Status::Code(code) => code,
-        Status::Signal(signal) => 128 + u8::try_from(signal).unwrap_or(127),
-    })
+    ExitCode::from(exit.code())
 }
 
 /// `K=V`, or `K` for the caller's value; nothing when the caller has none (podman-run(1), `--env`).

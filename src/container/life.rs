@@ -11,7 +11,7 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::kernel::{process, signal};
 use crate::name::{Id, ObjectName};
 use crate::rootfs::Rootfs;
-use crate::sandbox::{self, Exit, Facts, Plan, Spec, Status};
+use crate::sandbox::{self, Exit, Facts, Plan, Spec};
 use crate::snapshot::{self, Resolved};
 use crate::store::{Found, Running, Shelf, Store, record};
 use crate::subvolume::{Active, New};
@@ -63,7 +63,11 @@ pub fn create(store: &Store, create: &Create) -> Result<Id> {
 /// The snapshot is made while the new process sets its namespaces up, unless somebody listens: a story is told in order.
 pub fn run(store: &Store, create: &Create, narrate: Option<Narrate<'_>>) -> Result<Exit> {
     let doing = || format!("container from {}", create.source);
-    let prepared = prepare(store, create).context(doing)?;
+    let mut prepared = prepare(store, create).context(doing)?;
+    if create.auto_remove {
+        // A throwaway's record is not written again when it starts, so one that is killed is seen as started.
+        prepared.record.started = Some(prepared.record.created);
+    }
     let root = prepared.resolved.parent.rootfs(&prepared.path, prepared.spec.read_only)?;
     let plan = plan(&prepared.spec, &root, prepared.found)?;
     let mut active = None;
@@ -176,8 +180,7 @@ fn prepare(store: &Store, create: &Create) -> Result<Prepared> {
         source: resolved.source.clone(),
         image: resolved.image.as_ref().map(|image| image.id),
         auto_remove: create.auto_remove,
-        // A throwaway's record is not written again when it starts: it is made to be started.
-        started: create.auto_remove.then(Timestamp::now),
+        started: None,
         ended: None,
     };
     let path = store.rootfs_path(found.shelf, &found.id);
@@ -260,13 +263,9 @@ fn supervise(store: &Store, held: &mut Held, running: sandbox::Running) -> Resul
 }
 
 fn note_end(held: &mut Held, exit: &Exit) -> Result<()> {
-    let exit_code = match exit.status {
-        Status::Code(code) => code,
-        Status::Signal(signal) => 128 + u8::try_from(signal).unwrap_or(127),
-    };
     let finished = Timestamp::now();
     let started = held.record.started.unwrap_or(finished);
-    held.record.ended = Some(Ended { started, finished, exit_code, oom_killed: exit.oom_killed });
+    held.record.ended = Some(Ended { started, finished, exit_code: exit.code(), oom_killed: exit.oom_killed });
     record::write(held.active.dir(), &held.record)
 }
 

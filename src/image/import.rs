@@ -11,7 +11,7 @@
 //! of the same bytes finds.
 
 use std::io::{self, Read};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -25,7 +25,7 @@ use crate::kernel::fs;
 use crate::layer;
 use crate::name::{Digest, Id, ImageName};
 use crate::store::{Shelf, Store, record};
-use crate::subvolume::Draft;
+use crate::subvolume::{Draft, clear_draft};
 use crate::transport::Source;
 
 /// What to import, and what to make of it.
@@ -128,18 +128,22 @@ struct ImageDraft<'a> {
     store: &'a Store,
     id: Id,
     name: String,
+    /// Locked, as everything in staging is that belongs to somebody.
+    dir: OwnedFd,
     published: bool,
 }
 
 impl<'a> ImageDraft<'a> {
     fn create(store: &'a Store, config: &[u8], record: &Record) -> Result<ImageDraft<'a>> {
         let id = Digest::from_bytes(Sha256::digest(config).into()).id();
-        let image = ImageDraft { store, id, name: format!("image-{}", store.new_id()?), published: false };
+        let name = format!("image-{}", store.new_id()?);
         let staging = store.shelf(Shelf::Staging)?;
-        fs::make_directory(staging.as_fd(), &image.name, 0o700)?;
-        let dir = fs::open_directory(staging.as_fd(), &image.name)?;
-        record::write(dir.as_fd(), record)?;
-        fs::write_new(dir.as_fd(), "config.json", config, 0o600, false)?;
+        fs::make_directory(staging.as_fd(), &name, 0o700)?;
+        let dir = fs::open_directory(staging.as_fd(), &name)?;
+        let image = ImageDraft { store, id, name, dir, published: false };
+        fs::lock(image.dir.as_fd(), fs::Lock::TryExclusive)?;
+        record::write(image.dir.as_fd(), record)?;
+        fs::write_new(image.dir.as_fd(), "config.json", config, 0o600, false)?;
         Ok(image)
     }
 
@@ -161,15 +165,8 @@ impl<'a> ImageDraft<'a> {
 
 impl Drop for ImageDraft<'_> {
     fn drop(&mut self) {
-        if self.published {
-            return;
-        }
-        let removed = self.store.shelf(Shelf::Staging).and_then(|staging| {
-            fs::unlink(staging.as_fd(), format!("{}/config.json", self.name))?;
-            fs::remove_directory(staging.as_fd(), &self.name)
-        });
-        if let Err(e) = removed {
-            log::warn!("remove the draft {}: {e}", self.name);
+        if !self.published {
+            clear_draft(self.store, &self.name);
         }
     }
 }

@@ -171,10 +171,11 @@ pub fn remove(store: &Store, text: &str, force: bool, dry_run: bool) -> Result<V
     if dry_run {
         return Ok(removed);
     }
+    // This is what removes it; a name whose image is not there is no name.
+    remove_object(store, Shelf::Images, &image.id).context(|| format!("remove image {}", image.id.short()))?;
     for name in &image.names {
         store.remove_tag(name)?;
     }
-    remove_object(store, Shelf::Images, &image.id).context(|| format!("remove image {}", image.id.short()))?;
     release_chain(store, image.chain)?;
     store.reclaim()?;
     Ok(removed)

@@ -12,7 +12,8 @@
 //!     snapshots/ID/rootfs     a snapshot of a layer or of another snapshot; xattr record on ID/
 //!     containers/ID/rootfs    the same with a container's record; spec.json beside it
 //!     names/NAME              symlink to ../snapshots/ID or ../containers/ID
-//!     staging/ANY             drafts: garbage unless somebody holds its lock
+//!     staging/ANY             drafts: a directory is garbage unless somebody holds its lock; a symlink is one that is
+//!                             about to be renamed over a tag or `last`
 //!     trash/ANY               on its way out
 //!     last                    symlink to the image that was used last, for a `shell` without IMAGE
 //! /run/tupper/UUID/ID.json    what runs now: gone after a reboot, and worthless without its process

@@ -107,3 +107,12 @@ fn a_killed_one_has_ended_and_starts_again() {
         before.assert_same(&store.traces());
     }
 }
+
+#[test]
+fn a_throwaway_that_was_only_created_has_not_ended() {
+    let store = Store::new();
+    store.ok("create --rm --name later busybox true");
+    assert_eq!(store.json("ps -a --format json")[0]["State"], "created");
+    store.run("start -a later").status(0);
+    assert_eq!(store.ok("ps -aq"), "", "it goes when its command ends");
+}
