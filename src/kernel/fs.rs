@@ -201,6 +201,9 @@ pub(crate) fn sync(fd: BorrowedFd<'_>) -> Result<()> {
 pub(crate) enum Lock {
     /// Wait for it.
     Exclusive,
+    /// Wait for it, and hold it together with others who want it shared.
+    #[expect(dead_code, reason = "for the staging shelf, in the next commit")]
+    Shared,
     /// Fail at once with [`Kind::InUse`] when somebody has it.
     TryExclusive,
 }
@@ -209,6 +212,7 @@ pub(crate) enum Lock {
 pub(crate) fn lock(fd: BorrowedFd<'_>, how: Lock) -> Result<()> {
     let operation = match how {
         Lock::Exclusive => libc::LOCK_EX,
+        Lock::Shared => libc::LOCK_SH,
         Lock::TryExclusive => libc::LOCK_EX | libc::LOCK_NB,
     };
     loop {
