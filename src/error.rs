@@ -104,7 +104,8 @@ impl Error {
         }
     }
 
-    fn wrap(mut self, what: impl fmt::Display) -> Error {
+    /// The same error with what was being done before it; for those that are not returned.
+    pub(crate) fn wrap(mut self, what: impl fmt::Display) -> Error {
         self.0.message = format!("{what}: {}", self.0.message);
         self
     }

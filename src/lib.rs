@@ -23,6 +23,7 @@ pub mod interrupt;
 pub mod store;
 pub mod subvolume;
 
+pub mod check;
 pub mod container;
 pub mod image;
 pub mod layer;

@@ -7,11 +7,13 @@
 //! ```
 //!
 //! - A draft is invisible and belongs to the process that holds its lock. Dropped, it is removed.
+//! - The place of an Active is claimed first: an intent says that it is being made, so that one whose maker is killed is
+//!   found and cleared.
 //! - Finishing it makes everything written durable; sealing consumes it: the subvolume becomes read-only, and one
 //!   rename publishes it.
 //! - An Active's record is set before the snapshot ioctl, so that the commit which the ioctl makes takes both.
-//! - Removal is one rename into the trash; what follows only gives the space back. A subvolume is destroyed only when
-//!   it is the one that the store recorded.
+//! - Removal is one rename into the trash; what follows only gives the space and the name back. A subvolume is destroyed
+//!   only when it is the one that the store recorded.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -19,14 +21,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::Thread;
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::error::{Context, Error, Kind, Result};
 use crate::kernel::{btrfs, fs};
 use crate::name::{Id, ObjectName};
 use crate::rootfs::Rootfs;
 use crate::store::record::{self, Identity};
-use crate::store::{Found, Shelf, Store, kind_word};
+use crate::store::{Found, Intent, Shelf, Store, kind_word, trash_name};
 
 const ROOTFS: &str = "rootfs";
 
@@ -47,22 +49,17 @@ pub(crate) struct Draft<'a> {
 impl<'a> Draft<'a> {
     /// An empty one.
     pub(crate) fn create(store: &'a Store) -> Result<Draft<'a>> {
-        let name = format!("draft-{}", store.new_id()?);
-        let staging = store.shelf(Shelf::Staging)?;
-        sweep(&staging)?;
-        fs::make_directory(staging.as_fd(), &name, 0o700)?;
-        let made = (|| -> Result<(OwnedFd, OwnedFd)> {
-            let dir = fs::open_directory(staging.as_fd(), &name)?;
-            fs::lock(dir.as_fd(), fs::Lock::TryExclusive)?;
+        let (name, dir) = store.make_draft("draft")?;
+        let made = (|| -> Result<OwnedFd> {
             btrfs::create(dir.as_fd(), ROOTFS)?;
             let rootfs = fs::open_directory(dir.as_fd(), ROOTFS)?;
             record::write_identity(dir.as_fd(), Identity::Itself(btrfs::info(rootfs.as_fd())?.uuid))?;
-            Ok((dir, rootfs))
+            Ok(rootfs)
         })();
         match made {
-            Ok((dir, rootfs)) => Ok(Draft { store, name, dir, rootfs, published: false }),
+            Ok(rootfs) => Ok(Draft { store, name, dir, rootfs, published: false }),
             Err(e) => {
-                clear(&staging, &name);
+                clear_draft(store, &name);
                 Err(e)
             }
         }
@@ -154,6 +151,11 @@ impl Sealed {
         Ok(Sealed { rootfs: fs::open_directory(dir.as_fd(), ROOTFS)? })
     }
 
+    /// Nothing in it can be changed, as it should be.
+    pub(crate) fn is_sealed(&self) -> Result<bool> {
+        btrfs::is_read_only(self.rootfs.as_fd())
+    }
+
     /// It as the source of snapshots.
     pub(crate) fn into_parent(self) -> Result<Parent> {
         Parent::of(self.rootfs)
@@ -190,20 +192,18 @@ impl Parent {
     }
 }
 
-/// A snapshot that somebody may work in. It stays locked (in use) until this value is dropped.
+/// The place of an [`Active`] that is still to be made: claimed, locked, and cleared again if nothing comes of it.
 #[derive(Debug)]
-pub(crate) struct Active {
+pub(crate) struct Place<'a> {
+    store: &'a Store,
     found: Found,
-    dir: OwnedFd,
-    rootfs: OwnedFd,
-    path: PathBuf,
+    /// Taken when the place is filled. The intent goes before the lock.
+    held: Option<(Intent, OwnedFd)>,
 }
 
-/// What an [`Active`] is made with, beside its parent.
+/// What an [`Active`] is made with, beside its place and its parent.
 pub(crate) struct New<'a, T> {
-    /// Where it goes.
-    pub found: Found,
-    /// Its name, which must be free.
+    /// Its name, which must be free. The record has it, too.
     pub name: Option<&'a ObjectName>,
     /// Its record.
     pub record: &'a T,
@@ -215,44 +215,62 @@ pub(crate) struct New<'a, T> {
     pub durable: bool,
 }
 
-impl Active {
-    /// Makes a snapshot of `parent`: durable, with its record and name, when this returns.
-    pub(crate) fn create<T: Serialize>(store: &Store, parent: &Parent, new: &New<'_, T>) -> Result<Active> {
-        let shelf = store.shelf(new.found.shelf)?;
-        let id = new.found.id.to_string();
-        fs::make_directory(shelf.as_fd(), &id, 0o700)?;
-        let made = Active::fill(store, &shelf, &id, parent, new);
-        if made.is_err() {
-            if let Some(name) = new.name {
-                let _ = store.release_name(name, new.found);
-            }
-            clear(&shelf, &id);
-        }
-        made
+impl<'a> Place<'a> {
+    /// Claims the place of `found`.
+    pub(crate) fn claim(store: &'a Store, found: Found) -> Result<Place<'a>> {
+        Ok(Place { store, found, held: Some(store.claim(found)?) })
     }
 
-    fn fill<T: Serialize>(
-        store: &Store,
-        shelf: &OwnedFd,
-        id: &str,
-        parent: &Parent,
-        new: &New<'_, T>,
-    ) -> Result<Active> {
-        let dir = fs::open_directory(shelf.as_fd(), id)?;
-        fs::lock(dir.as_fd(), fs::Lock::TryExclusive)?;
+    /// Makes a snapshot of `parent` there: durable, with its record and name, when this returns.
+    pub(crate) fn fill<T: Serialize>(mut self, parent: &Parent, new: &New<'_, T>) -> Result<Active> {
+        let (intent, dir) = self.held.take().ok_or_else(|| Error::new(Kind::Invalid, "the place was filled before"))?;
+        let rootfs = match self.snapshot(&dir, parent, new) {
+            Ok(rootfs) => rootfs,
+            Err(e) => {
+                self.held = Some((intent, dir));
+                return Err(e);
+            }
+        };
+        let path = self.store.rootfs_path(self.found.shelf, &self.found.id);
+        Ok(Active { found: self.found, intent: Some(intent), dir, rootfs, path })
+    }
+
+    fn snapshot<T: Serialize>(&self, dir: &OwnedFd, parent: &Parent, new: &New<'_, T>) -> Result<OwnedFd> {
         record::write(dir.as_fd(), new.record)?;
         record::write_identity(dir.as_fd(), Identity::ChildOf(parent.uuid))?;
         if let Some(spec) = new.spec {
             fs::write_new(dir.as_fd(), "spec.json", spec, 0o600, new.durable)?;
         }
         if let Some(name) = new.name {
-            store.claim_name(name, new.found)?;
+            self.store.claim_name(name, self.found)?;
         }
         btrfs::snapshot(parent.rootfs.as_fd(), dir.as_fd(), ROOTFS, new.read_only)?;
-        let rootfs = fs::open_directory(dir.as_fd(), ROOTFS)?;
-        Ok(Active { found: new.found, dir, rootfs, path: store.rootfs_path(new.found.shelf, &new.found.id) })
+        fs::open_directory(dir.as_fd(), ROOTFS)
     }
+}
 
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        if let Some((_intent, dir)) = self.held.take()
+            && let Err(e) = clear_unfinished(self.store, self.found, dir.as_fd())
+        {
+            log::warn!("remove {}: {e}", self.found.path());
+        }
+    }
+}
+
+/// A snapshot that somebody may work in. It stays locked (in use) until this value is dropped.
+#[derive(Debug)]
+pub(crate) struct Active {
+    found: Found,
+    /// It was made just now, or is about to run. It goes before the lock.
+    intent: Option<Intent>,
+    dir: OwnedFd,
+    rootfs: OwnedFd,
+    path: PathBuf,
+}
+
+impl Active {
     /// An existing one, locked. `Kind::InUse` when somebody works in it.
     pub(crate) fn open(store: &Store, found: Found) -> Result<Active> {
         Active::open_with(store, found, fs::Lock::TryExclusive)
@@ -265,9 +283,20 @@ impl Active {
 
     fn open_with(store: &Store, found: Found, how: fs::Lock) -> Result<Active> {
         let dir = store.open_object(found.shelf, &found.id)?;
-        fs::lock(dir.as_fd(), how).context(|| format!("{} {}", kind_word(found.shelf), found.id.short()))?;
+        lock(&dir, how).context(|| format!("{} {}", kind_word(found.shelf), found.id.short()))?;
+        Active::locked(store, found, dir)
+    }
+
+    /// An existing one whose directory the caller has locked.
+    pub(crate) fn locked(store: &Store, found: Found, dir: OwnedFd) -> Result<Active> {
         let rootfs = fs::open_directory(dir.as_fd(), ROOTFS)?;
-        Ok(Active { found, dir, rootfs, path: store.rootfs_path(found.shelf, &found.id) })
+        Ok(Active { found, intent: None, dir, rootfs, path: store.rootfs_path(found.shelf, &found.id) })
+    }
+
+    /// Says that a process is about to work in it: if ours is killed, what belongs to it is found and cleared.
+    pub(crate) fn intend(&mut self, store: &Store) -> Result<()> {
+        self.intent = Some(store.intend(self.found)?);
+        Ok(())
     }
 
     /// The directory that holds its record.
@@ -281,77 +310,142 @@ impl Active {
         Ok(Rootfs { dir, path: self.path.clone(), read_only })
     }
 
-    /// Removes it: atomic, at once, whatever is nested in it. Its name is the caller's to release.
+    /// Removes it with its name: atomic, at once, whatever is nested in it.
     pub(crate) fn remove(self, store: &Store) -> Result<()> {
         if !record::identity_matches(self.dir.as_fd(), self.rootfs.as_fd())? {
             let message = format!("{}: not the subvolume that the store recorded", self.path.display());
             return Err(Error::new(Kind::Store, message));
         }
-        discard(store, self.found.shelf, &self.found.id.to_string())
+        discard(store, self.found, self.dir.as_fd()).map(Removed::clear)
     }
 }
 
-/// Removes an object that nobody holds a value of: a layer, or an image's directory.
-pub(crate) fn remove_object(store: &Store, shelf: Shelf, id: &Id) -> Result<()> {
-    let dir = store.open_object(shelf, id)?;
-    if let Ok(rootfs) = fs::open_directory(dir.as_fd(), ROOTFS)
-        && !record::identity_matches(dir.as_fd(), rootfs.as_fd())?
+/// An object that is gone and still lies in the trash, locked, as the sign that more of it has to go.
+#[must_use]
+pub(crate) struct Removed<'a> {
+    store: &'a Store,
+    /// Nothing when the object had to be cleared where it was.
+    name: Option<String>,
+    /// Whose lock says that somebody is at it.
+    _locked: BorrowedFd<'a>,
+}
+
+impl Removed<'_> {
+    /// Gives its space back. What fails is said, and left for the next gc: the object is gone already.
+    pub(crate) fn clear(self) {
+        if let Some(name) = self.name
+            && let Err(e) = self.store.shelf(Shelf::Trash).and_then(|trash| clear(&trash, &name))
+        {
+            log::warn!("remove {name}: {e}");
+        }
+    }
+}
+
+/// Takes away an object that nobody holds a value of: a layer, or an image's directory, which `dir` was opened for.
+pub(crate) fn remove_object<'a>(store: &'a Store, shelf: Shelf, id: &Id, dir: BorrowedFd<'a>) -> Result<Removed<'a>> {
+    fs::lock(dir, fs::Lock::Exclusive)?;
+    if let Ok(rootfs) = fs::open_directory(dir, ROOTFS)
+        && !record::identity_matches(dir, rootfs.as_fd())?
     {
         return Err(Error::new(Kind::Store, format!("{shelf}/{id}: not the subvolume that the store recorded")));
     }
-    discard(store, shelf, &id.to_string())
+    discard(store, Found { shelf, id: *id }, dir)
 }
 
-/// One rename takes the object away; then its space is given back.
-fn discard(store: &Store, shelf: Shelf, id: &str) -> Result<()> {
-    let trash = store.shelf(Shelf::Trash)?;
-    fs::rename(store.shelf(shelf)?.as_fd(), id, trash.as_fd(), id)?;
-    clear(&trash, id);
-    Ok(())
-}
-
-/// Removes the drafts of processes that were killed: those that nobody holds the lock of, as far as their subvolume
-/// is the one that was recorded. One without is being made just now, or holds nothing.
-fn sweep(staging: &OwnedFd) -> Result<()> {
-    for name in fs::list(staging.as_fd(), ".")? {
-        let Some(name) = name.to_str().filter(|name| name.starts_with("draft-")) else { continue };
-        let Ok(dir) = fs::open_directory(staging.as_fd(), name) else { continue };
-        let Ok(rootfs) = fs::open_directory(dir.as_fd(), ROOTFS) else { continue };
-        if fs::lock(dir.as_fd(), fs::Lock::TryExclusive).is_ok()
-            && record::identity_matches(dir.as_fd(), rootfs.as_fd())?
-        {
-            log::debug!("remove {name}, left by a process that was killed");
-            clear(staging, name);
+/// One rename takes the object away, and its name goes after it. The caller holds the object's lock.
+fn discard<'a>(store: &'a Store, object: Found, dir: BorrowedFd<'a>) -> Result<Removed<'a>> {
+    let (shelf, trash) = (store.shelf(object.shelf)?, store.shelf(Shelf::Trash)?);
+    let name = trash_name(object, &store.new_id()?);
+    let name = match fs::rename(shelf.as_fd(), object.id.to_string(), trash.as_fd(), &name) {
+        Ok(()) => Some(name),
+        // Nothing can be added to a full filesystem, not even an entry of the trash; but the kernel keeps a reserve for
+        // what only takes away.
+        Err(e) if e.kind() == Kind::NoSpace => {
+            log::debug!("rename to the trash: {e}");
+            clear(&shelf, &object.id.to_string())?;
+            None
         }
+        Err(e) => return Err(e),
+    };
+    release_name(store, object, dir);
+    Ok(Removed { store, name, _locked: dir })
+}
+
+/// Frees the name that an object's record says it has. One that stays is stale, and the next who wants it takes it.
+pub(crate) fn release_name(store: &Store, object: Found, dir: BorrowedFd<'_>) {
+    #[derive(Deserialize)]
+    struct Named {
+        name: Option<ObjectName>,
     }
-    Ok(())
+    let released = match object.shelf {
+        Shelf::Snapshots | Shelf::Containers => record::read::<Named>(dir).and_then(|record| {
+            record.and_then(|record| record.name).map_or(Ok(()), |name| store.release_name(&name, object))
+        }),
+        _ => Ok(()),
+    };
+    if let Err(e) = released {
+        log::warn!("free the name of {}: {e}", object.path());
+    }
+}
+
+/// Clears the directory of an object that never came to be, which the caller has locked, and its name.
+pub(crate) fn clear_unfinished(store: &Store, object: Found, dir: BorrowedFd<'_>) -> Result<()> {
+    release_name(store, object, dir);
+    clear(&store.shelf(object.shelf)?, &object.id.to_string())
 }
 
 /// Removes a draft of ours, with a subvolume in it or without.
 pub(crate) fn clear_draft(store: &Store, name: &str) {
-    match store.shelf(Shelf::Staging) {
-        Ok(staging) => clear(&staging, name),
-        Err(e) => log::warn!("remove the draft {name}: {e}"),
+    if let Err(e) = store.shelf(Shelf::Staging).and_then(|staging| clear(&staging, name)) {
+        log::warn!("remove the draft {name}: {e}");
     }
 }
 
-/// Empties and removes a directory that holds at most a subvolume `rootfs` and a few files. What fails is said and
-/// left for the next clean-up: the object is gone already.
-fn clear(shelf: &OwnedFd, name: &str) {
-    if let Err(e) = try_clear(shelf, name) {
-        log::warn!("remove {name}: {e}");
-    }
-}
-
-fn try_clear(shelf: &OwnedFd, name: &str) -> Result<()> {
-    let dir = fs::open_directory(shelf.as_fd(), name)?;
-    for entry in fs::list(dir.as_fd(), ".")? {
-        match entry == ROOTFS {
-            true => destroy(dir.as_fd(), Path::new(ROOTFS))?,
-            false => fs::unlink(dir.as_fd(), entry)?,
+/// The lock of an object. Somebody who looks for what is left may hold it for a moment, so one that is taken is asked
+/// for again, for half a second.
+fn lock(dir: &OwnedFd, how: fs::Lock) -> Result<()> {
+    for _ in 0..50 {
+        match fs::lock(dir.as_fd(), how) {
+            Err(e) if e.kind() == Kind::InUse => std::thread::sleep(Duration::from_millis(10)),
+            other => return other,
         }
     }
+    fs::lock(dir.as_fd(), how)
+}
+
+/// Empties and removes a directory that holds at most a subvolume `rootfs` and a few files. The subvolume goes only if
+/// it is the recorded one, or empty: one that was made a moment before its maker was killed.
+pub(crate) fn clear(shelf: &OwnedFd, name: &str) -> Result<()> {
+    let dir = match fs::open_directory(shelf.as_fd(), name) {
+        Err(e) if e.kind() == Kind::NotFound => return Ok(()),
+        other => other?,
+    };
+    match fs::open_directory(dir.as_fd(), ROOTFS) {
+        Ok(rootfs) if record::identity_matches(dir.as_fd(), rootfs.as_fd())? => {
+            destroy(dir.as_fd(), Path::new(ROOTFS))?;
+        }
+        // rmdir(2) of an empty subvolume removes it since Linux 4.18.
+        Ok(_) => fs::remove_directory(dir.as_fd(), ROOTFS).map_err(|_| {
+            Error::new(Kind::Store, format!("{name}/{ROOTFS}: not the subvolume that the store recorded"))
+        })?,
+        Err(e) if e.kind() == Kind::NotFound => {}
+        Err(e) => return Err(e),
+    }
+    for entry in fs::list(dir.as_fd(), ".")? {
+        fs::unlink(dir.as_fd(), entry)?;
+    }
     fs::remove_directory(shelf.as_fd(), name)
+}
+
+/// What is wrong with an object's `rootfs`, if something is: it is no subvolume, or not the one that was recorded.
+pub(crate) fn damage(store: &Store, object: Found) -> Result<Option<String>> {
+    let dir = store.open_object(object.shelf, &object.id)?;
+    let rootfs = fs::open_directory(dir.as_fd(), ROOTFS)?;
+    if !btrfs::is_subvolume(rootfs.as_fd())? {
+        return Ok(Some("its rootfs is no subvolume".to_string()));
+    }
+    let recorded = record::identity_matches(dir.as_fd(), rootfs.as_fd())?;
+    Ok((!recorded).then(|| "its rootfs is not the subvolume that the store recorded".to_string()))
 }
 
 /// Destroys a subvolume and all that are nested in it, deepest first. Whoever could write in it may have nested others

@@ -26,7 +26,7 @@ pub(super) struct Start {
 
 impl Start {
     pub(super) fn run(self, root: &Path) -> Result<ExitCode> {
-        let store = super::open_writable(root)?;
+        let store = super::open_to_make(root)?;
         if !self.attach {
             let error = Error::new(
                 Kind::Unsupported,
@@ -69,15 +69,21 @@ pub(super) struct Rm {
     /// Print what would go, and remove nothing
     #[arg(long)]
     dry_run: bool,
+    /// Wait until the removal would survive a power cut
+    #[arg(long)]
+    sync: bool,
 }
 
 impl Rm {
     pub(super) fn run(self, root: &Path) -> Result<ExitCode> {
-        let store = super::open_existing(root)?;
-        Ok(super::for_each(&self.containers, |text| match container::remove(&store, text, self.force, self.dry_run) {
-            Ok(_) => output::line(text),
-            Err(e) if self.force && e.kind() == Kind::NotFound => Ok(()),
-            Err(e) => Err(e.into()),
+        let store = super::open_to_remove(root, self.dry_run)?;
+        Ok(super::for_each(&self.containers, |text| {
+            let removed = container::remove(&store, text, self.force, self.dry_run);
+            match removed.and_then(|id| super::synced(&store, self.sync && !self.dry_run, id)) {
+                Ok(_) => output::line(text),
+                Err(e) if self.force && e.kind() == Kind::NotFound => Ok(()),
+                Err(e) => Err(e.into()),
+            }
         }))
     }
 }

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
+use tupper::check;
 use tupper::image::{self, Change, Image, Removed};
 use tupper::interrupt;
 use tupper::layer::Limits;
@@ -70,6 +71,7 @@ impl Import {
         interrupt::catch()?;
         let source = Source::locate(&self.source)?;
         let store = Store::open_or_init(root)?;
+        check::tidy(&store);
         let bar = Bar::new(&output::one_line(format_args!("importing {source}")), self.quiet);
         let import = image::Import {
             source,
@@ -145,7 +147,7 @@ pub(super) struct Tag {
 
 impl Tag {
     pub(super) fn run(self, root: &Path) -> Result<()> {
-        let store = super::open_existing(root)?;
+        let store = super::open_to_change(root)?;
         let image = image::find(&store, &self.image)?;
         for name in &self.names {
             image::tag(&store, &image.id, name)?;
@@ -169,7 +171,7 @@ pub(super) struct Rm {
 
 impl Rm {
     pub(super) fn run(self, root: &Path) -> Result<ExitCode> {
-        let store = super::open_existing(root)?;
+        let store = super::open_to_remove(root, self.dry_run)?;
         Ok(super::for_each(&self.images, |text| {
             for removed in image::remove(&store, text, self.force, self.dry_run)? {
                 match removed {

@@ -20,6 +20,7 @@ use anyhow::Result;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use log::LevelFilter;
+use tupper::check;
 use tupper::error::{Context, Kind};
 use tupper::store::Store;
 
@@ -126,7 +127,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode> {
         Verb::Inspect(verb) => return verb.run(&root),
         Verb::Image(verb) => return verb.run(&root),
         Verb::Snapshot(verb) => return verb.run(&root),
-        Verb::Store(verb) => verb.run(&root),
+        Verb::Store(verb) => return verb.run(&root),
         Verb::Images(verb) => verb.run(&root),
         Verb::Rmi(verb) => return verb.run(&root),
         Verb::Import(verb) => verb.run(&root),
@@ -156,9 +157,29 @@ fn open_existing(root: &std::path::Path) -> Result<Store> {
     })
 }
 
-/// The store for a verb that makes something of what is in it.
-fn open_writable(root: &std::path::Path) -> Result<Store> {
+/// The store for a verb that changes or removes something in it.
+fn open_to_change(root: &std::path::Path) -> Result<Store> {
     let store = open_existing(root)?;
+    check::tidy(&store);
+    Ok(store)
+}
+
+/// The store for a verb that removes something, or only says what it would.
+fn open_to_remove(root: &std::path::Path, dry_run: bool) -> Result<Store> {
+    if dry_run { open_existing(root) } else { open_to_change(root) }
+}
+
+/// What was removed, and with `sync` durably so.
+fn synced<T>(store: &Store, sync: bool, removed: T) -> tupper::error::Result<T> {
+    if sync {
+        store.sync()?;
+    }
+    Ok(removed)
+}
+
+/// The store for a verb that makes something of what is in it.
+fn open_to_make(root: &std::path::Path) -> Result<Store> {
+    let store = open_to_change(root)?;
     store.require_host_room()?;
     Ok(store)
 }

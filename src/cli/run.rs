@@ -138,7 +138,7 @@ pub(super) struct Create {
 impl Create {
     pub(super) fn run(self, root: &Path) -> Result<()> {
         let create = create(self.flags, self.command)?;
-        output::line(container::create(&super::open_writable(root)?, &create)?)
+        output::line(container::create(&super::open_to_make(root)?, &create)?)
     }
 }
 
@@ -224,7 +224,7 @@ fn run(root: &Path, create: &container::Create, explain: Option<Explain>) -> Res
     if create.options.tty && create.options.interactive && !std::io::stdin().is_terminal() {
         log::warn!("the input device is not a terminal: -t and -i may not work together as expected");
     }
-    let store = super::open_writable(root)?;
+    let store = super::open_to_make(root)?;
     if explain == Some(Explain::Only) {
         container::explain(&store, create, &narrate)?;
         return Ok(ExitCode::SUCCESS);

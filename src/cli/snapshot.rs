@@ -59,7 +59,7 @@ pub(super) struct Create {
 
 impl Create {
     fn run(self, root: &Path) -> Result<()> {
-        let store = super::open_writable(root)?;
+        let store = super::open_to_make(root)?;
         interrupt::catch()?;
         let create = snapshot::Create { name: self.name, count: self.count, read_only: self.read_only };
         let mut text = String::new();
@@ -138,15 +138,18 @@ pub(super) struct Rm {
     /// Print what would go, and remove nothing
     #[arg(long)]
     dry_run: bool,
+    /// Wait until the removal would survive a power cut
+    #[arg(long)]
+    sync: bool,
 }
 
 impl Rm {
     fn run(self, root: &Path) -> Result<ExitCode> {
-        let store = super::open_existing(root)?;
+        let store = super::open_to_remove(root, self.dry_run)?;
         Ok(super::for_each(&self.snapshots, |text| {
             let removed = match self.dry_run {
                 true => snapshot::find(&store, text).map(|snapshot| snapshot.id),
-                false => snapshot::remove(&store, text),
+                false => snapshot::remove(&store, text).and_then(|id| super::synced(&store, self.sync, id)),
             };
             match removed {
                 Ok(id) => output::line(id),

@@ -1,10 +1,12 @@
 //! `tupper store …`
 
 use std::path::Path;
+use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Args, Subcommand};
 use serde_json::json;
+use tupper::check::{self, Finding};
 use tupper::store::{FORMAT_VERSION, Options, Shelf, Store};
 
 use super::output::{self, Format};
@@ -15,17 +17,24 @@ pub(super) enum Verb {
     Init(Init),
     /// Say where the store is, what it is and how full
     Info(Info),
+    /// Look for what killed commands left and for damage; changes nothing
+    Check(Check),
+    /// Remove what killed commands left; every verb that writes does so by itself when it sees a sign of it
+    Gc(Gc),
     /// Unmount an embedded store; the next verb mounts it again
     Umount,
 }
 
 impl Verb {
-    pub(super) fn run(self, root: &Path) -> Result<()> {
+    pub(super) fn run(self, root: &Path) -> Result<ExitCode> {
         match self {
-            Verb::Init(verb) => verb.run(root),
-            Verb::Info(verb) => verb.run(root),
-            Verb::Umount => Ok(Store::unmount(root)?),
+            Verb::Init(verb) => verb.run(root)?,
+            Verb::Info(verb) => verb.run(root)?,
+            Verb::Check(verb) => return verb.run(root),
+            Verb::Gc(verb) => return verb.run(root),
+            Verb::Umount => Store::unmount(root)?,
         }
+        Ok(ExitCode::SUCCESS)
     }
 }
 
@@ -77,5 +86,69 @@ impl Info {
             output::size(space.size),
             output::size(space.available),
         ))
+    }
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Exit status: 0 nothing found, 1 something found, 125 no usable store.")]
+pub(super) struct Check {
+    /// How to print
+    #[arg(long, default_value = "table")]
+    format: Format,
+}
+
+impl Check {
+    fn run(self, root: &Path) -> Result<ExitCode> {
+        let mut findings = check::half_made(root, true)?;
+        if findings.is_empty()
+            && let Some(store) = super::open(root)?
+        {
+            findings = check::check(&store)?;
+        }
+        match self.format {
+            Format::Json => output::json(&findings.iter().map(details).collect())?,
+            Format::Table if findings.is_empty() => {}
+            Format::Table => {
+                let row = |f: &Finding| {
+                    let what = if f.garbage { "garbage" } else { "damage" };
+                    [what, f.kind, &output::one_line(f.path.display()), &output::one_line(&f.problem)].map(String::from)
+                };
+                let rows: Vec<Vec<String>> = findings.iter().map(|finding| row(finding).to_vec()).collect();
+                output::table(&["WHAT", "KIND", "PATH", "PROBLEM"], &rows)?;
+            }
+        }
+        if findings.iter().any(|finding| finding.garbage) {
+            output::note("hint: `tupper store gc` removes the garbage, and so does the next command that writes")?;
+        }
+        Ok(ExitCode::from(u8::from(!findings.is_empty())))
+    }
+}
+
+fn details(finding: &Finding) -> serde_json::Value {
+    json!({ "Kind": finding.kind, "Path": finding.path, "Problem": finding.problem, "Garbage": finding.garbage })
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Gc {
+    /// Print what would go, and remove nothing
+    #[arg(long)]
+    dry_run: bool,
+}
+
+impl Gc {
+    fn run(self, root: &Path) -> Result<ExitCode> {
+        let made = check::half_made(root, self.dry_run)?;
+        made.iter().try_for_each(|finding| output::line(output::one_line(finding)))?;
+        if self.dry_run && !made.is_empty() {
+            return Ok(ExitCode::SUCCESS);
+        }
+        let Some(store) = super::open(root)? else { return Ok(ExitCode::SUCCESS) };
+        let swept = check::gc(&store, self.dry_run)?;
+        swept.removed.iter().try_for_each(|finding| output::line(output::one_line(finding)))?;
+        let mut status = ExitCode::SUCCESS;
+        for error in swept.failed {
+            status = super::failed(&error.into(), false);
+        }
+        Ok(status)
     }
 }

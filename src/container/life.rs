@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use jiff::Timestamp;
 
 use super::compose::{Options, compose};
-use super::{Ended, Record, State, names};
+use super::{Ended, Record, State, leftover, names};
 use crate::error::{Context, Error, Kind, Result};
 use crate::kernel::{process, signal};
 use crate::name::{Id, ObjectName};
@@ -14,7 +14,7 @@ use crate::rootfs::Rootfs;
 use crate::sandbox::{self, Exit, Facts, Plan, Spec};
 use crate::snapshot::{self, Resolved};
 use crate::store::{Found, Running, Shelf, Store, record};
-use crate::subvolume::{Active, New};
+use crate::subvolume::{Active, New, Place};
 
 /// Told of each step as it is done: in words, and as the command that a person would type for it.
 pub type Narrate<'a> = &'a dyn Fn(&str, &str);
@@ -54,7 +54,8 @@ struct Held {
 pub fn create(store: &Store, create: &Create) -> Result<Id> {
     let doing = || format!("container from {}", create.source);
     let prepared = prepare(store, create).context(doing)?;
-    make(store, &prepared).context(doing)?;
+    let place = Place::claim(store, prepared.found).context(doing)?;
+    make(store, &prepared, place).context(doing)?;
     Ok(prepared.found.id)
 }
 
@@ -65,14 +66,16 @@ pub fn run(store: &Store, create: &Create, narrate: Option<Narrate<'_>>) -> Resu
     let doing = || format!("container from {}", create.source);
     let mut prepared = prepare(store, create).context(doing)?;
     if create.auto_remove {
-        // A throwaway's record is not written again when it starts, so one that is killed is seen as started.
+        // Its record is not written again when it starts, so one that is killed is seen as started, and goes.
         prepared.record.started = Some(prepared.record.created);
     }
     let root = prepared.resolved.parent.rootfs(&prepared.path, prepared.spec.read_only)?;
-    let plan = plan(&prepared.spec, &root, prepared.found)?;
+    let plan = plan(store, &prepared.spec, &root, prepared.found)?;
+    // Before anything is made on the host for it.
+    let place = Place::claim(store, prepared.found).context(doing)?;
     let mut active = None;
-    let mut make_rootfs = || {
-        let active = active.insert(make(store, &prepared).context(doing)?);
+    let make_rootfs = || {
+        let active = active.insert(make(store, &prepared, place).context(doing)?);
         active.rootfs(prepared.spec.read_only)
     };
     let started = match narrate {
@@ -95,14 +98,16 @@ pub fn run(store: &Store, create: &Create, narrate: Option<Narrate<'_>>) -> Resu
 /// Runs the command of a container that was created, or has ended, in the foreground.
 pub fn start(store: &Store, text: &str, narrate: Option<Narrate<'_>>) -> Result<Exit> {
     let found = store.find_among(text, &[Shelf::Containers])?;
-    let active = Active::open(store, found).map_err(|e| match e.kind() {
-        Kind::InUse => Error::new(Kind::InUse, format!("container {text}: running already")),
-        _ => e,
-    })?;
+    let running = || Error::new(Kind::InUse, format!("container {text}: running already"));
+    if store.running(&found.id).is_some() {
+        return Err(running());
+    }
+    let mut active = Active::open(store, found).map_err(|e| if e.kind() == Kind::InUse { running() } else { e })?;
     let spec = super::open(store, &found.id)?.spec;
     let record: Record = record::read(active.dir())?.ok_or_else(|| Error::new(Kind::Store, "no record"))?;
     let rootfs = active.rootfs(spec.read_only)?;
-    let plan = plan(&spec, &rootfs, found)?;
+    let plan = plan(store, &spec, &rootfs, found)?;
+    active.intend(store)?;
     let started = start_sandbox(&plan, || Ok(rootfs), narrate);
     conclude(store, Held { active, found, record }, started, narrate)
 }
@@ -111,7 +116,7 @@ pub fn start(store: &Store, text: &str, narrate: Option<Narrate<'_>>) -> Result<
 pub fn explain(store: &Store, create: &Create, narrate: Narrate<'_>) -> Result<()> {
     let prepared = prepare(store, create)?;
     let root = prepared.resolved.parent.rootfs(&prepared.path, prepared.spec.read_only)?;
-    let plan = plan(&prepared.spec, &root, prepared.found)?;
+    let plan = plan(store, &prepared.spec, &root, prepared.found)?;
     narrate_snapshot(&prepared, narrate);
     plan.steps().iter().for_each(|step| narrate(&step.describe(), &step.command()));
     if create.auto_remove {
@@ -142,10 +147,8 @@ pub fn remove(store: &Store, text: &str, force: bool, dry_run: bool) -> Result<I
         false => Active::open(store, found),
     };
     match removed {
-        Ok(active) => discard(store, active, found, container.name.as_ref()).and_then(|()| {
-            store.forget_running(&found.id);
-            sandbox::clear_leftovers(&found.id.to_string())
-        }),
+        // What belongs to it on the host goes first: nobody would look for it once the container is gone.
+        Ok(active) => leftover::clear_host(store, &found.id).and_then(|()| active.remove(store)),
         Err(e) if force && e.kind() == Kind::NotFound => Ok(()),
         Err(e) => Err(e),
     }
@@ -154,7 +157,7 @@ pub fn remove(store: &Store, text: &str, force: bool, dry_run: bool) -> Result<I
 }
 
 /// Kills a container's first process, and with it all of them.
-fn kill(store: &Store, id: &Id, running: &Running) -> Result<()> {
+pub(super) fn kill(store: &Store, id: &Id, running: &Running) -> Result<()> {
     let Some(process) = process::open(running.pid)? else { return Ok(()) };
     match store.running(id).as_ref() == Some(running) {
         true => signal::send(process.as_fd(), signal::SIGKILL),
@@ -188,24 +191,23 @@ fn prepare(store: &Store, create: &Create) -> Result<Prepared> {
 }
 
 /// Makes its snapshot, with record and name.
-fn make(store: &Store, prepared: &Prepared) -> Result<Active> {
+fn make(store: &Store, prepared: &Prepared, place: Place<'_>) -> Result<Active> {
     if let Some(image) = &prepared.record.image {
         store.set_last_image(image)?;
     }
     let spec = serde_json::to_vec(&prepared.spec).map_err(|e| Error::new(Kind::Invalid, e.to_string()))?;
     let new = New {
-        found: prepared.found,
         name: prepared.record.name.as_ref(),
         record: &prepared.record,
         read_only: false,
         spec: Some(&spec),
         durable: !prepared.record.auto_remove,
     };
-    Active::create(store, &prepared.resolved.parent, &new)
+    place.fill(&prepared.resolved.parent, &new)
 }
 
-fn plan(spec: &Spec, root: &Rootfs, found: Found) -> Result<Plan> {
-    sandbox::plan(spec, &Facts::gather(spec, root, &found.id.to_string())?)
+fn plan(store: &Store, spec: &Spec, root: &Rootfs, found: Found) -> Result<Plan> {
+    sandbox::plan(spec, &Facts::gather(spec, root, &leftover::cgroup_name(store, &found.id))?)
 }
 
 fn start_sandbox(
@@ -234,7 +236,7 @@ fn conclude(
             if let Some(narrate) = narrate {
                 narrate_removal(&store.rootfs_path(held.found.shelf, &held.found.id), narrate);
             }
-            discard(store, held.active, held.found, held.record.name.as_ref())
+            held.active.remove(store)
         }
         false => match &exit {
             Ok(exit) => note_end(&mut held, exit),
@@ -253,9 +255,11 @@ fn conclude(
 }
 
 fn supervise(store: &Store, held: &mut Held, running: sandbox::Running) -> Result<Exit> {
+    // A throwaway was recorded as started when it was made.
+    let recorded = held.record.auto_remove && held.record.started.is_some();
     held.record.started = Some(Timestamp::now());
     held.record.ended = None;
-    if !held.record.auto_remove {
+    if !recorded {
         record::write(held.active.dir(), &held.record)?;
     }
     store.note_running(&held.found.id, running.pid())?;
@@ -267,14 +271,6 @@ fn note_end(held: &mut Held, exit: &Exit) -> Result<()> {
     let started = held.record.started.unwrap_or(finished);
     held.record.ended = Some(Ended { started, finished, exit_code: exit.code(), oom_killed: exit.oom_killed });
     record::write(held.active.dir(), &held.record)
-}
-
-fn discard(store: &Store, active: Active, found: Found, name: Option<&ObjectName>) -> Result<()> {
-    active.remove(store)?;
-    match name {
-        Some(name) => store.release_name(name, found),
-        None => Ok(()),
-    }
 }
 
 fn narrate_snapshot(prepared: &Prepared, narrate: Narrate<'_>) {

@@ -12,6 +12,7 @@
 //! is missing and nothing runs, it was killed before it could.
 
 mod compose;
+mod leftover;
 mod life;
 mod names;
 
@@ -21,6 +22,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 pub use compose::Options;
+pub(crate) use leftover::{Leftover, clear, leftovers, orphans};
 pub use life::{Create, Narrate, create, explain, remove, run, start};
 
 use crate::error::{Context, Error, Kind, Result};

@@ -136,12 +136,8 @@ struct ImageDraft<'a> {
 impl<'a> ImageDraft<'a> {
     fn create(store: &'a Store, config: &[u8], record: &Record) -> Result<ImageDraft<'a>> {
         let id = Digest::from_bytes(Sha256::digest(config).into()).id();
-        let name = format!("image-{}", store.new_id()?);
-        let staging = store.shelf(Shelf::Staging)?;
-        fs::make_directory(staging.as_fd(), &name, 0o700)?;
-        let dir = fs::open_directory(staging.as_fd(), &name)?;
+        let (name, dir) = store.make_draft("image")?;
         let image = ImageDraft { store, id, name, dir, published: false };
-        fs::lock(image.dir.as_fd(), fs::Lock::TryExclusive)?;
         record::write(image.dir.as_fd(), record)?;
         fs::write_new(image.dir.as_fd(), "config.json", config, 0o600, false)?;
         Ok(image)

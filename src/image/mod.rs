@@ -7,12 +7,14 @@
 mod config;
 mod import;
 
-use std::os::fd::AsFd;
+use std::collections::HashSet;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
 
 use jiff::Timestamp;
 use oci_spec::image::ImageConfiguration;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
 
 pub use config::Change;
 pub use import::{Import, Progress, import};
@@ -72,7 +74,7 @@ impl Image {
         let dir = store.open_object(Shelf::Images, id)?;
         let read = || -> Result<Image> {
             let record: Record = record::read(dir.as_fd())?.ok_or_else(|| Error::new(Kind::Store, "no record"))?;
-            let json = fs::read_small(dir.as_fd(), "config.json", CONFIG_LIMIT)?;
+            let json = config_bytes(dir.as_fd())?;
             let config: ImageConfiguration =
                 serde_json::from_slice(&json).map_err(|e| Error::new(Kind::Store, format!("read config.json: {e}")))?;
             let created = config.created().as_ref().and_then(|text| text.parse().ok()).unwrap_or(record.created);
@@ -96,6 +98,36 @@ impl Image {
         let asked = text.trim_start_matches("image:").parse().ok().filter(|name| self.names.contains(name));
         asked.as_ref().or(self.names.first()).map_or_else(|| self.id.to_string(), ToString::to_string)
     }
+}
+
+fn config_bytes(dir: BorrowedFd<'_>) -> Result<Vec<u8>> {
+    fs::read_small(dir, "config.json", CONFIG_LIMIT)
+}
+
+/// What is wrong with an image, if something is: its config is not the one that it is named after, or a layer is missing.
+pub(crate) fn damage(store: &Store, id: &Id) -> Result<Option<String>> {
+    let image = Image::open(store, id)?;
+    let config = config_bytes(store.open_object(Shelf::Images, id)?.as_fd())?;
+    if Digest::from_bytes(Sha256::digest(&config).into()).id() != *id {
+        return Ok(Some("config.json is not the document that the image is named after".to_string()));
+    }
+    let mut next = Some(image.chain);
+    while let Some(chain) = next {
+        if !store.exists(Shelf::Layers, &chain) {
+            return Ok(Some(format!("its layer {} is missing", chain.short())));
+        }
+        next = layer_record(store, &chain)?.and_then(|record| record.parent);
+    }
+    Ok(None)
+}
+
+/// What is wrong with a layer, if something is: nothing is recorded of it, or it can be written to.
+pub(crate) fn layer_damage(store: &Store, chain: &Id) -> Result<Option<String>> {
+    if layer_record(store, chain)?.is_none() {
+        return Ok(Some("it has no record".to_string()));
+    }
+    let sealed = Sealed::open(store, chain)?.is_sealed()?;
+    Ok((!sealed).then(|| "it is not read-only: somebody may have changed it".to_string()))
 }
 
 /// The image that `text` names: a name, an id or an unambiguous prefix of one.
@@ -171,31 +203,67 @@ pub fn remove(store: &Store, text: &str, force: bool, dry_run: bool) -> Result<V
     if dry_run {
         return Ok(removed);
     }
-    // This is what removes it; a name whose image is not there is no name.
-    remove_object(store, Shelf::Images, &image.id).context(|| format!("remove image {}", image.id.short()))?;
+    // This is what removes it: a name whose image is not there is no name. It stays in the trash until its names and
+    // layers are gone, so that they go, too, if we do not get that far.
+    let dir = store.open_object(Shelf::Images, &image.id)?;
+    let gone = remove_object(store, Shelf::Images, &image.id, dir.as_fd())
+        .context(|| format!("remove image {}", image.id.short()))?;
     for name in &image.names {
         store.remove_tag(name)?;
     }
-    release_chain(store, image.chain)?;
+    for chain in unused_layers(store)? {
+        remove_layer(store, &chain)?;
+    }
+    gone.clear();
     store.reclaim()?;
     Ok(removed)
 }
 
-/// Removes the layers of a chain from the top down, as long as no image and no other layer stands on them.
-fn release_chain(store: &Store, top: Id) -> Result<()> {
-    let mut used: Vec<Id> = list(store)?.iter().map(|image| image.chain).collect();
-    for layer in store.ids(Shelf::Layers)? {
-        used.extend(layer_record(store, &layer)?.and_then(|record| record.parent));
+/// What no image keeps.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Unused {
+    /// A name whose image is gone.
+    Tag(ImageName),
+    /// A layer that no image stands on.
+    Layer(Id),
+}
+
+/// Finds what images left that were removed, or never came to be; with `remove`, it is removed.
+pub(crate) fn unused(store: &Store, remove: bool) -> Result<Vec<Unused>> {
+    let _changing = store.lock_shelf(Shelf::Images)?;
+    let mut unused = Vec::new();
+    for (name, _) in store.tags()?.into_iter().filter(|(_, id)| !store.exists(Shelf::Images, id)) {
+        if remove {
+            store.remove_tag(&name)?;
+        }
+        unused.push(Unused::Tag(name));
     }
-    let mut next = Some(top);
-    while let Some(chain) = next.filter(|chain| !used.contains(chain) && store.exists(Shelf::Layers, chain)) {
-        next = layer_record(store, &chain)?.and_then(|record| record.parent);
-        remove_object(store, Shelf::Layers, &chain).context(|| format!("remove layer {}", chain.short()))?;
-        // One of the entries for the layer below was this layer itself.
-        if let Some(position) = used.iter().position(|id| Some(*id) == next) {
-            used.swap_remove(position);
+    for chain in unused_layers(store)? {
+        if remove {
+            remove_layer(store, &chain)?;
+        }
+        unused.push(Unused::Layer(chain));
+    }
+    Ok(unused)
+}
+
+/// The layers that no image stands on, directly or on one above. The caller holds the lock on images, so none is about
+/// to be used; an image whose record cannot be read fails the search, since nobody knows what it stands on.
+fn unused_layers(store: &Store) -> Result<Vec<Id>> {
+    let mut used = HashSet::new();
+    for id in store.ids(Shelf::Images)? {
+        let mut next = Some(Image::open(store, &id)?.chain);
+        while let Some(chain) = next.filter(|chain| used.insert(*chain) && store.exists(Shelf::Layers, chain)) {
+            next = layer_record(store, &chain)?.and_then(|record| record.parent);
         }
     }
+    Ok(store.ids(Shelf::Layers)?.into_iter().filter(|chain| !used.contains(chain)).collect())
+}
+
+fn remove_layer(store: &Store, chain: &Id) -> Result<()> {
+    let doing = || format!("remove layer {}", chain.short());
+    let dir = store.open_object(Shelf::Layers, chain).context(doing)?;
+    remove_object(store, Shelf::Layers, chain, dir.as_fd()).context(doing)?.clear();
     Ok(())
 }
 

@@ -17,7 +17,7 @@ use nix::mount::MsFlags;
 
 use super::failed;
 use super::fs::path_of;
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 
 /// What is known of a subvolume (BTRFS_IOC_GET_SUBVOL_INFO).
 #[derive(Debug, Clone)]
@@ -109,6 +109,16 @@ pub(crate) fn set_read_only(subvolume: BorrowedFd<'_>, read_only: bool) -> Resul
     open(subvolume)?.set_ro(read_only).map_err(|e| library_failed("set the read-only flag of", "the subvolume", &e))
 }
 
+/// Whether nothing in the subvolume can be changed.
+pub(crate) fn is_read_only(subvolume: BorrowedFd<'_>) -> Result<bool> {
+    open(subvolume)?.is_ro().map_err(|e| library_failed("get the read-only flag of", "the subvolume", &e))
+}
+
+/// Whether this directory is the top of a subvolume: its inode number is 256 (BTRFS_FIRST_FREE_OBJECTID).
+pub(crate) fn is_subvolume(directory: BorrowedFd<'_>) -> Result<bool> {
+    Ok(super::fs::filesystem(directory)?.btrfs && super::fs::metadata(directory)?.st_ino == 256)
+}
+
 /// What the kernel knows of the subvolume whose top directory is open.
 pub(crate) fn info(subvolume: BorrowedFd<'_>) -> Result<Info> {
     let found = open(subvolume)?
@@ -137,7 +147,10 @@ pub(crate) fn nested(subvolume: BorrowedFd<'_>) -> Result<Vec<PathBuf>> {
             Err(e) => return Err(failed("list nested subvolumes", e)),
         }
         for reference in &args.rootref[..usize::from(args.num_items)] {
-            found.push(nested_path(subvolume, *reference)?);
+            match nested_path(subvolume, *reference) {
+                Err(e) if e.kind() == Kind::NotFound => {} // destroyed meanwhile
+                path => found.push(path?),
+            }
         }
         if result.is_ok() {
             return Ok(found);

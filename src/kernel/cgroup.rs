@@ -7,7 +7,7 @@ use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
 
-use super::{failed, fs};
+use super::{failed, fs, process, signal};
 use crate::error::{Context, Kind, Result};
 
 /// The largest control file worth reading, in bytes.
@@ -74,4 +74,51 @@ pub(crate) fn remove_patiently(directory: &Path) -> Result<()> {
         }
     }
     remove(directory)
+}
+
+/// The cgroups directly below this one.
+pub(crate) fn children(directory: &Path) -> Result<Vec<String>> {
+    let mut found = Vec::new();
+    for name in fs::list(fs::CWD, directory)? {
+        if let Some(name) = name.to_str()
+            && fs::metadata_at(fs::CWD, directory.join(name)).is_ok_and(|found| super::node::is_directory(&found))
+        {
+            found.push(name.to_string());
+        }
+    }
+    Ok(found)
+}
+
+/// Kills every process in a cgroup and in those below it, and removes them. One that is not there is no error.
+pub(crate) fn clear(directory: &Path) -> Result<()> {
+    let below = match children(directory) {
+        Err(e) if e.kind() == Kind::NotFound => return Ok(()),
+        below => below?,
+    };
+    below.iter().try_for_each(|name| clear(&directory.join(name)))?;
+    // A process may fork while the others are killed; none can once all are.
+    for _ in 0..100 {
+        let members = members(directory)?;
+        if members.is_empty() {
+            break;
+        }
+        for pid in members {
+            let Some(process) = process::open(pid)? else { continue };
+            // The number is held now; it is ours if it still is in there.
+            if self::members(directory)?.contains(&pid) {
+                signal::send(process.as_fd(), signal::SIGKILL)?;
+            }
+        }
+        std::thread::sleep(std::time::Duration::from_millis(2));
+    }
+    remove_patiently(directory)
+}
+
+/// The processes in a cgroup: cgroup.procs, without those of another pid namespace, which it shows as 0.
+fn members(directory: &Path) -> Result<Vec<i32>> {
+    let text = match read(&directory.join("cgroup.procs")) {
+        Err(e) if e.kind() == Kind::NotFound => return Ok(Vec::new()),
+        text => text?,
+    };
+    Ok(text.lines().filter_map(|line| line.parse().ok()).filter(|pid| *pid > 0).collect())
 }

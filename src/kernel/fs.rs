@@ -118,6 +118,16 @@ pub(crate) fn read_link(at: BorrowedFd<'_>, path: impl AsRef<Path>) -> Result<Pa
     fcntl::readlinkat(at, path).map(PathBuf::from).map_err(|e| failed(format_args!("read {}", path.display()), e))
 }
 
+/// [`read_link`]; `None` when there is nothing of that name, or no link.
+pub(crate) fn read_link_if_any(at: BorrowedFd<'_>, path: impl AsRef<Path>) -> Result<Option<PathBuf>> {
+    let path = path.as_ref();
+    match fcntl::readlinkat(at, path) {
+        Ok(target) => Ok(Some(PathBuf::from(target))),
+        Err(Errno::ENOENT | Errno::EINVAL) => Ok(None),
+        Err(e) => Err(failed(format_args!("read {}", path.display()), e)),
+    }
+}
+
 /// fstatat(2), not following a final link.
 pub(crate) fn metadata_at(at: BorrowedFd<'_>, path: impl AsRef<Path>) -> Result<libc::stat> {
     let path = path.as_ref();
@@ -202,7 +212,6 @@ pub(crate) enum Lock {
     /// Wait for it.
     Exclusive,
     /// Wait for it, and hold it together with others who want it shared.
-    #[expect(dead_code, reason = "for the staging shelf, in the next commit")]
     Shared,
     /// Fail at once with [`Kind::InUse`] when somebody has it.
     TryExclusive,

@@ -67,12 +67,13 @@ pub(crate) struct LoopDevice {
     file: File,
 }
 
-/// The device that already backs this file, if there is one. Two devices on one file would be two filesystems on it.
+/// The devices that back this file already. Two devices on one file would be two filesystems on it.
 ///
-/// The caller holds the lock that all who attach the file take.
-pub(crate) fn find(backing: BorrowedFd<'_>) -> Result<Option<LoopDevice>> {
+/// Who attaches a device if there is none holds the lock that all who do that take.
+pub(crate) fn find(backing: BorrowedFd<'_>) -> Result<Vec<LoopDevice>> {
     let wanted = super::fs::metadata(backing)?;
     let devices = std::fs::read_dir("/sys/block").map_err(Error::from)?;
+    let mut found = Vec::new();
     for name in devices.flatten().map(|entry| entry.file_name()) {
         let Some(name) = name.to_str().filter(|name| name.starts_with("loop")) else { continue };
         if !Path::new("/sys/block").join(name).join("loop").exists() {
@@ -84,10 +85,10 @@ pub(crate) fn find(backing: BorrowedFd<'_>) -> Result<Option<LoopDevice>> {
         #[expect(unsafe_code, reason = "nix has no loop ioctls")]
         let result = unsafe { loop_get_status64(device.file.as_raw_fd(), &raw mut info) };
         if result.is_ok() && info.lo_device == wanted.st_dev && info.lo_inode == wanted.st_ino {
-            return Ok(Some(device));
+            found.push(device);
         }
     }
-    Ok(None)
+    Ok(found)
 }
 
 /// Attaches a free device to the file, with direct I/O (no second copy in the page cache) and autoclear (it detaches

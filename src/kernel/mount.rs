@@ -6,12 +6,12 @@
 use std::ffi::CString;
 use std::fmt::Display;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 
 use super::{failed, fs};
-use crate::error::Result;
+use crate::error::{Context, Result};
 
 const OPEN_TREE_CLONE: libc::c_uint = 1;
 const OPEN_TREE_CLOEXEC: libc::c_uint = libc::O_CLOEXEC as libc::c_uint;
@@ -175,6 +175,18 @@ pub(crate) fn is_proc(fd: BorrowedFd<'_>) -> Result<bool> {
     Ok(found.filesystem_type() == nix::sys::statfs::PROC_SUPER_MAGIC)
 }
 
+/// The mount points of this mount namespace, in the order in which they were mounted: proc_pid_mountinfo(5), field 5.
+pub(crate) fn points() -> Result<Vec<PathBuf>> {
+    let table = std::fs::read_to_string("/proc/self/mountinfo").context(|| "read /proc/self/mountinfo")?;
+    Ok(table.lines().filter_map(|line| line.split(' ').nth(4)).map(unescape).collect())
+}
+
+/// A path as mountinfo writes it: space, tab, newline and backslash are three octal digits.
+pub(crate) fn unescape(text: &str) -> PathBuf {
+    let escapes = [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")];
+    PathBuf::from(escapes.iter().fold(text.to_string(), |text, (code, plain)| text.replace(code, plain)))
+}
+
 fn shown(path: &Path) -> String {
     if path.as_os_str().is_empty() { "an open directory".to_string() } else { path.display().to_string() }
 }
@@ -188,4 +200,15 @@ fn owned<D: Display>(result: libc::c_long, doing: impl FnOnce() -> D) -> Result<
 
 fn done<D: Display>(result: libc::c_long, doing: impl FnOnce() -> D) -> Result<()> {
     Errno::result(result).map(drop).map_err(|e| failed(doing(), e))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mount_points_are_escaped() {
+        assert_eq!(unescape("/mnt/a\\040b\\134c"), Path::new("/mnt/a b\\c"));
+        assert!(points().expect("a table").contains(&PathBuf::from("/proc")));
+    }
 }

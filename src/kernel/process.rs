@@ -248,6 +248,16 @@ pub(crate) fn wait(pidfd: BorrowedFd<'_>) -> Result<Ended> {
     }
 }
 
+/// poll(2) on a pidfd: waits for a killed process that is not our child to be gone, for ten seconds at most: one that
+/// waits for a dead network filesystem does not end before that comes back.
+pub(crate) fn wait_gone(pidfd: BorrowedFd<'_>) -> Result<()> {
+    let [ready] = poll([Some((pidfd, Polled::READ))], Some(10_000))?;
+    match ready.any() {
+        true => Ok(()),
+        false => Err(failed("wait for a killed process to end", Errno::EBUSY)),
+    }
+}
+
 fn ended(info: &libc::siginfo_t) -> Ended {
     // SAFETY: waitid(2) filled in a SIGCHLD siginfo, whose status field is valid.
     #[expect(unsafe_code, reason = "siginfo_t is a union")]

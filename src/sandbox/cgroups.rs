@@ -4,10 +4,11 @@
 
 use std::path::{Path, PathBuf};
 
-use super::facts::{Facts, Hierarchy};
+use super::facts::{Facts, GROUP, Hierarchy, hierarchies};
 use super::spec::Limits;
 use super::step::Step;
 use crate::error::{Error, Kind, Result};
+use crate::kernel::cgroup;
 
 /// How many processes a sandbox may have when nobody says; podman's default is twice that (containers.conf(5),
 /// `pids_limit`).
@@ -146,4 +147,28 @@ fn set_limits(all: &mut Cgroups, directory: &Path, writes: &[(&'static str, Stri
         let (file, value, optional) = (directory.join(file), value.clone(), *optional);
         all.steps.push(Step::SetLimit { file, value, optional });
     }
+}
+
+/// The cgroups with this name, of whatever sandbox had it, in every hierarchy.
+pub fn cgroups(name: &str) -> Result<Vec<PathBuf>> {
+    let places = hierarchies()?.into_iter().map(|hierarchy| hierarchy.mount.join(GROUP).join(name));
+    Ok(places.filter(|directory| directory.exists()).collect())
+}
+
+/// The names of all cgroups of sandboxes on this host.
+pub fn cgroup_names() -> Result<Vec<String>> {
+    let mut names = Vec::new();
+    for hierarchy in hierarchies()? {
+        match cgroup::children(&hierarchy.mount.join(GROUP)) {
+            Ok(found) => names.extend(found),
+            Err(e) if e.kind() == Kind::NotFound => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(names)
+}
+
+/// Kills what still runs in the cgroups with this name, and removes them: their sandbox's supervisor is dead.
+pub fn clear_cgroups(name: &str) -> Result<()> {
+    cgroups(name)?.iter().try_for_each(|directory| cgroup::clear(directory))
 }

@@ -7,7 +7,7 @@ use super::spec::{Network, Spec};
 use super::user::{self, User};
 use crate::error::{Context, Kind, Result};
 use crate::kernel::resolve::Target;
-use crate::kernel::{cgroup, fs, resolve};
+use crate::kernel::{cgroup, fs, mount, resolve};
 use crate::rootfs::Rootfs;
 
 /// The largest file read from a root or from the host's /etc, in bytes.
@@ -32,13 +32,16 @@ const MASKED: &[&str] = &[
 /// Paths of /proc that nothing is written to inside.
 const READ_ONLY: &[&str] = &["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
+/// The cgroup that holds those of all sandboxes, below each hierarchy.
+pub(super) const GROUP: &str = "tupper";
+
 /// Where the processors are.
 const PROCESSORS: &str = "/sys/devices/system/cpu";
 
 /// What a plan has to know and cannot find out by itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Facts {
-    /// The name of the sandbox's cgroup, below each hierarchy: `tupper/ID`.
+    /// The name of the sandbox's cgroup, below each hierarchy: `tupper/NAME`.
     pub cgroup: PathBuf,
     /// The cgroup hierarchies that are mounted.
     pub hierarchies: Vec<Hierarchy>,
@@ -83,18 +86,18 @@ pub struct Masked {
 }
 
 impl Facts {
-    /// Reads them for the sandbox named `id`.
+    /// Reads them for the sandbox whose cgroups are named `cgroup`.
     ///
     /// # Errors
     ///
     /// A user or group that the root does not have; a passwd or group file in the root that is no regular file or
     /// larger than 1 MiB; a host without /proc.
-    pub fn gather(spec: &Spec, rootfs: &Rootfs, id: &str) -> Result<Facts> {
+    pub fn gather(spec: &Spec, rootfs: &Rootfs, cgroup: &str) -> Result<Facts> {
         let passwd = read_optional(rootfs, Path::new("/etc/passwd"))?;
         let group = read_optional(rootfs, Path::new("/etc/group"))?;
         let hosts = (spec.network == Network::Host).then(|| read_host("/etc/hosts")).flatten();
         Ok(Facts {
-            cgroup: Path::new("tupper").join(id),
+            cgroup: Path::new(GROUP).join(cgroup),
             hierarchies: hierarchies()?,
             user: user::lookup(spec.user.as_deref(), &passwd, &group)?,
             rootfs: rootfs.path.clone(),
@@ -107,17 +110,6 @@ impl Facts {
             ping: resolve::probe(Path::new("/proc/sys/net/ipv4/ping_group_range")).is_some(),
         })
     }
-}
-
-/// Removes what a sandbox may have left on the host when its supervisor was killed: its cgroups. What is in use stays.
-pub fn clear_leftovers(id: &str) -> Result<()> {
-    for hierarchy in hierarchies()? {
-        let directory = hierarchy.mount.join("tupper").join(id);
-        if let Err(e) = cgroup::remove(&directory) {
-            log::warn!("{e}");
-        }
-    }
-    Ok(())
 }
 
 fn masked() -> Vec<Masked> {
@@ -157,7 +149,7 @@ fn read_host(path: &str) -> Option<Vec<u8>> {
 }
 
 /// The hierarchies in this process's mountinfo, with the unified one's controllers from its cgroup.controllers.
-fn hierarchies() -> Result<Vec<Hierarchy>> {
+pub(super) fn hierarchies() -> Result<Vec<Hierarchy>> {
     let mountinfo = std::fs::read_to_string("/proc/self/mountinfo").context(|| "read /proc/self/mountinfo")?;
     let mut found = parse_hierarchies(&mountinfo);
     for hierarchy in found.iter_mut().filter(|h| h.unified) {
@@ -174,22 +166,16 @@ fn parse_hierarchies(mountinfo: &str) -> Vec<Hierarchy> {
         let Some((before, after)) = line.split_once(" - ") else { continue };
         let mut after = after.split(' ');
         let (kind, options) = (after.next().unwrap_or_default(), after.nth(1).unwrap_or_default());
-        let Some(mount) = before.split(' ').nth(4) else { continue };
+        let Some(place) = before.split(' ').nth(4) else { continue };
         let unified = kind == "cgroup2";
         // The first mount of each is the host's own; others are views that somebody made of it.
         if !unified && kind != "cgroup" || found.iter().any(|h| unified && h.unified) {
             continue;
         }
         let controllers = if unified { Vec::new() } else { options.split(',').map(str::to_string).collect() };
-        found.push(Hierarchy { mount: PathBuf::from(unescape(mount)), controllers, unified });
+        found.push(Hierarchy { mount: mount::unescape(place), controllers, unified });
     }
     found
-}
-
-/// mountinfo writes space, tab, newline and backslash as three octal digits.
-fn unescape(text: &str) -> String {
-    let escapes = [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")];
-    escapes.iter().fold(text.to_string(), |text, (code, plain)| text.replace(code, plain))
 }
 
 #[cfg(test)]
@@ -206,6 +192,5 @@ mod tests {
         let seen: Vec<_> = found.iter().map(|h| (h.mount.to_str().expect("utf-8"), h.unified)).collect();
         assert_eq!(seen, [("/sys/fs/cgroup/cpu,cpuacct", false), ("/sys/fs/cgroup/unified", true)]);
         assert!(found[0].controllers.contains(&"cpu".to_string()));
-        assert_eq!(unescape("/mnt/a\\040b\\134c"), "/mnt/a b\\c");
     }
 }

@@ -28,7 +28,8 @@ mod supervise;
 mod terminal;
 mod user;
 
-pub use facts::{Facts, Hierarchy, Masked, clear_leftovers};
+pub use cgroups::{cgroup_names, cgroups, clear_cgroups};
+pub use facts::{Facts, Hierarchy, Masked};
 pub use plan::{Plan, plan};
 pub use spec::{Limits, Network, Spec, Tmpfs, Volume};
 pub use start::{Running, start};

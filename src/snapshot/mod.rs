@@ -18,7 +18,7 @@ use crate::kernel::btrfs;
 use crate::kernel::fs;
 use crate::name::{Id, ObjectName};
 use crate::store::{Found, Shelf, Store, kind_word, record, uuid_text};
-use crate::subvolume::{Active, New, Parent};
+use crate::subvolume::{Active, New, Parent, Place};
 
 /// Creations that run at once. The snapshot ioctl holds its parent directory's lock over a transaction commit; each
 /// snapshot has a directory of its own, so this many share one commit. More gain nothing.
@@ -205,8 +205,8 @@ fn create_one(store: &Store, resolved: &Resolved, name: Option<&ObjectName>, rea
         source: resolved.source.clone(),
         image: resolved.image.as_ref().map(|image| image.id),
     };
-    let new = New { found, name, record: &record, read_only, spec: None, durable: true };
-    Active::create(store, &resolved.parent, &new)?;
+    let new = New { name, record: &record, read_only, spec: None, durable: true };
+    Place::claim(store, found)?.fill(&resolved.parent, &new)?;
     Ok(found.id)
 }
 
@@ -245,12 +245,7 @@ pub fn remove(store: &Store, text: &str) -> Result<Id> {
 }
 
 fn remove_found(store: &Store, found: Found) -> Result<()> {
-    let name = Origin::of(store, found)?.name;
-    Active::open(store, found)?.remove(store)?;
-    match name {
-        Some(name) => store.release_name(&name, found),
-        None => Ok(()),
-    }
+    Active::open(store, found)?.remove(store)
 }
 
 fn open(store: &Store, id: &Id) -> Result<Snapshot> {

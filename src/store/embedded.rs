@@ -10,10 +10,14 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use super::Shelf;
 use crate::error::{Context, Error, Kind, Result};
-use crate::kernel::{btrfs, fs, loopdev};
+use crate::kernel::{btrfs, fs, loopdev, mount as mounts};
 
 const FILE: &str = "store.btrfs";
+
+/// That file until it is formatted.
+const DRAFT: &str = "store.btrfs.new";
 
 /// 8 KiB nodes: a snapshot adds a back reference for each child of the source's root node, up to 493 of them at mkfs's
 /// default of 16 KiB and 241 at 8; at 4 KiB an xattr would be limited to 3.4 KB.
@@ -90,7 +94,7 @@ pub(super) fn ensure_filesystem(root: &Path, options: &Options) -> Result<()> {
             return Err(Error::new(Kind::Invalid, message).with_hint("leave out --size and --node-size"));
         }
         return match btrfs::create(dir.as_fd(), "fs") {
-            Err(e) if e.kind() == Kind::AlreadyExists => Ok(()),
+            Err(e) if e.kind() == Kind::AlreadyExists => require_own(root),
             other => other,
         };
     }
@@ -99,6 +103,7 @@ pub(super) fn ensure_filesystem(root: &Path, options: &Options) -> Result<()> {
         false => Some(format(root, options)?),
     };
     mount(root)?;
+    require_own(root)?;
     if let Some(size) = size {
         let (path, at) = (root.join(FILE), root.join("fs"));
         log::info!(
@@ -109,6 +114,73 @@ pub(super) fn ensure_filesystem(root: &Path, options: &Options) -> Result<()> {
         );
     }
     Ok(())
+}
+
+/// Refuses to make a store of what is somebody else's: where a store is being made there are shelves and nothing else.
+fn require_own(root: &Path) -> Result<()> {
+    let at = root.join("fs");
+    let dir = fs::open_directory(fs::CWD, &at)?;
+    if btrfs::is_subvolume(dir.as_fd())?
+        && fs::list(dir.as_fd(), ".")?.iter().all(|name| name.to_str().is_some_and(|name| Shelf::named(name).is_some()))
+    {
+        return Ok(());
+    }
+    let error = Error::new(Kind::Store, format!("{}: it is there, and is no store", at.display()));
+    Err(error.with_hint("choose another --root"))
+}
+
+/// What is left of a store whose making was killed: its files, below `root`. Empty for one that is whole, that is not
+/// there, or that is being made just now.
+pub(super) fn half_made(root: &Path) -> Result<Vec<&'static str>> {
+    let dir = fs::open_directory_follow(root)?;
+    match fs::lock(dir.as_fd(), fs::Lock::TryExclusive) {
+        Err(e) if e.kind() == Kind::InUse => return Ok(Vec::new()),
+        other => other?,
+    }
+    let mut left: Vec<&'static str> = [DRAFT].into_iter().filter(|name| root.join(name).exists()).collect();
+    if super::Store::open_fs(root)?.is_none()
+        && (exists(root) || (root.join("fs").exists() && require_own(root).is_ok()))
+    {
+        left.push("fs");
+    }
+    Ok(left)
+}
+
+/// Removes the draft of an embedded store's file, unless somebody is at it.
+pub(super) fn clear_draft(root: &Path) -> Result<()> {
+    let dir = lock(root)?;
+    match fs::unlink(dir.as_fd(), DRAFT) {
+        Err(e) if e.kind() == Kind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+/// What is wrong with the mount of a store: where, and what.
+pub(super) fn host_damage(root: &Path) -> Result<Vec<(PathBuf, String)>> {
+    let at = root.join("fs");
+    let mut found = Vec::new();
+    let points = mounts::points()?;
+    match points.iter().filter(|point| **point == at).count() {
+        0 | 1 => {}
+        many => found.push((at.clone(), format!("mounted {many} times, one on the other"))),
+    }
+    let inside = points.iter().filter(|point| point.starts_with(&at) && **point != at);
+    found.extend(inside.map(|point| (point.clone(), "mounted in the store, not by tupper".to_string())));
+    if belongs_at(root)? {
+        match File::open(root.join(FILE)) {
+            Err(e) => found.push((root.join(FILE), Error::from_io("open it", e).to_string())),
+            Ok(file) => match loopdev::find(file.as_fd())?.as_slice() {
+                [] | [_] => {}
+                many => {
+                    let names: Vec<String> = many.iter().map(|device| device.path.display().to_string()).collect();
+                    let problem =
+                        format!("several loop devices are on it: {}; what they write destroys it", names.join(", "));
+                    found.push((root.join(FILE), problem));
+                }
+            },
+        }
+    }
+    Ok(found)
 }
 
 /// Mounts `store.btrfs` when it is not mounted: after a reboot, or in another mount namespace.
@@ -136,7 +208,7 @@ fn mount(root: &Path) -> Result<bool> {
     if is_mounted(&at)? {
         return Ok(false);
     }
-    let device = match loopdev::find(backing.as_fd()).context(doing).map_err(unusable)? {
+    let device = match loopdev::find(backing.as_fd()).context(doing).map_err(unusable)?.into_iter().next() {
         Some(device) => device,
         None => loopdev::attach(&backing).context(doing).map_err(unusable)?,
     };
@@ -169,7 +241,7 @@ pub(super) fn require_host_room(root: &Path) -> Result<()> {
 fn format(root: &Path, options: &Options) -> Result<u64> {
     let dir = fs::open_directory_follow(root)?;
     let size = choose_size(fs::filesystem(dir.as_fd())?.available, options.size)?;
-    let draft = root.join("store.btrfs.new");
+    let draft = root.join(DRAFT);
     let file = File::options().write(true).create(true).truncate(true).open(&draft).map_err(Error::from)?;
     fs::set_mode(file.as_fd(), 0o600)?;
     file.set_len(size).map_err(Error::from).context(|| format!("size {} to {size} bytes", draft.display()))?;
@@ -179,7 +251,7 @@ fn format(root: &Path, options: &Options) -> Result<u64> {
         let _ = std::fs::remove_file(&draft);
         return Err(e);
     }
-    fs::rename(dir.as_fd(), "store.btrfs.new", dir.as_fd(), FILE)?;
+    fs::rename(dir.as_fd(), DRAFT, dir.as_fd(), FILE)?;
     fs::sync(dir.as_fd())?;
     Ok(size)
 }

@@ -4,7 +4,7 @@
 //! the snapshot that follows. A name whose object never came to be, or is gone, is stale: the next who wants it
 //! replaces it, under the lock of `names/`.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
@@ -20,6 +20,13 @@ pub struct Found {
     pub shelf: Shelf,
     /// Its id.
     pub id: Id,
+}
+
+impl Found {
+    /// Its directory, below `fs/`.
+    pub(crate) fn path(&self) -> String {
+        format!("{}/{}", self.shelf, self.id)
+    }
 }
 
 impl Store {
@@ -91,10 +98,10 @@ impl Store {
     /// Makes `name` the name of the image `id`, whatever image had it before: one rename.
     pub(crate) fn set_tag(&self, name: &ImageName, id: &Id) -> Result<()> {
         let tags = self.shelf(Shelf::Tags)?;
-        let draft = format!("staging/tag-{}", self.new_id()?);
-        let target = format!("../images/{id}");
-        fs::symlink(&target, self.dir(), &draft)?;
-        fs::rename_replace(self.dir(), &draft, tags.as_fd(), tag_file(name)).context(|| format!("tag {name}"))
+        let staging = self.staging(fs::Lock::Shared)?;
+        let draft = format!("tag-{}", self.new_id()?);
+        fs::symlink(format!("../images/{id}"), staging.as_fd(), &draft)?;
+        replace(&staging, &draft, &tags, &tag_file(name)).context(|| format!("tag {name}"))
     }
 
     /// Takes a name away from its image.
@@ -136,10 +143,7 @@ impl Store {
 
     /// The image that was used last.
     pub fn last_image(&self) -> Result<Option<Id>> {
-        let found = match fs::read_link(self.dir(), "last") {
-            Ok(target) => parse_target(&target),
-            Err(_) => None,
-        };
+        let found = fs::read_link_if_any(self.dir(), "last")?.and_then(|target| parse_target(&target));
         Ok(found.map(|found| found.id).filter(|id| self.exists(Shelf::Images, id)))
     }
 
@@ -148,9 +152,10 @@ impl Store {
         if self.last_image()?.is_some_and(|last| last == *id) {
             return Ok(());
         }
-        let draft = format!("staging/last-{}", self.new_id()?);
-        fs::symlink(format!("images/{id}"), self.dir(), &draft)?;
-        fs::rename_replace(self.dir(), &draft, self.dir(), "last")
+        let staging = self.staging(fs::Lock::Shared)?;
+        let draft = format!("last-{}", self.new_id()?);
+        fs::symlink(format!("images/{id}"), staging.as_fd(), &draft)?;
+        replace(&staging, &draft, &fs::duplicate(self.dir())?, "last")
     }
 
     /// A fresh random id.
@@ -213,6 +218,45 @@ impl Store {
         }
     }
 
+    /// Where a name leads, whether that is there or not.
+    pub(crate) fn named(&self, name: &ObjectName) -> Result<Option<Found>> {
+        link_target(&self.shelf(Shelf::Names)?, OsStr::new(name.as_str()))
+    }
+
+    /// What lies among the tags or names and is no link of the store's.
+    pub(crate) fn strange_links(&self, shelf: Shelf) -> Result<Vec<OsString>> {
+        let directory = self.shelf(shelf)?;
+        let mut strange = Vec::new();
+        for file in fs::list(directory.as_fd(), ".")? {
+            let text = file.to_str().unwrap_or_default();
+            let named = match shelf {
+                Shelf::Tags => text.replace('%', "/").parse::<ImageName>().is_ok(),
+                _ => text.parse::<ObjectName>().is_ok(),
+            };
+            let there = || fs::metadata_at(directory.as_fd(), &file).is_ok();
+            if !(named && link_target(&directory, &file)?.is_some()) && there() {
+                strange.push(file);
+            }
+        }
+        Ok(strange)
+    }
+
+    /// The names whose objects are gone or never came to be; with `remove`, they are removed.
+    pub(crate) fn stale_names(&self, remove: bool) -> Result<Vec<String>> {
+        let names = self.lock_shelf(Shelf::Names)?;
+        let mut stale = Vec::new();
+        for file in fs::list(names.as_fd(), ".")? {
+            let Some(owner) = link_target(&names, &file)? else { continue };
+            if !self.is_alive(owner)? {
+                if remove {
+                    fs::unlink(names.as_fd(), &file)?;
+                }
+                stale.push(file.to_string_lossy().into_owned());
+            }
+        }
+        Ok(stale)
+    }
+
     /// Whole, or being made by somebody who holds its lock.
     fn is_alive(&self, object: Found) -> Result<bool> {
         if self.exists(object.shelf, &object.id) {
@@ -237,12 +281,17 @@ fn tag_file(name: &ImageName) -> String {
     name.to_string().replace('/', "%")
 }
 
-fn link_target(shelf: &OwnedFd, name: &OsStr) -> Result<Option<Found>> {
-    match fs::read_link(shelf.as_fd(), name) {
-        Ok(target) => Ok(parse_target(&target)),
-        Err(e) if e.kind() == Kind::NotFound => Ok(None),
-        Err(e) => Err(e),
-    }
+/// Renames a link over another one; it does not stay where it was if that fails.
+fn replace(from_at: &OwnedFd, from: &str, to_at: &OwnedFd, to: &str) -> Result<()> {
+    fs::rename_replace(from_at.as_fd(), from, to_at.as_fd(), to).inspect_err(|_| {
+        // The cause is what counts; a link that stays is removed by the next gc.
+        let _ = fs::unlink(from_at.as_fd(), from);
+    })
+}
+
+/// What a link of the store leads to; `None` when it is not there, or leads to no object.
+pub(super) fn link_target(shelf: &OwnedFd, name: &OsStr) -> Result<Option<Found>> {
+    Ok(fs::read_link_if_any(shelf.as_fd(), name)?.and_then(|target| parse_target(&target)))
 }
 
 fn parse_target(target: &Path) -> Option<Found> {

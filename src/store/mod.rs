@@ -12,9 +12,9 @@
 //!     snapshots/ID/rootfs     a snapshot of a layer or of another snapshot; xattr record on ID/
 //!     containers/ID/rootfs    the same with a container's record; spec.json beside it
 //!     names/NAME              symlink to ../snapshots/ID or ../containers/ID
-//!     staging/ANY             drafts: a directory is garbage unless somebody holds its lock; a symlink is one that is
-//!                             about to be renamed over a tag or `last`
-//!     trash/ANY               on its way out
+//!     staging/ANY             what is being made: drafts, and intents (`ID`, a symlink to the object's place);
+//!                             staging.rs tells their rules
+//!     trash/SHELF-ID-NONCE    on its way out
 //!     last                    symlink to the image that was used last, for a `shell` without IMAGE
 //! /run/tupper/UUID/ID.json    what runs now: gone after a reboot, and worthless without its process
 //! ```
@@ -24,8 +24,12 @@
 //!   directory, set before the snapshot ioctl, so the one commit that makes the snapshot durable makes the record
 //!   durable, and every snapshot has a parent directory of its own, so that creations share commits.
 //! - Publishing and removing is one rename of that directory, all within the one subvolume `fs/`.
-//! - Locks are flocks on directories: on an object's own (in use, being made), on `images/` (names and layers change),
-//!   on `names/` (a stale name is replaced), on ROOT (the store is being made or mounted). They die with their holder.
+//! - Locks are flocks on directories: on an object's own (in use, being made, being removed), on `images/` (names and
+//!   layers change), on `names/` (a stale name is replaced), on `staging/` (shared: an entry is made; exclusive: somebody
+//!   looks for what is left), on ROOT (the store is being made or mounted). They die with their holder. Who holds
+//!   `images/` may take `staging/`; otherwise nobody waits for one of them while it holds another.
+//! - Whatever is under way has an entry in `staging/` or `trash/` from before it changes anything else until after. An
+//!   entry whose lock is free was left by somebody who was killed.
 //!
 //! It must not know what an image or a snapshot is, only where they lie.
 
@@ -33,6 +37,7 @@ mod embedded;
 mod lookup;
 pub(crate) mod record;
 mod run_state;
+mod staging;
 
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -43,8 +48,8 @@ use serde::{Deserialize, Serialize};
 pub use embedded::{Options, default_size};
 pub use lookup::Found;
 pub(crate) use lookup::kind_word;
-
 pub use run_state::Running;
+pub(crate) use staging::{Intent, Left, trash_name};
 
 use crate::error::{Context, Error, Kind, Result};
 use crate::kernel::{self, btrfs, fs};
@@ -100,6 +105,11 @@ impl Shelf {
             Shelf::Staging => "staging",
             Shelf::Trash => "trash",
         }
+    }
+
+    /// The shelf with this name.
+    pub(crate) fn named(name: &str) -> Option<Shelf> {
+        SHELVES.into_iter().find(|shelf| shelf.as_str() == name)
     }
 }
 
@@ -173,6 +183,27 @@ impl Store {
         ensure_layout(&root.join("fs")).context(doing).map_err(|e| e.with_kind(Kind::Store))?;
         Store::open_fs(root)?
             .ok_or_else(|| Error::new(Kind::Store, format!("{}: no store after making it", root.display())))
+    }
+
+    /// What is left at `root` of a store whose making was killed, below `root`; with `recover`, the store is made whole.
+    pub(crate) fn half_made(root: &Path, recover: bool) -> Result<Vec<&'static str>> {
+        require_root()?;
+        if !root.exists() {
+            return Ok(Vec::new());
+        }
+        let left = embedded::half_made(root)?;
+        if recover && !left.is_empty() {
+            embedded::clear_draft(root)?;
+            if left.contains(&"fs") {
+                Store::init(root, &Options::default())?;
+            }
+        }
+        Ok(left)
+    }
+
+    /// What is wrong with how the store is mounted: where, and what.
+    pub(crate) fn host_damage(&self) -> Result<Vec<(PathBuf, String)>> {
+        embedded::host_damage(&self.root)
     }
 
     /// Opens `ROOT/fs` if a store is there and mounted.

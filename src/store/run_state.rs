@@ -5,7 +5,7 @@
 //! not mistaken for it.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -15,6 +15,9 @@ use crate::error::{Context, Error, Result};
 use crate::name::Id;
 
 const RUN: &str = "/run/tupper";
+
+/// The extension of a file that is being written.
+const DRAFT: &str = "new";
 
 /// A running container's first process.
 #[derive(Debug, Clone, Serialize, Deserialize, PartialEq, Eq)]
@@ -35,7 +38,7 @@ impl Store {
         };
         let running = Running { pid, started: Timestamp::now(), start_ticks, boot };
         let path = self.run_path(id);
-        let draft = path.with_extension("new");
+        let draft = path.with_extension(DRAFT);
         let json = serde_json::to_vec(&running).map_err(std::io::Error::other)?;
         let write = || fs::write(&draft, &json).and_then(|()| fs::rename(&draft, &path));
         let written = write().or_else(|e| match (e.kind(), path.parent()) {
@@ -55,7 +58,20 @@ impl Store {
     /// Forgets what was noted of a container that has ended.
     pub(crate) fn forget_running(&self, id: &Id) {
         // The file says nothing once its process is gone; one that stays is only untidy.
-        let _ = fs::remove_file(self.run_path(id));
+        let path = self.run_path(id);
+        let _ = fs::remove_file(path.with_extension(DRAFT));
+        let _ = fs::remove_file(path);
+    }
+
+    /// The file that notes the container as running, if there is one, true or not.
+    pub(crate) fn run_state(&self, id: &Id) -> Option<PathBuf> {
+        Some(self.run_path(id)).filter(|path| path.exists() || path.with_extension(DRAFT).exists())
+    }
+
+    /// The containers that are noted as running, truly or not.
+    pub(crate) fn run_states(&self) -> Vec<Id> {
+        let files = fs::read_dir(PathBuf::from(RUN).join(self.uuid())).into_iter().flatten().flatten();
+        files.filter_map(|file| Path::new(&file.file_name()).file_stem()?.to_str()?.parse().ok()).collect()
     }
 
     fn run_path(&self, id: &Id) -> PathBuf {
