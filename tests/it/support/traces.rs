@@ -47,7 +47,7 @@ impl Traces {
     }
 }
 
-/// The cgroups of containers, on any hierarchy: inside one named after tupper, and called by a container's id.
+/// The cgroups of containers, on any hierarchy: inside one named after tupper, and called by a store's and a container's id.
 fn cgroups() -> Vec<PathBuf> {
     let mut found = Vec::new();
     let mut todo = vec![PathBuf::from("/sys/fs/cgroup")];
@@ -67,7 +67,8 @@ fn cgroups() -> Vec<PathBuf> {
 }
 
 fn is_id(part: &OsStr) -> bool {
-    part.len() == 64 && part.as_encoded_bytes().iter().all(u8::is_ascii_hexdigit)
+    let id = part.as_encoded_bytes().rsplit(|byte| *byte == b'-').next().unwrap_or_default();
+    id.len() == 64 && id.iter().all(u8::is_ascii_hexdigit)
 }
 
 /// The processes of the binary under test, the zombies that nobody waited for included.
