@@ -24,6 +24,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Context, Error, Kind, Result};
+use crate::kernel::flock::{self, Lock};
 use crate::kernel::{btrfs, fs};
 use crate::name::{Id, ObjectName};
 use crate::rootfs::Rootfs;
@@ -273,17 +274,18 @@ pub(crate) struct Active {
 impl Active {
     /// An existing one, locked. `Kind::InUse` when somebody works in it.
     pub(crate) fn open(store: &Store, found: Found) -> Result<Active> {
-        Active::open_with(store, found, fs::Lock::TryExclusive)
+        Active::open_with(store, found, try_lock)
     }
 
     /// An existing one, as soon as nobody works in it any more. `Kind::NotFound` when that one removed it.
     pub(crate) fn open_wait(store: &Store, found: Found) -> Result<Active> {
-        Active::open_with(store, found, fs::Lock::Exclusive)
+        let name = || format!("{} {}", kind_word(found.shelf), found.id.short());
+        Active::open_with(store, found, |dir| flock::lock(dir, Lock::Exclusive, name))
     }
 
-    fn open_with(store: &Store, found: Found, how: fs::Lock) -> Result<Active> {
+    fn open_with(store: &Store, found: Found, lock: impl FnOnce(BorrowedFd<'_>) -> Result<()>) -> Result<Active> {
         let dir = store.open_object(found.shelf, &found.id)?;
-        lock(&dir, how).context(|| format!("{} {}", kind_word(found.shelf), found.id.short()))?;
+        lock(dir.as_fd()).context(|| format!("{} {}", kind_word(found.shelf), found.id.short()))?;
         Active::locked(store, found, dir)
     }
 
@@ -343,7 +345,7 @@ impl Removed<'_> {
 
 /// Takes away an object that nobody holds a value of: a layer, or an image's directory, which `dir` was opened for.
 pub(crate) fn remove_object<'a>(store: &'a Store, shelf: Shelf, id: &Id, dir: BorrowedFd<'a>) -> Result<Removed<'a>> {
-    fs::lock(dir, fs::Lock::Exclusive)?;
+    flock::lock(dir, Lock::Exclusive, || format!("{} {}", kind_word(shelf), id.short()))?;
     if let Ok(rootfs) = fs::open_directory(dir, ROOTFS)
         && !record::identity_matches(dir, rootfs.as_fd())?
     {
@@ -403,14 +405,14 @@ pub(crate) fn clear_draft(store: &Store, name: &str) {
 
 /// The lock of an object. Somebody who looks for what is left may hold it for a moment, so one that is taken is asked
 /// for again, for half a second.
-fn lock(dir: &OwnedFd, how: fs::Lock) -> Result<()> {
+fn try_lock(dir: BorrowedFd<'_>) -> Result<()> {
     for _ in 0..50 {
-        match fs::lock(dir.as_fd(), how) {
+        match flock::try_lock(dir) {
             Err(e) if e.kind() == Kind::InUse => std::thread::sleep(Duration::from_millis(10)),
             other => return other,
         }
     }
-    fs::lock(dir.as_fd(), how)
+    flock::try_lock(dir)
 }
 
 /// Empties and removes a directory that holds at most a subvolume `rootfs` and a few files. The subvolume goes only if

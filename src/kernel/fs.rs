@@ -1,4 +1,4 @@
-//! Files and directories below a descriptor: open, make, rename, link, xattrs, locks, sync.
+//! Files and directories below a descriptor: open, make, rename, link, xattrs, sync.
 
 use std::ffi::{CString, OsStr, OsString};
 use std::io::{Read, Write};
@@ -204,36 +204,6 @@ pub(crate) fn sync_filesystem(fd: BorrowedFd<'_>) -> Result<()> {
 /// fsync(2) of a file or directory.
 pub(crate) fn sync(fd: BorrowedFd<'_>) -> Result<()> {
     unistd::fsync(fd).map_err(|e| failed("sync", e))
-}
-
-/// How a lock is taken.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Lock {
-    /// Wait for it.
-    Exclusive,
-    /// Wait for it, and hold it together with others who want it shared.
-    Shared,
-    /// Fail at once with [`Kind::InUse`] when somebody has it.
-    TryExclusive,
-}
-
-/// flock(2) on the open file behind `fd`: it ends when the last copy of the descriptor is closed, so it dies with its holder.
-pub(crate) fn lock(fd: BorrowedFd<'_>, how: Lock) -> Result<()> {
-    let operation = match how {
-        Lock::Exclusive => libc::LOCK_EX,
-        Lock::Shared => libc::LOCK_SH,
-        Lock::TryExclusive => libc::LOCK_EX | libc::LOCK_NB,
-    };
-    loop {
-        #[expect(unsafe_code, reason = "nix's Flock wants to own the descriptor; ours is used for openat, too")]
-        // SAFETY: flock takes a descriptor, which the borrow keeps open, and an integer.
-        let result = unsafe { libc::flock(fd.as_raw_fd(), operation) };
-        match Errno::result(result) {
-            Ok(_) => return Ok(()),
-            Err(Errno::EINTR) => continue,
-            Err(e) => return Err(failed("lock", e)),
-        }
-    }
 }
 
 /// fsetxattr(2): creates or replaces an extended attribute.

@@ -2,6 +2,7 @@
 
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout};
@@ -61,13 +62,21 @@ pub(crate) fn fork() -> Result<Option<i32>> {
 }
 
 /// An error unless this process has one thread: /proc/self/task has a link for each and two of its own (proc(5)).
+///
+/// One that was joined may still be there for a moment: pthread_join(3) returns when the kernel clears the thread's id
+/// (mm_release() in kernel/fork.c), which is before it takes the thread off the list (release_task() in kernel/exit.c).
 pub(crate) fn require_single_thread() -> Result<()> {
-    let task = nix::sys::stat::stat("/proc/self/task").map_err(|e| failed("stat /proc/self/task", e))?;
-    match task.st_nlink {
-        3 => Ok(()),
-        links => {
-            let threads = links.saturating_sub(2);
-            Err(Error::new(Kind::Unsupported, format!("start a container from a process with {threads} threads")))
+    let end = Instant::now() + Duration::from_secs(1);
+    loop {
+        let task = nix::sys::stat::stat("/proc/self/task").map_err(|e| failed("stat /proc/self/task", e))?;
+        match task.st_nlink {
+            3 => return Ok(()),
+            _ if Instant::now() < end => std::thread::sleep(Duration::from_micros(100)),
+            links => {
+                let threads = links.saturating_sub(2);
+                let message = format!("start a container from a process with {threads} threads");
+                return Err(Error::new(Kind::Unsupported, message));
+            }
         }
     }
 }

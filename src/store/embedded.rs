@@ -12,6 +12,7 @@ use std::process::{Command, Stdio};
 
 use super::Shelf;
 use crate::error::{Context, Error, Kind, Result};
+use crate::kernel::flock::{self, Lock};
 use crate::kernel::{btrfs, fs, loopdev, mount as mounts};
 
 const FILE: &str = "store.btrfs";
@@ -71,7 +72,7 @@ pub(super) fn unmount(root: &Path) -> Result<()> {
 /// The lock of all who make or mount the store at `root`.
 pub(super) fn lock(root: &Path) -> Result<OwnedFd> {
     let dir = fs::open_directory_follow(root)?;
-    fs::lock(dir.as_fd(), fs::Lock::Exclusive).context(|| format!("store {}", root.display()))?;
+    flock::lock(dir.as_fd(), Lock::Exclusive, || format!("store {}", root.display()))?;
     Ok(dir)
 }
 
@@ -133,7 +134,7 @@ fn require_own(root: &Path) -> Result<()> {
 /// there, or that is being made just now.
 pub(super) fn half_made(root: &Path) -> Result<Vec<&'static str>> {
     let dir = fs::open_directory_follow(root)?;
-    match fs::lock(dir.as_fd(), fs::Lock::TryExclusive) {
+    match flock::try_lock(dir.as_fd()) {
         Err(e) if e.kind() == Kind::InUse => return Ok(Vec::new()),
         other => other?,
     }

@@ -10,6 +10,7 @@ use std::path::Path;
 
 use super::{Shelf, Store};
 use crate::error::{Context, Error, Kind, Result};
+use crate::kernel::flock::{self, Lock};
 use crate::kernel::fs;
 use crate::name::{Id, ImageName, ObjectName};
 
@@ -98,7 +99,7 @@ impl Store {
     /// Makes `name` the name of the image `id`, whatever image had it before: one rename.
     pub(crate) fn set_tag(&self, name: &ImageName, id: &Id) -> Result<()> {
         let tags = self.shelf(Shelf::Tags)?;
-        let staging = self.staging(fs::Lock::Shared)?;
+        let staging = self.staging(Lock::Shared)?;
         let draft = format!("tag-{}", self.new_id()?);
         fs::symlink(format!("../images/{id}"), staging.as_fd(), &draft)?;
         replace(&staging, &draft, &tags, &tag_file(name)).context(|| format!("tag {name}"))
@@ -118,7 +119,7 @@ impl Store {
             other => return other,
         }
         // Whoever replaces a stale name holds this lock, so the name cannot become somebody's between look and unlink.
-        fs::lock(names.as_fd(), fs::Lock::Exclusive).context(|| "lock names")?;
+        flock::lock(names.as_fd(), Lock::Exclusive, || Shelf::Names)?;
         if let Some(owner) = link_target(&names, OsStr::new(name.as_str()))? {
             if self.is_alive(owner)? {
                 return Err(Error::new(
@@ -152,7 +153,7 @@ impl Store {
         if self.last_image()?.is_some_and(|last| last == *id) {
             return Ok(());
         }
-        let staging = self.staging(fs::Lock::Shared)?;
+        let staging = self.staging(Lock::Shared)?;
         let draft = format!("last-{}", self.new_id()?);
         fs::symlink(format!("images/{id}"), staging.as_fd(), &draft)?;
         replace(&staging, &draft, &fs::duplicate(self.dir())?, "last")
@@ -263,7 +264,7 @@ impl Store {
             return Ok(true);
         }
         match fs::open_directory(self.dir(), format!("{}/{}", object.shelf, object.id)) {
-            Ok(dir) => match fs::lock(dir.as_fd(), fs::Lock::TryExclusive) {
+            Ok(dir) => match flock::try_lock(dir.as_fd()) {
                 Err(e) if e.kind() == Kind::InUse => Ok(true),
                 other => other.map(|()| false),
             },

@@ -52,6 +52,7 @@ pub use run_state::Running;
 pub(crate) use staging::{Intent, Left, trash_name};
 
 use crate::error::{Context, Error, Kind, Result};
+use crate::kernel::flock::{self, Lock};
 use crate::kernel::{self, btrfs, fs};
 use crate::name::Id;
 
@@ -291,7 +292,7 @@ impl Store {
     /// A lock on a whole shelf, until it is dropped.
     pub(crate) fn lock_shelf(&self, shelf: Shelf) -> Result<OwnedFd> {
         let directory = self.shelf(shelf)?;
-        fs::lock(directory.as_fd(), fs::Lock::Exclusive).context(|| format!("lock {shelf}"))?;
+        flock::lock(directory.as_fd(), Lock::Exclusive, || shelf)?;
         Ok(directory)
     }
 

@@ -19,6 +19,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use super::lookup::link_target;
 use super::{Found, Shelf, Store};
 use crate::error::{Context, Kind, Result};
+use crate::kernel::flock::{self, Lock};
 use crate::kernel::fs;
 use crate::name::Id;
 
@@ -57,7 +58,7 @@ pub(crate) enum Left {
 impl Store {
     /// An empty, locked directory in `staging/`; its name begins with `kind`.
     pub(crate) fn make_draft(&self, kind: &str) -> Result<(String, OwnedFd)> {
-        let staging = self.staging(fs::Lock::Shared)?;
+        let staging = self.staging(Lock::Shared)?;
         let name = format!("{kind}-{}", self.new_id()?);
         let dir = make_locked(&staging, &name).context(|| format!("make the {kind} draft"))?;
         Ok((name, dir))
@@ -66,7 +67,7 @@ impl Store {
     /// Claims the place of a new snapshot or container: its empty, locked directory, and the intent that goes with it.
     pub(crate) fn claim(&self, object: Found) -> Result<(Intent, OwnedFd)> {
         let shelf = self.shelf(object.shelf)?;
-        let _making = self.staging(fs::Lock::Shared)?;
+        let _making = self.staging(Lock::Shared)?;
         let intent = self.intend(object)?;
         let dir = make_locked(&shelf, &object.id.to_string())?;
         Ok((intent, dir))
@@ -83,9 +84,9 @@ impl Store {
     }
 
     /// The directory `staging/`, locked: shared by whoever makes an entry in it that has no lock of its own yet.
-    pub(crate) fn staging(&self, how: fs::Lock) -> Result<OwnedFd> {
+    pub(crate) fn staging(&self, how: Lock) -> Result<OwnedFd> {
         let staging = self.shelf(Shelf::Staging)?;
-        fs::lock(staging.as_fd(), how).context(|| "lock staging")?;
+        flock::lock(staging.as_fd(), how, || Shelf::Staging)?;
         Ok(staging)
     }
 
@@ -101,7 +102,7 @@ impl Store {
                     Some(object) => fs::open_directory(self.dir(), object.path()),
                     None => fs::open_directory(directory.as_fd(), name),
                 };
-                match entry.and_then(|dir| fs::lock(dir.as_fd(), fs::Lock::TryExclusive)) {
+                match entry.and_then(|dir| flock::try_lock(dir.as_fd())) {
                     Err(e) if e.kind() == Kind::InUse => {}
                     _ => return Ok(true),
                 }
@@ -115,7 +116,7 @@ impl Store {
     /// Snapshots and containers that are not whole are found with an intent or without. So is every container that
     /// nobody holds, since what belongs to it on the host may be left; whoever calls has to look.
     pub(crate) fn left_behind(&self, remove: bool) -> Result<Vec<Left>> {
-        let staging = self.staging(fs::Lock::Exclusive)?;
+        let staging = self.staging(Lock::Exclusive)?;
         let mut left = Vec::new();
         let mut intents = Vec::new();
         for file in fs::list(staging.as_fd(), ".")? {
@@ -201,7 +202,7 @@ fn make_locked(at: &OwnedFd, name: &str) -> Result<OwnedFd> {
     fs::make_directory(at.as_fd(), name, 0o700)?;
     let open = || {
         let dir = fs::open_directory(at.as_fd(), name)?;
-        fs::lock(dir.as_fd(), fs::Lock::Exclusive)?;
+        flock::lock(dir.as_fd(), Lock::Exclusive, || name)?;
         Ok(dir)
     };
     open().inspect_err(|_| {
@@ -219,7 +220,7 @@ fn lock_if_free(at: &OwnedFd, name: &str) -> Result<Option<OwnedFd>> {
         Err(e) if e.kind() == Kind::Io => return Ok(None),
         Err(e) => return Err(e),
     };
-    match fs::lock(dir.as_fd(), fs::Lock::TryExclusive) {
+    match flock::try_lock(dir.as_fd()) {
         Ok(()) => {}
         Err(e) if e.kind() == Kind::InUse => return Ok(None),
         Err(e) => return Err(e),

@@ -2,6 +2,7 @@
 
 mod containers;
 mod images;
+mod locks;
 mod run;
 mod shell;
 mod snapshots;
