@@ -7,8 +7,7 @@
 //! ```
 //!
 //! - A draft is invisible and belongs to the process that holds its lock. Dropped, it is removed.
-//! - The place of an Active is claimed first: an intent says that it is being made, so that one whose maker is killed is
-//!   found and cleared.
+//! - The place of an Active is claimed first, under an intent, so that one whose maker is killed is found and cleared.
 //! - Finishing it makes everything written durable; sealing consumes it: the subvolume becomes read-only, and one
 //!   rename publishes it.
 //! - An Active's record is set before the snapshot ioctl, so that the commit which the ioctl makes takes both.
@@ -29,7 +28,7 @@ use crate::kernel::{btrfs, fs};
 use crate::name::{Id, ObjectName};
 use crate::rootfs::Rootfs;
 use crate::store::record::{self, Identity};
-use crate::store::{Found, Intent, Shelf, Store, kind_word, trash_name};
+use crate::store::{Found, Shelf, Store, kind_word, trash_name};
 
 const ROOTFS: &str = "rootfs";
 
@@ -198,8 +197,8 @@ impl Parent {
 pub(crate) struct Place<'a> {
     store: &'a Store,
     found: Found,
-    /// Taken when the place is filled. The intent goes before the lock.
-    held: Option<(Intent, OwnedFd)>,
+    /// Taken when the place is filled.
+    dir: Option<OwnedFd>,
 }
 
 /// What an [`Active`] is made with, beside its place and its parent.
@@ -217,23 +216,23 @@ pub(crate) struct New<'a, T> {
 }
 
 impl<'a> Place<'a> {
-    /// Claims the place of `found`.
+    /// Claims the place of `found`. The caller has said that it [intends](Store::intend) to.
     pub(crate) fn claim(store: &'a Store, found: Found) -> Result<Place<'a>> {
-        Ok(Place { store, found, held: Some(store.claim(found)?) })
+        Ok(Place { store, found, dir: Some(store.claim(found)?) })
     }
 
     /// Makes a snapshot of `parent` there: durable, with its record and name, when this returns.
     pub(crate) fn fill<T: Serialize>(mut self, parent: &Parent, new: &New<'_, T>) -> Result<Active> {
-        let (intent, dir) = self.held.take().ok_or_else(|| Error::new(Kind::Invalid, "the place was filled before"))?;
+        let dir = self.dir.take().ok_or_else(|| Error::new(Kind::Invalid, "the place was filled before"))?;
         let rootfs = match self.snapshot(&dir, parent, new) {
             Ok(rootfs) => rootfs,
             Err(e) => {
-                self.held = Some((intent, dir));
+                self.dir = Some(dir);
                 return Err(e);
             }
         };
         let path = self.store.rootfs_path(self.found.shelf, &self.found.id);
-        Ok(Active { found: self.found, intent: Some(intent), dir, rootfs, path })
+        Ok(Active { found: self.found, dir, rootfs, path })
     }
 
     fn snapshot<T: Serialize>(&self, dir: &OwnedFd, parent: &Parent, new: &New<'_, T>) -> Result<OwnedFd> {
@@ -252,7 +251,7 @@ impl<'a> Place<'a> {
 
 impl Drop for Place<'_> {
     fn drop(&mut self) {
-        if let Some((_intent, dir)) = self.held.take()
+        if let Some(dir) = self.dir.take()
             && let Err(e) = clear_unfinished(self.store, self.found, dir.as_fd())
         {
             log::warn!("remove {}: {e}", self.found.path());
@@ -264,8 +263,6 @@ impl Drop for Place<'_> {
 #[derive(Debug)]
 pub(crate) struct Active {
     found: Found,
-    /// It was made just now, or is about to run. It goes before the lock.
-    intent: Option<Intent>,
     dir: OwnedFd,
     rootfs: OwnedFd,
     path: PathBuf,
@@ -292,13 +289,7 @@ impl Active {
     /// An existing one whose directory the caller has locked.
     pub(crate) fn locked(store: &Store, found: Found, dir: OwnedFd) -> Result<Active> {
         let rootfs = fs::open_directory(dir.as_fd(), ROOTFS)?;
-        Ok(Active { found, intent: None, dir, rootfs, path: store.rootfs_path(found.shelf, &found.id) })
-    }
-
-    /// Says that a process is about to work in it: if ours is killed, what belongs to it is found and cleared.
-    pub(crate) fn intend(&mut self, store: &Store) -> Result<()> {
-        self.intent = Some(store.intend(self.found)?);
-        Ok(())
+        Ok(Active { found, dir, rootfs, path: store.rootfs_path(found.shelf, &found.id) })
     }
 
     /// The directory that holds its record.

@@ -10,7 +10,7 @@
 mod damage;
 
 use std::fmt;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use crate::container::{self, Leftover};
@@ -58,19 +58,6 @@ pub struct Swept {
     pub failed: Vec<Error>,
 }
 
-impl Swept {
-    /// Notes what is found; it goes by `remove`, unless this is a rehearsal (`None`).
-    fn note(&mut self, found: Vec<Finding>, remove: Option<Result<()>>) {
-        match remove {
-            Some(Err(e)) => {
-                let what = found.first().map(|first| format!("{} {}", first.kind, first.path.display()));
-                self.failed.push(e.wrap(what.unwrap_or_default()));
-            }
-            _ => self.removed.extend(found),
-        }
-    }
-}
-
 /// Looks for garbage and damage, and changes nothing.
 pub fn check(store: &Store) -> Result<Vec<Finding>> {
     let swept = gc(store, true)?;
@@ -85,28 +72,18 @@ pub fn check(store: &Store) -> Result<Vec<Finding>> {
 /// # Errors
 /// A store that cannot be read. What fails for one object is in the result.
 pub fn gc(store: &Store, dry_run: bool) -> Result<Swept> {
-    let mut swept = Swept::default();
-    for left in store.left_behind(!dry_run).context(|| "look for what is left")? {
-        sweep_left(store, left, dry_run, &mut swept);
+    let mut sweep = Sweep { store, dry_run, swept: Swept::default() };
+    let left = store.left_behind().context(|| "look for what is left")?;
+    // Drafts and intents are the sign that there is something to do: they go last.
+    let (signs, objects): (Vec<Left>, _) =
+        left.into_iter().partition(|left| matches!(left, Left::Draft(_) | Left::Link(_)));
+    objects.iter().for_each(|left| sweep.left(left));
+    sweep.rest();
+    signs.iter().for_each(|left| sweep.left(left));
+    if !dry_run && signs.iter().any(|left| matches!(left, Left::Link(_))) {
+        store.clear_links().unwrap_or_else(|e| sweep.swept.failed.push(e));
     }
-    match container::orphans(store) {
-        Ok(ids) => ids.iter().for_each(|id| sweep_container(store, id, None, dry_run, &mut swept)),
-        Err(e) => swept.failed.push(e),
-    }
-    // After the drafts and the images that were being removed, for what they leave.
-    match image::unused(store, !dry_run) {
-        Ok(unused) => swept.removed.extend(unused.into_iter().map(unused_finding)),
-        Err(e) => swept.failed.push(e),
-    }
-    match store.stale_names(!dry_run) {
-        Ok(names) => {
-            swept.removed.extend(names.into_iter().map(|name| {
-                Finding::garbage("name", Path::new(Shelf::Names.as_str()).join(name), "its object is gone")
-            }))
-        }
-        Err(e) => swept.failed.push(e),
-    }
-    Ok(swept)
+    Ok(sweep.swept)
 }
 
 /// Does a [`gc`] if something looks as if a process had been killed. Cheap otherwise: two directories are listed.
@@ -141,83 +118,108 @@ fn summary(findings: &[Finding]) -> String {
     counted.collect::<Vec<_>>().join(", ")
 }
 
-fn sweep_left(store: &Store, left: Left, dry_run: bool, swept: &mut Swept) {
-    let staging = |name: &str| Path::new(Shelf::Staging.as_str()).join(name);
-    let act = |remove: &dyn Fn() -> Result<()>| (!dry_run).then(remove);
-    match left {
-        Left::Link { name } => {
-            swept.removed.push(Finding::garbage("link", staging(&name), "left by a command that was killed"));
-        }
-        Left::Draft { name, dir: _locked } => {
-            let found = Finding::garbage("draft", staging(&name), "left by an import that was killed");
-            let clear = || store.shelf(Shelf::Staging).and_then(|staging| subvolume::clear(&staging, &name));
-            swept.note(vec![found], act(&clear));
-        }
-        Left::Removed { name, object, dir } => {
-            let path = Path::new(Shelf::Trash.as_str()).join(&name);
-            let found = Finding::garbage("removed object", path, "left by a removal that was killed");
-            let clear = || {
-                if let Some(object) = object {
-                    subvolume::release_name(store, object, dir.as_fd());
-                }
-                if object.is_some_and(|object| object.shelf == Shelf::Images) {
-                    // Its names and layers go while it says that they have to.
-                    image::unused(store, true)?;
-                }
-                store.shelf(Shelf::Trash).and_then(|trash| subvolume::clear(&trash, &name))
-            };
-            swept.note(vec![found], act(&clear));
-        }
-        Left::Object { found, intent, dir } if found.shelf == Shelf::Containers => {
-            sweep_container(store, &found.id, Some(dir), dry_run, swept);
-            if intent {
-                end_intent(store, found, act, swept);
-            }
-        }
-        Left::Object { found, intent, dir } => {
-            if !store.exists(found.shelf, &found.id) {
-                let finding = Finding::garbage("snapshot", found.path(), "its creation was killed");
-                swept.note(vec![finding], act(&|| subvolume::clear_unfinished(store, found, dir.as_fd())));
-            }
-            if intent {
-                end_intent(store, found, act, swept);
+struct Sweep<'a> {
+    store: &'a Store,
+    dry_run: bool,
+    swept: Swept,
+}
+
+impl Sweep<'_> {
+    /// Notes what is found, which `remove` removes, unless this is a rehearsal.
+    fn note(&mut self, found: Vec<Finding>, remove: impl FnOnce() -> Result<()>) {
+        match if self.dry_run { Ok(()) } else { remove() } {
+            Ok(()) => self.swept.removed.extend(found),
+            Err(e) => {
+                let what = found.first().map(|first| format!("{} {}", first.kind, first.path.display()));
+                self.swept.failed.push(e.wrap(what.unwrap_or_default()));
             }
         }
     }
-}
 
-fn end_intent(
-    store: &Store,
-    found: Found,
-    act: impl Fn(&dyn Fn() -> Result<()>) -> Option<Result<()>>,
-    swept: &mut Swept,
-) {
-    let path = Path::new(Shelf::Staging.as_str()).join(found.id.to_string());
-    let finding = Finding::garbage("intent", path, format!("who made or ran {} was killed", found.path()));
-    swept.note(vec![finding], act(&|| store.clear_intent(found)));
-}
+    fn left(&mut self, left: &Left) {
+        let dir = match self.store.take_left(left) {
+            Ok(Some(dir)) => dir,
+            // A link has no lock.
+            Ok(None) if matches!(left, Left::Link(_)) => {
+                self.swept.removed.push(Finding::garbage("link", left.path(), "left by a command that was killed"));
+                return;
+            }
+            Ok(None) => return, // another gc is at it, or it runs again
+            Err(e) => return self.swept.failed.push(e),
+        };
+        let store = self.store;
+        match left {
+            Left::Link(_) => {}
+            Left::Draft(name) => {
+                let (kind, problem) = match name.starts_with("intent-") {
+                    true => ("intent", "who made or ran something was killed"),
+                    false => ("draft", "left by an import that was killed"),
+                };
+                let clear = || subvolume::clear(&store.shelf(Shelf::Staging)?, name);
+                self.note(vec![Finding::garbage(kind, left.path(), problem)], clear);
+            }
+            Left::Removed(name) => {
+                let clear = || {
+                    match left.object() {
+                        // Its names and layers go while it says that they have to.
+                        Some(object) if object.shelf == Shelf::Images => drop(image::unused(store, true)?),
+                        Some(object) => subvolume::release_name(store, object, dir.as_fd()),
+                        None => {}
+                    }
+                    subvolume::clear(&store.shelf(Shelf::Trash)?, name)
+                };
+                let problem = "left by a removal that was killed";
+                self.note(vec![Finding::garbage("removed object", left.path(), problem)], clear);
+            }
+            Left::Object(found) if found.shelf == Shelf::Containers => self.container(&found.id, Some(dir)),
+            Left::Object(found) => {
+                let finding = Finding::garbage("snapshot", found.path(), "its creation was killed");
+                self.note(vec![finding], || subvolume::clear_unfinished(store, *found, dir.as_fd()));
+            }
+        }
+    }
 
-fn sweep_container(store: &Store, id: &Id, dir: Option<std::os::fd::OwnedFd>, dry_run: bool, swept: &mut Swept) {
-    let left = match container::leftovers(store, id, dir.as_ref().map(AsFd::as_fd)) {
-        Ok(left) if left.is_empty() => return,
-        Ok(left) => left,
-        Err(e) => return swept.failed.push(e),
-    };
-    let place = Found { shelf: Shelf::Containers, id: *id }.path();
-    let finding = |leftover: &Leftover| match leftover {
-        Leftover::Process(pid) => {
-            Finding::garbage("process", format!("/proc/{pid}"), format!("it outlived the tupper that ran {place}"))
+    /// What is left of a container, whose locked directory is `dir`, if it has one.
+    fn container(&mut self, id: &Id, dir: Option<OwnedFd>) {
+        let store = self.store;
+        let left = match container::leftovers(store, id, dir.as_ref().map(AsFd::as_fd)) {
+            Ok(left) if left.is_empty() => return,
+            Ok(left) => left,
+            Err(e) => return self.swept.failed.push(e),
+        };
+        let place = Found { shelf: Shelf::Containers, id: *id }.path();
+        let finding = |leftover: &Leftover| match leftover {
+            Leftover::Process(pid) => {
+                Finding::garbage("process", format!("/proc/{pid}"), format!("it outlived the tupper that ran {place}"))
+            }
+            Leftover::Cgroup(path) => Finding::garbage("cgroup", path, format!("{place} does not run")),
+            Leftover::RunState(path) => Finding::garbage("run state", path, format!("{place} does not run")),
+            Leftover::Unfinished => Finding::garbage("container", &place, "its creation was killed"),
+            Leftover::Container => {
+                Finding::garbage("container", &place, "it was to be removed at its end, and was killed before that")
+            }
+        };
+        let found = left.iter().map(finding).collect();
+        self.note(found, || container::clear(store, id, dir, &left));
+    }
+
+    /// What has no lock of its own: leftovers of containers that are not there, layers, tags, names.
+    fn rest(&mut self) {
+        match container::orphans(self.store) {
+            Ok(ids) => ids.iter().for_each(|id| self.container(id, None)),
+            Err(e) => self.swept.failed.push(e),
         }
-        Leftover::Cgroup(path) => Finding::garbage("cgroup", path, format!("{place} does not run")),
-        Leftover::RunState(path) => Finding::garbage("run state", path, format!("{place} does not run")),
-        Leftover::Unfinished => Finding::garbage("container", &place, "its creation was killed"),
-        Leftover::Container => {
-            Finding::garbage("container", &place, "it was to be removed at its end, and was killed before that")
+        match image::unused(self.store, !self.dry_run) {
+            Ok(unused) => self.swept.removed.extend(unused.into_iter().map(unused_finding)),
+            Err(e) => self.swept.failed.push(e),
         }
-    };
-    let found = left.iter().map(finding).collect();
-    let cleared = (!dry_run).then(|| container::clear(store, id, dir, &left));
-    swept.note(found, cleared);
+        match self.store.stale_names(!self.dry_run) {
+            Ok(names) => self.swept.removed.extend(names.into_iter().map(|name| {
+                Finding::garbage("name", Path::new(Shelf::Names.as_str()).join(name), "its object is gone")
+            })),
+            Err(e) => self.swept.failed.push(e),
+        }
+    }
 }
 
 fn unused_finding(unused: Unused) -> Finding {

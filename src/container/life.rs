@@ -54,6 +54,7 @@ struct Held {
 pub fn create(store: &Store, create: &Create) -> Result<Id> {
     let doing = || format!("container from {}", create.source);
     let prepared = prepare(store, create).context(doing)?;
+    let _intent = store.intend()?;
     let place = Place::claim(store, prepared.found).context(doing)?;
     make(store, &prepared, place).context(doing)?;
     Ok(prepared.found.id)
@@ -71,7 +72,8 @@ pub fn run(store: &Store, create: &Create, narrate: Option<Narrate<'_>>) -> Resu
     }
     let root = prepared.resolved.parent.rootfs(&prepared.path, prepared.spec.read_only)?;
     let plan = plan(store, &prepared.spec, &root, prepared.found)?;
-    // Before anything is made on the host for it.
+    // Before anything is made on the host for it; the intent lasts until all of that is gone.
+    let _intent = store.intend()?;
     let place = Place::claim(store, prepared.found).context(doing)?;
     let mut active = None;
     let make_rootfs = || {
@@ -102,12 +104,12 @@ pub fn start(store: &Store, text: &str, narrate: Option<Narrate<'_>>) -> Result<
     if store.running(&found.id).is_some() {
         return Err(running());
     }
-    let mut active = Active::open(store, found).map_err(|e| if e.kind() == Kind::InUse { running() } else { e })?;
+    let active = Active::open(store, found).map_err(|e| if e.kind() == Kind::InUse { running() } else { e })?;
     let spec = super::open(store, &found.id)?.spec;
     let record: Record = record::read(active.dir())?.ok_or_else(|| Error::new(Kind::Store, "no record"))?;
     let rootfs = active.rootfs(spec.read_only)?;
     let plan = plan(store, &spec, &rootfs, found)?;
-    active.intend(store)?;
+    let _intent = store.intend()?;
     let started = start_sandbox(&plan, || Ok(rootfs), narrate);
     conclude(store, Held { active, found, record }, started, narrate)
 }

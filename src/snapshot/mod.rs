@@ -160,6 +160,7 @@ fn names(create: &Create) -> Result<Vec<Option<ObjectName>>> {
 
 /// One snapshot a name, from as many threads as share a commit.
 fn fork(store: &Store, resolved: &Resolved, names: &[Option<ObjectName>], read_only: bool) -> Result<Vec<Id>> {
+    let _intent = store.intend()?;
     let next = AtomicU64::new(0);
     let made = Mutex::new(Vec::with_capacity(names.len()));
     let failure = Mutex::new(None);

@@ -12,8 +12,7 @@
 //!     snapshots/ID/rootfs     a snapshot of a layer or of another snapshot; xattr record on ID/
 //!     containers/ID/rootfs    the same with a container's record; spec.json beside it
 //!     names/NAME              symlink to ../snapshots/ID or ../containers/ID
-//!     staging/ANY             what is being made: drafts, and intents (`ID`, a symlink to the object's place);
-//!                             staging.rs tells their rules
+//!     staging/ANY             what is under way: drafts, and intents; staging.rs tells their rules
 //!     trash/SHELF-ID-NONCE    on its way out
 //!     last                    symlink to the image that was used last, for a `shell` without IMAGE
 //! /run/tupper/UUID/ID.json    what runs now: gone after a reboot, and worthless without its process
@@ -49,7 +48,7 @@ pub use embedded::{Options, default_size};
 pub use lookup::Found;
 pub(crate) use lookup::kind_word;
 pub use run_state::Running;
-pub(crate) use staging::{Intent, Left, trash_name};
+pub(crate) use staging::{Left, trash_name};
 
 use crate::error::{Context, Error, Kind, Result};
 use crate::kernel::flock::{self, Lock};

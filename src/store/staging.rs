@@ -1,22 +1,21 @@
-//! What is being made just now, and what is left of it when its maker was killed.
+//! What is under way just now, and what is left of it when its process was killed.
 //!
-//! Two kinds of entries in `staging/` say that something is under way. A *draft* is a directory, locked by whoever fills
-//! it, that will be renamed into its place. An *intent* is a symlink `ID` to the place of a snapshot or container that
-//! cannot be made elsewhere and renamed, because the snapshot ioctl's commit is what makes it durable: it is there from
-//! before the object's directory until the object is whole, and for a container as long as it runs. The object's own
-//! directory is what is locked then. Removal leaves its sign in `trash/`, where the object stays locked until all that
-//! belongs to it is gone.
+//! Two kinds of directories in `staging/` say that something is under way, each locked by the process that does it. A
+//! *draft* is filled and then renamed into its place. An *intent* is empty: it is there while snapshots or containers are
+//! made, which cannot be renamed into place, because the snapshot ioctl's commit is what makes them durable; and as long
+//! as a container runs. The snapshot's or container's own directory is locked then, too. Removal leaves its sign in
+//! `trash/`, where an object stays locked until all that belongs to it is gone.
 //!
-//! So a process that was killed, in this boot or an earlier one, has left an entry whose lock is free. Entries are
-//! ordinary metadata made before the object's own: after a power cut both are there or neither is.
+//! So a process that was killed, in this boot or an earlier one, has left an entry whose lock is free, which is cheap to
+//! see; what it was at is then found by looking at everything. Entries are ordinary metadata, made before what they stand
+//! for: after a power cut both are there or neither is.
 //!
 //! Between an entry and its lock there is a moment. Makers go through it under a shared lock of `staging/`, whoever looks
 //! for what is left takes it exclusively.
 
-use std::ffi::OsStr;
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
 
-use super::lookup::link_target;
 use super::{Found, Shelf, Store};
 use crate::error::{Context, Kind, Result};
 use crate::kernel::flock::{self, Lock};
@@ -27,32 +26,58 @@ use crate::name::Id;
 /// is left for a while: each command begins to look elsewhere.
 const LOOK: usize = 16;
 
-/// While it lives, the object that it names is being made, or runs. Dropped when that has ended, well or not.
+/// While it lives, something is under way. Dropped when that has ended, well or not.
 #[derive(Debug)]
 pub(crate) struct Intent {
     staging: OwnedFd,
     name: String,
+    _locked: OwnedFd,
 }
 
 impl Drop for Intent {
     fn drop(&mut self) {
-        if let Err(e) = fs::unlink(self.staging.as_fd(), &self.name) {
+        if let Err(e) = fs::remove_directory(self.staging.as_fd(), &self.name) {
             log::warn!("end the intent: {e}");
         }
     }
 }
 
-/// What a process that was killed has left. Its directory is locked by whoever holds this value.
+/// What a process that was killed has left, by name: nobody but a gc takes it up again.
 #[derive(Debug)]
 pub(crate) enum Left {
-    /// A link that was about to be renamed over a tag or `last`, or an intent whose object is not there.
-    Link { name: String },
-    /// A draft: a directory in `staging/`.
-    Draft { name: String, dir: OwnedFd },
-    /// An object that was being removed: a directory in `trash/`, and the object that it was.
-    Removed { name: String, object: Option<Found>, dir: OwnedFd },
-    /// A snapshot or container that was being made or ran; `intent` says that a link in `staging/` tells so.
-    Object { found: Found, intent: bool, dir: OwnedFd },
+    /// A link that was about to be renamed over a tag or `last`.
+    Link(String),
+    /// A draft or an intent: a directory in `staging/`.
+    Draft(String),
+    /// An object that was being removed: a directory in `trash/`.
+    Removed(String),
+    /// A snapshot or container that was being made, or a container that nobody holds.
+    Object(Found),
+}
+
+impl Left {
+    /// Which object it is, or was.
+    pub(crate) fn object(&self) -> Option<Found> {
+        match self {
+            Left::Link(_) | Left::Draft(_) => None,
+            Left::Removed(name) => trashed(name),
+            Left::Object(found) => Some(*found),
+        }
+    }
+
+    fn place(&self) -> (Shelf, String) {
+        match self {
+            Left::Link(name) | Left::Draft(name) => (Shelf::Staging, name.clone()),
+            Left::Removed(name) => (Shelf::Trash, name.clone()),
+            Left::Object(found) => (found.shelf, found.id.to_string()),
+        }
+    }
+
+    /// Where it is, below `fs/`.
+    pub(crate) fn path(&self) -> PathBuf {
+        let (shelf, name) = self.place();
+        Path::new(shelf.as_str()).join(name)
+    }
 }
 
 impl Store {
@@ -64,23 +89,17 @@ impl Store {
         Ok((name, dir))
     }
 
-    /// Claims the place of a new snapshot or container: its empty, locked directory, and the intent that goes with it.
-    pub(crate) fn claim(&self, object: Found) -> Result<(Intent, OwnedFd)> {
-        let shelf = self.shelf(object.shelf)?;
-        let _making = self.staging(Lock::Shared)?;
-        let intent = self.intend(object)?;
-        let dir = make_locked(&shelf, &object.id.to_string())?;
-        Ok((intent, dir))
+    /// Says that snapshots or containers are about to be made, or to run.
+    pub(crate) fn intend(&self) -> Result<Intent> {
+        let (name, locked) = self.make_draft("intent")?;
+        Ok(Intent { staging: self.shelf(Shelf::Staging)?, name, _locked: locked })
     }
 
-    /// An intent for an object whose directory is locked by the caller. One that is there is somebody's who was killed.
-    pub(crate) fn intend(&self, object: Found) -> Result<Intent> {
-        let staging = self.shelf(Shelf::Staging)?;
-        let name = object.id.to_string();
-        match fs::symlink(format!("../{}/{name}", object.shelf), staging.as_fd(), &name) {
-            Err(e) if e.kind() != Kind::AlreadyExists => Err(e).context(|| "write the intent"),
-            _ => Ok(Intent { staging, name }),
-        }
+    /// The empty, locked directory of a new snapshot or container, made under an [`Intent`].
+    pub(crate) fn claim(&self, object: Found) -> Result<OwnedFd> {
+        let shelf = self.shelf(object.shelf)?;
+        let _making = self.staging(Lock::Shared)?;
+        make_locked(&shelf, &object.id.to_string())
     }
 
     /// The directory `staging/`, locked: shared by whoever makes an entry in it that has no lock of its own yet.
@@ -98,12 +117,9 @@ impl Store {
             let names = fs::list(directory.as_fd(), ".")?;
             let first = std::process::id() as usize % names.len().max(1);
             for name in names.iter().cycle().skip(first).take(names.len().min(LOOK)) {
-                let entry = match link_target(&directory, name)? {
-                    Some(object) => fs::open_directory(self.dir(), object.path()),
-                    None => fs::open_directory(directory.as_fd(), name),
-                };
+                let entry = fs::open_directory(directory.as_fd(), name);
                 match entry.and_then(|dir| flock::try_lock(dir.as_fd())) {
-                    Err(e) if e.kind() == Kind::InUse => {}
+                    Err(e) if matches!(e.kind(), Kind::InUse | Kind::NotFound) => {}
                     _ => return Ok(true),
                 }
             }
@@ -111,70 +127,59 @@ impl Store {
         Ok(false)
     }
 
-    /// All that was left by processes that were killed, locked; with `remove`, what is only a link is removed at once.
+    /// All that was left by processes that were killed.
     ///
-    /// Snapshots and containers that are not whole are found with an intent or without. So is every container that
-    /// nobody holds, since what belongs to it on the host may be left; whoever calls has to look.
-    pub(crate) fn left_behind(&self, remove: bool) -> Result<Vec<Left>> {
+    /// That includes every container that nobody holds, since what belongs to it on the host may be left; whoever calls
+    /// has to look.
+    pub(crate) fn left_behind(&self) -> Result<Vec<Left>> {
         let staging = self.staging(Lock::Exclusive)?;
         let mut left = Vec::new();
-        let mut intents = Vec::new();
-        for file in fs::list(staging.as_fd(), ".")? {
-            let Some(name) = file.to_str().map(str::to_string) else { continue };
-            if fs::read_link_if_any(staging.as_fd(), &name)?.is_none() {
-                // No link, or one that has just ended.
-                if let Some(dir) = lock_if_free(&staging, &name)? {
-                    left.push(Left::Draft { name, dir });
-                }
-                continue;
-            }
-            match name.parse::<Id>().ok().and(link_target(&staging, OsStr::new(&name))?) {
-                Some(object) if self.is_claimed(object) => intents.push(object),
-                _ => {
-                    if remove {
-                        remove_link(&staging, &name)?;
-                    }
-                    left.push(Left::Link { name });
-                }
-            }
-        }
-        for object in &intents {
-            if let Some(dir) = lock_if_free(&self.shelf(object.shelf)?, &object.id.to_string())? {
-                left.push(Left::Object { found: *object, intent: true, dir });
+        for name in names(&staging)? {
+            if fs::read_link_if_any(staging.as_fd(), &name)?.is_some() {
+                left.push(Left::Link(name));
+            } else if lock_if_free(&staging, &name)?.is_some() {
+                left.push(Left::Draft(name));
             }
         }
         for shelf in [Shelf::Snapshots, Shelf::Containers] {
             let directory = self.shelf(shelf)?;
-            for name in fs::list(directory.as_fd(), ".")? {
-                let Some(id) = name.to_str().and_then(|name| name.parse().ok()) else { continue };
-                let found = Found { shelf, id };
+            for name in names(&directory)? {
+                let Ok(id) = name.parse() else { continue };
                 let wanted = shelf == Shelf::Containers || !self.exists(shelf, &id);
-                if wanted
-                    && !intents.contains(&found)
-                    && let Some(dir) = lock_if_free(&directory, &id.to_string())?
-                {
-                    left.push(Left::Object { found, intent: false, dir });
+                if wanted && lock_if_free(&directory, &name)?.is_some() {
+                    left.push(Left::Object(Found { shelf, id }));
                 }
             }
         }
         let trash = self.shelf(Shelf::Trash)?;
-        for file in fs::list(trash.as_fd(), ".")? {
-            let Some(name) = file.to_str().map(str::to_string) else { continue };
-            if let Some(dir) = lock_if_free(&trash, &name)? {
-                left.push(Left::Removed { object: trashed(&name), name, dir });
+        for name in names(&trash)? {
+            if lock_if_free(&trash, &name)?.is_some() {
+                left.push(Left::Removed(name));
             }
         }
         Ok(left)
     }
 
+    /// The directory of what was left, locked; `None` when another takes care of it already.
+    pub(crate) fn take_left(&self, left: &Left) -> Result<Option<OwnedFd>> {
+        let (shelf, name) = left.place();
+        lock_if_free(&self.shelf(shelf)?, &name)
+    }
+
+    /// Removes the links that were left, and are still there when nobody makes one.
+    pub(crate) fn clear_links(&self) -> Result<()> {
+        let staging = self.staging(Lock::Exclusive)?;
+        for name in names(&staging)? {
+            if fs::read_link_if_any(staging.as_fd(), &name)?.is_some() {
+                fs::unlink(staging.as_fd(), &name)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Whether the object has a directory: it is there, or being made.
     pub(crate) fn is_claimed(&self, object: Found) -> bool {
         fs::metadata_at(self.dir(), object.path()).is_ok()
-    }
-
-    /// Takes the intent of an object away whose maker was killed; the caller holds the object's lock.
-    pub(crate) fn clear_intent(&self, object: Found) -> Result<()> {
-        remove_link(&self.shelf(Shelf::Staging)?, &object.id.to_string())
     }
 }
 
@@ -190,11 +195,9 @@ fn trashed(name: &str) -> Option<Found> {
     Some(Found { shelf, id: parts.next()?.parse().ok()? })
 }
 
-fn remove_link(at: &OwnedFd, name: &str) -> Result<()> {
-    match fs::unlink(at.as_fd(), name) {
-        Err(e) if e.kind() == Kind::NotFound => Ok(()),
-        other => other,
-    }
+/// The names in a directory of the store's, which are all text; others are `store check`'s to report.
+fn names(directory: &OwnedFd) -> Result<Vec<String>> {
+    Ok(fs::list(directory.as_fd(), ".")?.into_iter().filter_map(|name| name.into_string().ok()).collect())
 }
 
 /// Makes a directory and locks it; whoever looks for what is left may hold the lock for a moment.
