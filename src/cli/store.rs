@@ -147,7 +147,8 @@ impl Gc {
         swept.removed.iter().try_for_each(|finding| output::line(output::one_line(finding)))?;
         let mut status = ExitCode::SUCCESS;
         for error in swept.failed {
-            status = super::failed(&error.into(), false);
+            super::report(&error.into());
+            status = ExitCode::FAILURE;
         }
         Ok(status)
     }

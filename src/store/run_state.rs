@@ -41,10 +41,16 @@ impl Store {
         let draft = path.with_extension(DRAFT);
         let json = serde_json::to_vec(&running).map_err(std::io::Error::other)?;
         let write = || fs::write(&draft, &json).and_then(|()| fs::rename(&draft, &path));
-        let written = write().or_else(|e| match (e.kind(), path.parent()) {
-            (std::io::ErrorKind::NotFound, Some(parent)) => fs::create_dir_all(parent).and_then(|()| write()),
-            _ => Err(e),
-        });
+        let mut written = write();
+        // The directory goes with the last container's file, perhaps a moment after we have made it.
+        for _ in 0..10 {
+            match (&written, path.parent()) {
+                (Err(e), Some(parent)) if e.kind() == std::io::ErrorKind::NotFound => {
+                    written = fs::create_dir_all(parent).and_then(|()| write());
+                }
+                _ => break,
+            }
+        }
         written.map_err(Error::from).context(|| format!("note the running container in {}", path.display()))
     }
 
@@ -60,7 +66,10 @@ impl Store {
         // The file says nothing once its process is gone; one that stays is only untidy.
         let path = self.run_path(id);
         let _ = fs::remove_file(path.with_extension(DRAFT));
-        let _ = fs::remove_file(path);
+        let _ = fs::remove_file(&path);
+        if let Some(directory) = path.parent() {
+            let _ = fs::remove_dir(directory);
+        }
     }
 
     /// The file that notes the container as running, if there is one, true or not.

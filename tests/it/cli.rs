@@ -1,5 +1,6 @@
 //! The command line from end to end: the journeys of a user, through the binary.
 
+mod check;
 mod containers;
 mod images;
 mod locks;
