@@ -348,6 +348,8 @@ pub(crate) fn remove_object<'a>(store: &'a Store, shelf: Shelf, id: &Id, dir: Bo
 /// One rename takes the object away, and its name goes after it. The caller holds the object's lock.
 fn discard<'a>(store: &'a Store, object: Found, dir: BorrowedFd<'a>) -> Result<Removed<'a>> {
     let (shelf, trash) = (store.shelf(object.shelf)?, store.shelf(Shelf::Trash)?);
+    // Locked from before the rename: nobody sees the name without its object and takes it for one that was left.
+    let named = lock_name(store, object, dir)?;
     let name = trash_name(object, &store.new_id()?);
     let name = match fs::rename(shelf.as_fd(), object.id.to_string(), trash.as_fd(), &name) {
         Ok(()) => Some(name),
@@ -360,23 +362,41 @@ fn discard<'a>(store: &'a Store, object: Found, dir: BorrowedFd<'a>) -> Result<R
         }
         Err(e) => return Err(e),
     };
-    release_name(store, object, dir);
+    if let Some((names, name)) = named {
+        free_name(store, &names, &name, object);
+    }
     Ok(Removed { store, name, _locked: dir })
 }
 
-/// Frees the name that an object's record says it has. One that stays is stale, and the next who wants it takes it.
+/// Frees the name of an object that is gone. One that stays is stale, and the next who wants it takes it.
 pub(crate) fn release_name(store: &Store, object: Found, dir: BorrowedFd<'_>) {
+    match lock_name(store, object, dir) {
+        Ok(Some((names, name))) => free_name(store, &names, &name, object),
+        Ok(None) => {}
+        Err(e) => log::warn!("free the name of {}: {e}", object.path()),
+    }
+}
+
+/// The name that an object's record says it has, and the shelf of names, locked; `None` when it has none.
+fn lock_name(store: &Store, object: Found, dir: BorrowedFd<'_>) -> Result<Option<(OwnedFd, ObjectName)>> {
     #[derive(Deserialize)]
     struct Named {
         name: Option<ObjectName>,
     }
-    let released = match object.shelf {
-        Shelf::Snapshots | Shelf::Containers => record::read::<Named>(dir).and_then(|record| {
-            record.and_then(|record| record.name).map_or(Ok(()), |name| store.release_name(&name, object))
-        }),
-        _ => Ok(()),
-    };
-    if let Err(e) = released {
+    if !matches!(object.shelf, Shelf::Snapshots | Shelf::Containers) {
+        return Ok(None);
+    }
+    // A record that cannot be read keeps nobody from removing its object; the name is stale then.
+    let record = record::read::<Named>(dir).unwrap_or_else(|e| {
+        log::warn!("free the name of {}: {e}", object.path());
+        None
+    });
+    let name = record.and_then(|record| record.name);
+    name.map(|name| Ok((store.lock_shelf(Shelf::Names)?, name))).transpose()
+}
+
+fn free_name(store: &Store, names: &OwnedFd, name: &ObjectName, object: Found) {
+    if let Err(e) = store.release_name(names, name, object) {
         log::warn!("free the name of {}: {e}", object.path());
     }
 }

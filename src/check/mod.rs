@@ -172,6 +172,8 @@ impl Sweep<'_> {
                 self.note(vec![Finding::garbage("removed object", left.path(), problem)], clear);
             }
             Left::Object(found) if found.shelf == Shelf::Containers => self.container(&found.id, Some(dir)),
+            // Its maker finished it after all.
+            Left::Object(found) if store.exists(found.shelf, &found.id) => {}
             Left::Object(found) => {
                 let finding = Finding::garbage("snapshot", found.path(), "its creation was killed");
                 self.note(vec![finding], || subvolume::clear_unfinished(store, *found, dir.as_fd()));

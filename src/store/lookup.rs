@@ -133,10 +133,10 @@ impl Store {
         fs::symlink(&target, names.as_fd(), name.as_str()).context(|| format!("name {name}"))
     }
 
-    /// Frees a name, if it still is this object's.
-    pub(crate) fn release_name(&self, name: &ObjectName, object: Found) -> Result<()> {
-        let names = self.shelf(Shelf::Names)?;
-        match link_target(&names, OsStr::new(name.as_str()))? {
+    /// Frees a name, if it still is this object's. `names` is the locked shelf: between look and unlink the name must
+    /// not become another's.
+    pub(crate) fn release_name(&self, names: &OwnedFd, name: &ObjectName, object: Found) -> Result<()> {
+        match link_target(names, OsStr::new(name.as_str()))? {
             Some(owner) if owner == object => fs::unlink(names.as_fd(), name.as_str()),
             _ => Ok(()),
         }
@@ -266,7 +266,8 @@ impl Store {
         match fs::open_directory(self.dir(), format!("{}/{}", object.shelf, object.id)) {
             Ok(dir) => match flock::try_lock(dir.as_fd()) {
                 Err(e) if e.kind() == Kind::InUse => Ok(true),
-                other => other.map(|()| false),
+                // Its maker may have finished it since we looked, and let go.
+                other => other.map(|()| self.exists(object.shelf, &object.id)),
             },
             Err(_) => Ok(false),
         }

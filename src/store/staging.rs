@@ -145,9 +145,12 @@ impl Store {
             let directory = self.shelf(shelf)?;
             for name in names(&directory)? {
                 let Ok(id) = name.parse() else { continue };
-                let wanted = shelf == Shelf::Containers || !self.exists(shelf, &id);
-                if wanted && lock_if_free(&directory, &name)?.is_some() {
-                    left.push(Left::Object(Found { shelf, id }));
+                let found = Found { shelf, id };
+                if self.may_be_left(found)
+                    && let Some(_locked) = lock_if_free(&directory, &name)?
+                    && self.may_be_left(found)
+                {
+                    left.push(Left::Object(found));
                 }
             }
         }
@@ -164,6 +167,12 @@ impl Store {
     pub(crate) fn take_left(&self, left: &Left) -> Result<Option<OwnedFd>> {
         let (shelf, name) = left.place();
         lock_if_free(&self.shelf(shelf)?, &name)
+    }
+
+    /// Whether something may be left of an object, if nobody holds its lock: a snapshot that is not whole. Only under
+    /// that lock is the answer final; until then its maker may be about to finish it.
+    fn may_be_left(&self, found: Found) -> bool {
+        found.shelf == Shelf::Containers || !self.exists(found.shelf, &found.id)
     }
 
     /// Removes the links that were left, and are still there when nobody makes one.
