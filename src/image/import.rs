@@ -61,22 +61,30 @@ fn run(store: &Store, import: &Import, progress: Progress) -> Result<Id> {
     let chain = unpacked.diff_id.id();
     let config = config::for_import(unpacked.diff_id, &import.changes, import.message.as_deref());
     let config = serde_json::to_vec(&config).map_err(|e| Error::new(Kind::Invalid, e.to_string()))?;
-    let image = ImageDraft::create(store, &config, &Record { chain, size: unpacked.bytes, created: Timestamp::now() })?;
+    let record = Record { chain, size: unpacked.bytes, created: Timestamp::now() };
+    // The same bytes were imported before: nothing of the draft needs to reach the disk.
+    let known = store.exists(Shelf::Layers, &chain);
+    let image = ImageDraft::create(store, &config, &record, known)?;
     let layer =
         LayerRecord { diff_id: unpacked.diff_id, parent: None, size: unpacked.bytes, entries: unpacked.entries };
 
-    let publishing = store.lock_shelf(Shelf::Images)?;
-    if store.exists(Shelf::Layers, &chain) {
-        // The same bytes were imported before: nothing of the draft needs to reach the disk.
-        drop(draft);
-        store.sync()?;
-        return image.publish(store, import.name.as_ref());
+    if known {
+        let publishing = store.lock_shelf(Shelf::Images)?;
+        // It may have been removed since.
+        if store.exists(Shelf::Layers, &chain) {
+            let id = image.publish(store, import.name.as_ref())?;
+            drop((publishing, draft));
+            store.sync()?;
+            return Ok(id);
+        }
     }
-    drop(publishing);
     draft.finish(&layer)?;
-    let _publishing = store.lock_shelf(Shelf::Images)?;
+    let publishing = store.lock_shelf(Shelf::Images)?;
     draft.seal(&chain)?;
-    image.publish(store, import.name.as_ref())
+    let id = image.publish(store, import.name.as_ref())?;
+    drop(publishing);
+    store.sync()?;
+    Ok(id)
 }
 
 fn open(store: &Store, source: &Source, progress: Progress) -> Result<Box<dyn Read + Send>> {
@@ -134,16 +142,18 @@ struct ImageDraft<'a> {
 }
 
 impl<'a> ImageDraft<'a> {
-    fn create(store: &'a Store, config: &[u8], record: &Record) -> Result<ImageDraft<'a>> {
+    /// With `durable`, its config is on the disk when this returns; else the caller syncs before it publishes.
+    fn create(store: &'a Store, config: &[u8], record: &Record, durable: bool) -> Result<ImageDraft<'a>> {
         let id = Digest::from_bytes(Sha256::digest(config).into()).id();
         let (name, dir) = store.make_draft("image")?;
         let image = ImageDraft { store, id, name, dir, published: false };
         record::write(image.dir.as_fd(), record)?;
-        fs::write_new(image.dir.as_fd(), "config.json", config, 0o600, false)?;
+        fs::write_new(image.dir.as_fd(), "config.json", config, 0o600, durable)?;
         Ok(image)
     }
 
-    /// Makes the image visible and durable. The caller holds the lock on images, and its layers are published.
+    /// Makes the image visible, and durable with the caller's next sync, for which nobody has to wait: the caller holds
+    /// the lock on images. Its layers are published.
     fn publish(mut self, store: &Store, name: Option<&ImageName>) -> Result<Id> {
         let (staging, images) = (store.shelf(Shelf::Staging)?, store.shelf(Shelf::Images)?);
         match fs::rename(staging.as_fd(), &self.name, images.as_fd(), self.id.to_string()) {
@@ -154,7 +164,6 @@ impl<'a> ImageDraft<'a> {
         if let Some(name) = name {
             store.set_tag(name, &self.id)?;
         }
-        store.sync()?;
         Ok(self.id)
     }
 }

@@ -158,9 +158,10 @@ pub fn list(store: &Store) -> Result<Vec<Image>> {
 
 /// Gives an image one more name; an image that had it before loses it. Durable when it returns.
 pub fn tag(store: &Store, id: &Id, name: &ImageName) -> Result<()> {
-    let _changing = store.lock_shelf(Shelf::Images)?;
+    let changing = store.lock_shelf(Shelf::Images)?;
     store.open_object(Shelf::Images, id)?;
     store.set_tag(name, id)?;
+    drop(changing); // nobody has to wait for the disk
     store.sync()
 }
 
@@ -178,12 +179,14 @@ pub enum Removed {
 /// Kept containers that were made from it hold it back unless `force`; they are snapshots of their own and stay
 /// whole either way. With `dry_run` nothing is changed and what would be is returned. Atomic, and durable when it returns.
 pub fn remove(store: &Store, text: &str, force: bool, dry_run: bool) -> Result<Vec<Removed>> {
-    let _changing = store.lock_shelf(Shelf::Images)?;
+    let changing = store.lock_shelf(Shelf::Images)?;
     let image = find(store, text)?;
     let by_name: Option<ImageName> = text.parse().ok().filter(|name| image.names.contains(name));
     if let Some(name) = by_name.filter(|_| image.names.len() > 1) {
         if !dry_run {
             store.remove_tag(&name)?;
+            drop(changing); // nobody has to wait for the disk
+            store.sync()?;
         }
         return Ok(vec![Removed::Untagged(name)]);
     }
@@ -214,6 +217,7 @@ pub fn remove(store: &Store, text: &str, force: bool, dry_run: bool) -> Result<V
     for chain in unused_layers(store)? {
         remove_layer(store, &chain)?;
     }
+    drop(changing); // nobody has to wait for the disk
     gone.clear();
     store.reclaim()?;
     Ok(removed)

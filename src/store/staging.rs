@@ -17,7 +17,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use super::{Found, Shelf, Store};
-use crate::error::{Context, Kind, Result};
+use crate::error::{Context, Error, Kind, Result};
 use crate::kernel::flock::{self, Lock};
 use crate::kernel::fs;
 use crate::name::Id;
@@ -114,13 +114,15 @@ impl Store {
     pub(crate) fn seems_unclean(&self) -> Result<bool> {
         for shelf in [Shelf::Staging, Shelf::Trash] {
             let directory = self.shelf(shelf)?;
-            let names = fs::list(directory.as_fd(), ".")?;
+            let names = names(&directory)?;
             let first = std::process::id() as usize % names.len().max(1);
             for name in names.iter().cycle().skip(first).take(names.len().min(LOOK)) {
-                let entry = fs::open_directory(directory.as_fd(), name);
-                match entry.and_then(|dir| flock::try_lock(dir.as_fd())) {
-                    Err(e) if matches!(e.kind(), Kind::InUse | Kind::NotFound) => {}
-                    _ => return Ok(true),
+                let looks_left =
+                    || Ok::<_, Error>(is_link(&directory, name)? || lock_if_free(&directory, name)?.is_some());
+                // In staging, it may only not be locked yet. While others make entries there, who is to say.
+                let settled = || shelf == Shelf::Trash || flock::try_lock(directory.as_fd()).is_ok();
+                if looks_left()? && settled() && looks_left()? {
+                    return Ok(true);
                 }
             }
         }
@@ -135,7 +137,7 @@ impl Store {
         let staging = self.staging(Lock::Exclusive)?;
         let mut left = Vec::new();
         for name in names(&staging)? {
-            if fs::read_link_if_any(staging.as_fd(), &name)?.is_some() {
+            if is_link(&staging, &name)? {
                 left.push(Left::Link(name));
             } else if lock_if_free(&staging, &name)?.is_some() {
                 left.push(Left::Draft(name));
@@ -179,7 +181,7 @@ impl Store {
     pub(crate) fn clear_links(&self) -> Result<()> {
         let staging = self.staging(Lock::Exclusive)?;
         for name in names(&staging)? {
-            if fs::read_link_if_any(staging.as_fd(), &name)?.is_some() {
+            if is_link(&staging, &name)? {
                 fs::unlink(staging.as_fd(), &name)?;
             }
         }
@@ -207,6 +209,10 @@ fn trashed(name: &str) -> Option<Found> {
 /// The names in a directory of the store's, which are all text; others are `store check`'s to report.
 fn names(directory: &OwnedFd) -> Result<Vec<String>> {
     Ok(fs::list(directory.as_fd(), ".")?.into_iter().filter_map(|name| name.into_string().ok()).collect())
+}
+
+fn is_link(directory: &OwnedFd, name: &str) -> Result<bool> {
+    Ok(fs::read_link_if_any(directory.as_fd(), name)?.is_some())
 }
 
 /// Makes a directory and locks it; whoever looks for what is left may hold the lock for a moment.

@@ -77,6 +77,7 @@ fn storm(commands: usize, kills: Kills) {
         runner.stop.store(true, Ordering::Release);
     });
     runner.assert_unharmed();
+    eprintln!("{}", runner.summary());
 
     if kills == Kills::Some {
         store.ok("store gc");
@@ -86,5 +87,4 @@ fn storm(commands: usize, kills: Kills) {
     judge::remove_all(&store);
     assert_eq!(store.ok("store check"), "");
     before.assert_same(&store.traces());
-    eprintln!("{}", runner.summary());
 }

@@ -274,7 +274,7 @@ impl<'a> Worker<'a> {
             if run.has_ended() {
                 panic!("it was to run: {}", self.runner.end(run, false));
             }
-            std::thread::sleep(Duration::from_millis(5));
+            std::thread::sleep(Duration::from_millis(20));
         }
         if self.runner.kills == Kills::Some && self.random.percent(50) {
             run.kill();
