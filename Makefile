@@ -28,10 +28,10 @@ endif
 # What root built belongs to whoever owns the checkout, so that a plain `cargo build` works afterwards.
 give_back = { [ "$$(stat -c %u .)" = 0 ] || chown -R --reference=. target images/*/out 2>/dev/null || true; }
 
-.PHONY: help setup build demo test bench lint install clean need-root need-rust
+.PHONY: help setup build demo test test-crash bench lint install clean need-root need-rust
 
 help: ## list these commands
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 setup: ## install the Debian packages that building and testing need
 	@if ! command -v dpkg-query >/dev/null; then \
@@ -69,6 +69,11 @@ test: ## run all tests, those on a real kernel and against Docker included (need
 	@$(MAKE) need-root FOR=test
 	@$(MAKE) setup need-rust
 	@trap '$(give_back)' EXIT; images/busybox/build; images/debian/build; $(CARGO) test --locked --no-fail-fast
+
+test-crash: ## kill every command before each change it makes; `make test` takes a sample of that (needs root)
+	@$(MAKE) need-root FOR=test-crash
+	@$(MAKE) setup need-rust
+	@trap '$(give_back)' EXIT; images/busybox/build; TUPPER_SWEEP=whole $(CARGO) test --locked --no-fail-fast --test crash
 
 bench: ## measure import, snapshot and run against the kernel's floors (needs root)
 	@$(MAKE) need-root FOR=bench

@@ -71,23 +71,26 @@ fn is_id(part: &OsStr) -> bool {
     id.len() == 64 && id.iter().all(u8::is_ascii_hexdigit)
 }
 
-/// The processes of the binary under test, the zombies that nobody waited for included.
+/// The processes of the binary under test, and the zombies that it or this test has not waited for. Those that the host's
+/// init has adopted are its own to wait for, and it may take its time.
 fn processes() -> Vec<String> {
     let name = Path::new(env!("CARGO_BIN_EXE_tupper"));
-    let mut found = Vec::new();
-    for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
-        let pid = entry.file_name().to_string_lossy().into_owned();
-        if !pid.bytes().all(|b| b.is_ascii_digit()) {
-            continue;
-        }
-        let ours = fs::read_link(entry.path().join("exe")).is_ok_and(|exe| exe == name);
-        let zombie = fs::read_to_string(entry.path().join("stat")).is_ok_and(|stat| {
-            stat.contains("(tupper") && stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with('Z'))
-        });
-        if ours || zombie {
-            found.push(pid);
-        }
-    }
+    let pids = || {
+        let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+        entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).filter(|name| name.parse::<u32>().is_ok())
+    };
+    let mut found: Vec<String> =
+        pids().filter(|pid| fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| exe == name)).collect();
+    let parents: Vec<String> = found.iter().cloned().chain([std::process::id().to_string()]).collect();
+    found.extend(pids().filter(|pid| {
+        // proc_pid_stat(5): after the name, in parentheses, come the state and the parent.
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        let (name, rest) = stat.rsplit_once(") ").unwrap_or_default();
+        let mut fields = rest.split(' ');
+        name.contains("(tupper")
+            && fields.next() == Some("Z")
+            && fields.next().is_some_and(|ppid| parents.iter().any(|p| p == ppid))
+    }));
     found
 }
 

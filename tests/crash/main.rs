@@ -1,0 +1,82 @@
+//! Every command that changes something, killed before each of its changes: sweep.rs tells how.
+//!
+//! `cargo test --test crash` takes a sample of the points, `make test-crash` all of them.
+
+#[allow(dead_code, reason = "shared with tests/it: each test binary uses its part")]
+#[path = "../it/support/mod.rs"]
+mod support;
+
+mod changes;
+mod scene;
+mod sweep;
+mod trace;
+mod trace_tests;
+
+use scene::Ground::{Btrfs, Ext4};
+use scene::{Cleaning, Scene};
+use sweep::{Sweep, every};
+
+macro_rules! sweeps {
+    ($($test:ident: $sweep:expr;)*) => { $(#[test] fn $test() { $sweep.run() })* };
+}
+
+sweeps! {
+    import: Sweep::of("image import --name new tiny.tar");
+    import_without_a_name: Sweep::of("image import tiny.tar");
+    import_of_a_directory: Sweep::of("image import --name new tree");
+    import_of_the_same_bytes: Sweep::of("image import --name b tiny.tar").after("image import --name a tiny.tar");
+    import_takes_a_name: Sweep::of("image import --name it other.tar").after("image import --name it tiny.tar");
+    tag: Sweep::of("image tag base more");
+    tag_takes_a_name: Sweep::of("image tag base it").after("image import --name it tiny.tar");
+    image_rm: Sweep::of("image rm it").after("image import --name it tiny.tar");
+    image_rm_of_one_name: Sweep::of("image rm more").after("image tag base more");
+    image_rm_of_all_names: Sweep::of("image rm --force it")
+        .after("image import --name it tiny.tar").after("image import --name more tiny.tar");
+
+    snapshot_create: Sweep::of("snapshot create base web");
+    snapshot_create_without_a_name: Sweep::of("snapshot create base");
+    snapshot_create_read_only: Sweep::of("snapshot create --read-only base web");
+    snapshot_create_of_a_snapshot: Sweep::of("snapshot create keep web");
+    // Each of them is whole or not there; how many are is another matter.
+    snapshot_create_of_many: Sweep::of("snapshot create --count 3 base")
+        .or("snapshot create --count 2 base").or("snapshot create base");
+    snapshot_rm: Sweep::of("snapshot rm web").after("snapshot create base web");
+    snapshot_rm_of_two: Sweep::of("snapshot rm one two")
+        .after("snapshot create base one").after("snapshot create base two").or("snapshot rm one");
+
+    create: Sweep::of("create --name web base true");
+    run: Sweep::of("run --name web base true").or("create --name web base true");
+    run_rm: Sweep::of("run --rm base true");
+    run_rm_with_init: Sweep::of("run --rm --init base true");
+    run_rm_with_limits: Sweep::of("run --rm --memory 64m --cpus 1 base true");
+    run_rm_of_a_snapshot: Sweep::of("run --rm --name web keep true");
+    start: Sweep::of("start -a web").after("create --name web base true");
+    start_again: Sweep::of("start -a web").after("run --name web base true");
+    rm: Sweep::of("rm web").after("create --name web base true");
+    rm_force_of_a_running_one: Sweep::of("rm --force web").beside("run --name web base sleep 600")
+        .or_as_if("its tupper was killed", Scene::kill_beside);
+
+    // Cleaning up is a command like others.
+    gc_of_an_import: Sweep::of("store gc").after_kill("image import --name new tiny.tar", "fsetxattr");
+    gc_of_a_snapshot: Sweep::of("store gc").after_kill("snapshot create base web", "ioctl");
+    gc_of_a_run: Sweep::of("store gc").after_kill("run --rm --name web base true", "execve");
+    gc_of_a_removal: Sweep::of("store gc").after("image import --name it tiny.tar").after_kill("image rm it", "unlinkat");
+    the_next_command: Sweep::of("snapshot create base web").after_kill("run --rm --name web base true", "execve");
+
+    store_init: Sweep::of("store init").on(Btrfs);
+    store_init_embedded: Sweep::of("store init").on(Ext4);
+    first_import: Sweep::of("image import --name new tiny.tar").on(Btrfs).or("store init");
+    first_import_embedded: Sweep::of("image import --name new tiny.tar").on(Ext4).or("store init");
+    store_umount: Sweep::of("store umount").on(Ext4).after("store init");
+    mount_by_a_listing: Sweep::of("image ls").on(Ext4).after("store init").after("store umount");
+    mount_by_an_import: Sweep::of("image import --name new tiny.tar").on(Ext4).after("store init").after("store umount");
+}
+
+/// A sweep can fail: what is not cleaned up is seen.
+#[test]
+fn what_is_left_is_a_violation() {
+    let (points, violations) = Sweep::of("snapshot create base web").points(every, &[Cleaning::None]);
+    assert!(violations.len() > points / 2, "{points} points: {violations:#?}");
+    assert!(violations.iter().any(|violation| violation.contains("+ entry fs/snapshots/<new>")), "{violations:#?}");
+    assert!(violations.iter().any(|violation| violation.contains("+ entry fs/names/web -> ")), "{violations:#?}");
+}
