@@ -6,7 +6,7 @@
 //! mounts both), so the device that is there is found and used again.
 
 use std::fs::File;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -83,8 +83,8 @@ pub(super) fn make_root(root: &Path) -> Result<OwnedFd> {
     lock(root).map_err(|e| e.with_kind(Kind::Store))
 }
 
-/// `ROOT/fs` as a subvolume where ROOT is on btrfs, else as a mount of `ROOT/store.btrfs`.
-pub(super) fn ensure_filesystem(root: &Path, options: &Options) -> Result<()> {
+/// `ROOT/fs` as a subvolume where ROOT is on btrfs, else as a mount of `ROOT/store.btrfs`. `making` holds ROOT's lock.
+pub(super) fn ensure_filesystem(root: &Path, making: BorrowedFd<'_>, options: &Options) -> Result<()> {
     let dir = fs::open_directory_follow(root)?;
     if fs::filesystem(dir.as_fd())?.btrfs && !exists(root) {
         if options.size.is_some() || options.node_size.is_some() {
@@ -101,7 +101,7 @@ pub(super) fn ensure_filesystem(root: &Path, options: &Options) -> Result<()> {
     }
     let size = match exists(root) {
         true => None,
-        false => Some(format(root, options)?),
+        false => Some(format(root, making, options)?),
     };
     mount(root)?;
     require_own(root)?;
@@ -239,14 +239,15 @@ pub(super) fn require_host_room(root: &Path) -> Result<()> {
 }
 
 /// A sparse file, formatted under a temporary name and renamed into place.
-fn format(root: &Path, options: &Options) -> Result<u64> {
+fn format(root: &Path, making: BorrowedFd<'_>, options: &Options) -> Result<u64> {
     let dir = fs::open_directory_follow(root)?;
     let size = choose_size(fs::filesystem(dir.as_fd())?.available, options.size)?;
     let draft = root.join(DRAFT);
     let file = File::options().write(true).create(true).truncate(true).open(&draft).map_err(Error::from)?;
     fs::set_mode(file.as_fd(), 0o600)?;
     file.set_len(size).map_err(Error::from).context(|| format!("size {} to {size} bytes", draft.display()))?;
-    let formatted = run_mkfs(&draft, options.node_size.unwrap_or(NODE_SIZE)).and_then(|()| fs::sync(file.as_fd()));
+    let node_size = options.node_size.unwrap_or(NODE_SIZE);
+    let formatted = run_mkfs(&draft, making, node_size).and_then(|()| fs::sync(file.as_fd()));
     if let Err(e) = formatted {
         // The cause is what counts; a draft that stays is overwritten by the next try.
         let _ = std::fs::remove_file(&draft);
@@ -280,14 +281,16 @@ fn choose_size(free: u64, wanted: Option<u64>) -> Result<u64> {
     Ok(size)
 }
 
-fn run_mkfs(path: &Path, node_size: u32) -> Result<()> {
+fn run_mkfs(path: &Path, making: BorrowedFd<'_>, node_size: u32) -> Result<()> {
     // -m single: the file's own filesystem and disk guard the bytes; a second copy of the metadata on the same disk
     // makes every commit a quarter dearer.
     let output = Command::new("mkfs.btrfs")
         .args(["--quiet", "--force", "--metadata", "single", "--nodesize"])
         .arg(node_size.to_string())
         .arg(path)
-        .stdin(Stdio::null())
+        // It asks nothing. An open file's lock is everybody's who has the file open (flock(2)): should we be killed, nobody
+        // makes the store as long as it writes.
+        .stdin(Stdio::from(fs::duplicate(making)?))
         .output()
         .map_err(|e| {
             let error = Error::from_io("run mkfs.btrfs", e);

@@ -172,14 +172,16 @@ impl Store {
     pub fn init(root: &Path, options: &Options) -> Result<Store> {
         require_root()?;
         let doing = || format!("make a store in {}", root.display());
-        let _making = embedded::make_root(root).context(doing)?;
+        let making = embedded::make_root(root).context(doing)?;
         if let Some(store) = Store::open_fs(root)? {
             if options.explicit {
                 return Err(Error::new(Kind::AlreadyExists, format!("{}: already a store", root.display())));
             }
             return Ok(store); // somebody else made it while we waited for the lock
         }
-        embedded::ensure_filesystem(root, options).context(doing).map_err(|e| e.with_kind(Kind::Store))?;
+        embedded::ensure_filesystem(root, making.as_fd(), options)
+            .context(doing)
+            .map_err(|e| e.with_kind(Kind::Store))?;
         ensure_layout(&root.join("fs")).context(doing).map_err(|e| e.with_kind(Kind::Store))?;
         Store::open_fs(root)?
             .ok_or_else(|| Error::new(Kind::Store, format!("{}: no store after making it", root.display())))

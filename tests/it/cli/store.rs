@@ -124,6 +124,37 @@ fn a_device_that_backs_the_file_already_is_used_again() {
 }
 
 #[test]
+fn what_formats_for_a_killed_init_does_not_reach_the_next_store() {
+    let _host = Host::shared();
+    let host = Disk::ext4(2 * GIB);
+    let tools = tempfile::tempdir().expect("a scratch directory");
+    let (started, ended) = (tools.path().join("started"), tools.path().join("ended"));
+    // A mkfs.btrfs that is slow: it writes to the file that it opened when whoever started it is dead.
+    let script = format!(
+        "#!/bin/sh\nfor file; do :; done; exec 3<>\"$file\"; : >{}; sleep 1\n\
+         dd if=/dev/zero bs=1M count=64 conv=notrunc of=/proc/self/fd/3 2>/dev/null; : >{}\n",
+        started.display(),
+        ended.display()
+    );
+    std::fs::write(tools.path().join("mkfs.btrfs"), script).expect("a script");
+    std::fs::set_permissions(tools.path().join("mkfs.btrfs"), PermissionsExt::from_mode(0o755)).expect("chmod");
+    let path = format!("{}:{}", tools.path().display(), std::env::var("PATH").expect("a PATH"));
+    let slow = Tupper::new(host.path().join("store")).with_env("PATH", path);
+    let mut init = slow.command("store init", &[]).spawn().expect("tupper");
+    let limit = std::time::Duration::from_secs(20);
+    crate::support::eventually("it formats", limit, || started.exists());
+    init.kill().expect("kill it");
+    init.wait().expect("wait for it");
+
+    let tupper = Tupper::new(host.path().join("store"));
+    import(&tupper);
+    crate::support::eventually("the slow one has ended", limit, || ended.exists());
+    tupper.ok("store umount");
+    tupper.ok("run --rm busybox true");
+    tupper.ok("store check");
+}
+
+#[test]
 fn two_first_uses_at_once_make_one_store() {
     let _host = Host::shared();
     let host = Disk::ext4(2 * GIB);
