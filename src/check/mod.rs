@@ -226,6 +226,10 @@ impl Sweep<'_> {
 
 fn unused_finding(unused: Unused) -> Finding {
     match unused {
+        Unused::Image(id) => {
+            let found = Found { shelf: Shelf::Images, id };
+            Finding::garbage("image", found.path(), "its import was killed before it had its name")
+        }
         Unused::Tag(name) => {
             let path = Path::new(Shelf::Tags.as_str()).join(name.to_string().replace('/', "%"));
             Finding::garbage("tag", path, "its image is gone")

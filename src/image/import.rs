@@ -7,8 +7,8 @@
 //! 3. seal the draft and rename it to its chain id, rename the config's directory to the image's id, point the name at it
 //! 4. one more sync, then the id is returned
 //!
-//! A failure or a kill before 3 leaves nothing but an unlocked draft; between the renames, a layer that the next import
-//! of the same bytes finds.
+//! A failure or a kill before 3 leaves nothing but an unlocked draft; between the renames, a layer that no image stands
+//! on, or an image that still has its name in its directory. Both are garbage.
 
 use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
@@ -25,7 +25,7 @@ use crate::kernel::fs;
 use crate::layer;
 use crate::name::{Digest, Id, ImageName};
 use crate::store::{Shelf, Store, record};
-use crate::subvolume::{Draft, clear_draft};
+use crate::subvolume::{Draft, clear_draft, remove_object};
 use crate::transport::Source;
 
 /// What to import, and what to make of it.
@@ -148,21 +148,35 @@ impl<'a> ImageDraft<'a> {
         let (name, dir) = store.make_draft("image")?;
         let image = ImageDraft { store, id, name, dir, published: false };
         record::write(image.dir.as_fd(), record)?;
-        fs::write_new(image.dir.as_fd(), "config.json", config, 0o600, durable)?;
+        fs::write_new(image.dir.as_fd(), super::CONFIG, config, 0o600, durable)?;
         Ok(image)
     }
 
-    /// Makes the image visible, and durable with the caller's next sync, for which nobody has to wait: the caller holds
-    /// the lock on images. Its layers are published.
+    /// Makes the image visible, under its name, and durable with the caller's next sync, for which nobody has to wait: the
+    /// caller holds the lock on images. Its layers are published.
     fn publish(mut self, store: &Store, name: Option<&ImageName>) -> Result<Id> {
         let (staging, images) = (store.shelf(Shelf::Staging)?, store.shelf(Shelf::Images)?);
+        // Two renames, which a kill can come between: the image has its name in it until that is in its place, and one
+        // with a name in it is garbage.
+        let _publishing = store.intend()?;
+        if let Some(name) = name {
+            store.prepare_tag(self.dir.as_fd(), name, &self.id)?;
+        }
         match fs::rename(staging.as_fd(), &self.name, images.as_fd(), self.id.to_string()) {
             Ok(()) => self.published = true,
             Err(e) if e.kind() == Kind::AlreadyExists => {}
             Err(e) => return Err(e).context(|| "publish the image"),
         }
-        if let Some(name) = name {
-            store.set_tag(name, &self.id)?;
+        if let Some(name) = name
+            && let Err(e) = store.take_tag(self.dir.as_fd(), name)
+        {
+            if self.published {
+                match remove_object(store, Shelf::Images, &self.id, self.dir.as_fd()) {
+                    Ok(removed) => removed.clear(),
+                    Err(e) => log::warn!("remove image {}: {e}", self.id.short()),
+                }
+            }
+            return Err(e);
         }
         Ok(self.id)
     }

@@ -25,6 +25,9 @@ use crate::name::{Digest, Id, ImageName};
 use crate::store::{Shelf, Store, record};
 use crate::subvolume::{Parent, Sealed, remove_object};
 
+/// The document that an image is named after.
+const CONFIG: &str = "config.json";
+
 /// A config larger than this is refused: real ones are a few KiB.
 const CONFIG_LIMIT: u64 = 4 << 20;
 
@@ -101,7 +104,7 @@ impl Image {
 }
 
 fn config_bytes(dir: BorrowedFd<'_>) -> Result<Vec<u8>> {
-    fs::read_small(dir, "config.json", CONFIG_LIMIT)
+    fs::read_small(dir, CONFIG, CONFIG_LIMIT)
 }
 
 /// What is wrong with an image, if something is: its config is not the one that it is named after, or a layer is missing.
@@ -214,7 +217,7 @@ pub fn remove(store: &Store, text: &str, force: bool, dry_run: bool) -> Result<V
     for name in &image.names {
         store.remove_tag(name)?;
     }
-    for chain in unused_layers(store)? {
+    for chain in unused_layers(store, &[])? {
         remove_layer(store, &chain)?;
     }
     drop(changing); // nobody has to wait for the disk
@@ -226,6 +229,8 @@ pub fn remove(store: &Store, text: &str, force: bool, dry_run: bool) -> Result<V
 /// What no image keeps.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Unused {
+    /// An image that was not given its name any more.
+    Image(Id),
     /// A name whose image is gone.
     Tag(ImageName),
     /// A layer that no image stands on.
@@ -235,14 +240,21 @@ pub(crate) enum Unused {
 /// Finds what images left that were removed, or never came to be; with `remove`, it is removed.
 pub(crate) fn unused(store: &Store, remove: bool) -> Result<Vec<Unused>> {
     let _changing = store.lock_shelf(Shelf::Images)?;
-    let mut unused = Vec::new();
+    let unnamed = unnamed(store, remove)?;
+    if remove {
+        for id in &unnamed {
+            let dir = store.open_object(Shelf::Images, id)?;
+            remove_object(store, Shelf::Images, id, dir.as_fd())?.clear();
+        }
+    }
+    let mut unused: Vec<Unused> = unnamed.iter().copied().map(Unused::Image).collect();
     for (name, _) in store.tags()?.into_iter().filter(|(_, id)| !store.exists(Shelf::Images, id)) {
         if remove {
             store.remove_tag(&name)?;
         }
         unused.push(Unused::Tag(name));
     }
-    for chain in unused_layers(store)? {
+    for chain in unused_layers(store, &unnamed)? {
         if remove {
             remove_layer(store, &chain)?;
         }
@@ -251,11 +263,28 @@ pub(crate) fn unused(store: &Store, remove: bool) -> Result<Vec<Unused>> {
     Ok(unused)
 }
 
-/// The layers that no image stands on, directly or on one above. The caller holds the lock on images, so none is about
-/// to be used; an image whose record cannot be read fails the search, since nobody knows what it stands on.
-fn unused_layers(store: &Store) -> Result<Vec<Id>> {
-    let mut used = HashSet::new();
+/// Images whose import was killed before they got their name: it is still in their directory. One that was given another
+/// since then stays; with `tidy`, it keeps that only. The caller holds the lock on images, and so none is being imported.
+fn unnamed(store: &Store, tidy: bool) -> Result<Vec<Id>> {
+    let tags = store.tags()?;
+    let mut unnamed = Vec::new();
     for id in store.ids(Shelf::Images)? {
+        let dir = store.open_object(Shelf::Images, &id)?;
+        let links: Vec<_> = fs::list(dir.as_fd(), ".")?.into_iter().filter(|entry| entry != CONFIG).collect();
+        if !links.is_empty() && names_of(&tags, &id).is_empty() {
+            unnamed.push(id);
+        } else if tidy {
+            links.iter().try_for_each(|link| fs::unlink(dir.as_fd(), link))?;
+        }
+    }
+    Ok(unnamed)
+}
+
+/// The layers that no image stands on but those that are as good as gone, directly or on one above. The caller holds the lock on images, so none is about
+/// to be used; an image whose record cannot be read fails the search, since nobody knows what it stands on.
+fn unused_layers(store: &Store, gone: &[Id]) -> Result<Vec<Id>> {
+    let mut used = HashSet::new();
+    for id in store.ids(Shelf::Images)?.into_iter().filter(|id| !gone.contains(id)) {
         let mut next = Some(Image::open(store, &id)?.chain);
         while let Some(chain) = next.filter(|chain| used.insert(*chain) && store.exists(Shelf::Layers, chain)) {
             next = layer_record(store, &chain)?.and_then(|record| record.parent);

@@ -5,7 +5,7 @@
 //! replaces it, under the lock of `names/`.
 
 use std::ffi::{OsStr, OsString};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use super::{Shelf, Store};
@@ -103,6 +103,17 @@ impl Store {
         let draft = format!("tag-{}", self.new_id()?);
         fs::symlink(format!("../images/{id}"), staging.as_fd(), &draft)?;
         replace(&staging, &draft, &tags, &tag_file(name)).context(|| format!("tag {name}"))
+    }
+
+    /// Puts into `dir`, an image's directory, the name that it is about to get.
+    pub(crate) fn prepare_tag(&self, dir: BorrowedFd<'_>, name: &ImageName, id: &Id) -> Result<()> {
+        fs::symlink(format!("../images/{id}"), dir, tag_file(name)).context(|| format!("tag {name}"))
+    }
+
+    /// Makes a [prepared](Store::prepare_tag) name one of the image, whatever image had it before: one rename.
+    pub(crate) fn take_tag(&self, dir: BorrowedFd<'_>, name: &ImageName) -> Result<()> {
+        let tags = self.shelf(Shelf::Tags)?;
+        fs::rename_replace(dir, tag_file(name), tags.as_fd(), tag_file(name)).context(|| format!("tag {name}"))
     }
 
     /// Takes a name away from its image.

@@ -6,7 +6,8 @@
 //! ROOT/
 //!   store.btrfs               embedded store only: a sparse file, loop-mounted at fs/
 //!   fs/                       a subvolume, or the mount of store.btrfs; mode 0700; xattr: format version, store UUID
-//!     images/ID/              an image: xattr record, config.json (ID is its sha256)
+//!     images/ID/              an image: xattr record, config.json (ID is its sha256); also the link that becomes its first
+//!                             tag, until it does
 //!     layers/CHAIN/rootfs     a sealed (read-only) subvolume; xattr record on CHAIN/
 //!     tags/NAME               symlink to ../images/ID; '/' in NAME is written '%'
 //!     snapshots/ID/rootfs     a snapshot of a layer or of another snapshot; xattr record on ID/
