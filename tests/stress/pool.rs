@@ -23,6 +23,8 @@ const NAMES: usize = 6;
 pub struct Ids {
     pub made: BTreeSet<String>,
     pub removed: BTreeSet<String>,
+    /// Those of which one command said that it was the one that removed them.
+    told: BTreeSet<String>,
     /// Who removed them was killed.
     pub doubtful: BTreeSet<String>,
 }
@@ -34,7 +36,8 @@ impl Ids {
     }
 
     fn note_removed(&mut self, id: &str, ended: &Ended) {
-        assert!(self.removed.insert(id.to_string()), "{id} was removed before: {ended}");
+        self.removed.insert(id.to_string());
+        assert!(self.told.insert(id.to_string()), "{id} was removed before: {ended}");
     }
 }
 

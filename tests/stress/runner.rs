@@ -13,10 +13,11 @@ use std::time::{Duration, Instant};
 use crate::Kills;
 use crate::random::Random;
 use crate::support::command::Tupper;
+use crate::support::sh;
 use crate::support::store::Store;
 
 /// A command that takes longer waits for something that does not come.
-const STUCK: Duration = Duration::from_secs(90);
+const STUCK: Duration = Duration::from_secs(60);
 
 pub struct Runner<'a> {
     store: &'a Store,
@@ -28,9 +29,9 @@ pub struct Runner<'a> {
     /// How many objects without a name of ours may be there because who made them was killed before it could tell.
     pub untold: AtomicUsize,
     running: Mutex<BTreeMap<u32, (String, Instant)>>,
-    stuck: Mutex<Option<String>>,
-    counts: Mutex<BTreeMap<String, usize>>,
-    longest: Mutex<(Duration, String)>,
+    stuck: AtomicBool,
+    /// How often each verb ended in which way, and how long it took at the longest.
+    counts: Mutex<BTreeMap<String, (usize, Duration)>>,
     began: Instant,
 }
 
@@ -148,9 +149,8 @@ impl<'a> Runner<'a> {
             stop: AtomicBool::new(false),
             untold: AtomicUsize::new(0),
             running: Mutex::default(),
-            stuck: Mutex::default(),
+            stuck: AtomicBool::new(false),
             counts: Mutex::default(),
-            longest: Mutex::default(),
             began: Instant::now(),
         }
     }
@@ -214,11 +214,9 @@ impl<'a> Runner<'a> {
             0 => "",
             _ => " failed",
         };
-        *locked(&self.counts).entry(format!("{verb}{how}")).or_default() += 1;
-        let mut longest = locked(&self.longest);
-        if running.began.elapsed() > longest.0 {
-            *longest = (running.began.elapsed(), ended.command.clone());
-        }
+        let mut counts = locked(&self.counts);
+        let (count, longest) = counts.entry(format!("{verb}{how}")).or_default();
+        (*count, *longest) = (*count + 1, running.began.elapsed().max(*longest));
         ended
     }
 
@@ -243,13 +241,16 @@ impl<'a> Runner<'a> {
     }
 
     /// Until all stop: if a command gets nowhere, prints what everybody is doing and ends them.
+    #[expect(clippy::print_stderr, reason = "shown when the test fails")]
     pub fn watch(&self) {
         loop {
             std::thread::sleep(Duration::from_millis(50));
             let stuck = locked(&self.running).values().find(|(_, began)| began.elapsed() > STUCK).cloned();
             if let Some((command, _)) = stuck {
                 self.stop.store(true, Ordering::Release);
-                *locked(&self.stuck) = Some(format!("after {STUCK:?} still running: {command}\n{}", self.scene()));
+                // At once: the others fail, too, when their commands are ended.
+                eprintln!("after {STUCK:?} still running: {command}\n{}", self.scene());
+                self.stuck.store(true, Ordering::Release);
                 for pid in locked(&self.running).keys() {
                     let pid = nix::unistd::Pid::from_raw(i32::try_from(*pid).expect("a pid"));
                     let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);
@@ -274,25 +275,25 @@ impl<'a> Runner<'a> {
                 text.extend(file("stack").lines().map(|line| format!("    {line}\n")));
             }
         }
-        text += &fs::read_to_string("/proc/locks").unwrap_or_default();
-        text += &crate::support::sh(
-            "find",
-            &[self.store.root().join("fs").to_str().expect("plain"), "-maxdepth", "2", "-printf", "%i %p\\n"],
-        );
+        let locks = fs::read_to_string("/proc/locks").unwrap_or_default();
+        let top = self.store.root().join("fs");
+        let inodes = sh("find", &[top.to_str().expect("plain"), "-maxdepth", "2", "-printf", "%i %p\\n"]);
+        let held = |line: &&str| line.split(' ').next().is_some_and(|inode| locks.contains(&format!(":{inode} ")));
+        text += &locks;
+        text.extend(inodes.lines().filter(held).map(|line| format!("{line}\n")));
         text
     }
 
     /// Fails the test if commands got nowhere.
     pub fn assert_unharmed(&self) {
-        if let Some(scene) = locked(&self.stuck).take() {
-            panic!("{scene}");
-        }
+        assert!(!self.stuck.load(Ordering::Acquire), "a command got nowhere: see above");
     }
 
     pub fn summary(&self) -> String {
-        let (longest, command) = locked(&self.longest).clone();
-        let counts: Vec<String> = locked(&self.counts).iter().map(|(verb, n)| format!("{verb} {n}")).collect();
-        format!("{:.1?}; the longest took {longest:.1?} ({command}); {}", self.began.elapsed(), counts.join(", "))
+        let counts = locked(&self.counts);
+        let lines =
+            counts.iter().map(|(verb, (count, longest))| format!("\n{count:8} {verb}, the longest {longest:.1?}"));
+        format!("{:.1?}{}", self.began.elapsed(), lines.collect::<String>())
     }
 }
 

@@ -33,8 +33,8 @@ pub struct Object {
     pub name: Option<String>,
     pub read_only: bool,
     pub state: State,
-    /// The status that its command ends with.
-    code: i32,
+    /// The status that its command ends with, if it ends.
+    code: Option<i32>,
     /// What the file /mark in it says.
     pub mark: Option<String>,
 }
@@ -163,7 +163,7 @@ impl<'a> Worker<'a> {
             0 => {
                 let ids = ended.ids();
                 assert_eq!(ids.len(), names.len(), "{ended}");
-                let (kind, state, code) = (Kind::Snapshot, State::Created, 0);
+                let (kind, state, code) = (Kind::Snapshot, State::Created, None);
                 self.objects.extend(ids.into_iter().zip(names).map(|(id, name)| Object {
                     kind,
                     id: Some(id),
@@ -200,7 +200,7 @@ impl<'a> Worker<'a> {
                     name,
                     read_only,
                     state,
-                    code,
+                    code: Some(code),
                     mark: source.mark,
                 });
             }
@@ -213,8 +213,7 @@ impl<'a> Worker<'a> {
     }
 
     fn start(&mut self) {
-        let containers: Vec<usize> =
-            (0..self.objects.len()).filter(|at| self.objects[*at].kind == Kind::Container).collect();
+        let containers: Vec<usize> = (0..self.objects.len()).filter(|at| self.objects[*at].code.is_some()).collect();
         let Some(at) = self.random.pick(&containers).copied() else { return self.create() };
         let handle = self.objects[at].handle(&mut self.random);
         let ended = self.run("start --attach", &[&handle]);
@@ -222,8 +221,8 @@ impl<'a> Worker<'a> {
         if ended.killed {
             object.state = State::Unknown;
         } else {
-            assert_eq!(ended.status, object.code, "{ended}");
-            object.state = State::Exited(object.code);
+            assert_eq!(Some(ended.status), object.code, "{ended}");
+            object.state = State::Exited(ended.status);
         }
     }
 
@@ -256,6 +255,7 @@ impl<'a> Worker<'a> {
             status => {
                 assert_eq!(status, code, "{ended}");
                 let (kind, state, mark) = (Kind::Container, State::Exited(code), Some(mark));
+                let code = Some(code);
                 self.objects.push(Object { kind, id: None, name: Some(name), read_only: false, state, code, mark });
             }
         }
@@ -280,7 +280,7 @@ impl<'a> Worker<'a> {
             run.kill();
             assert_eq!(self.runner.end(run, true).status, 137);
             let (kind, state) = (Kind::Container, State::Unknown);
-            let object = Object { kind, id: None, name: Some(name), read_only: false, state, code: 137, mark: None };
+            let object = Object { kind, id: None, name: Some(name), read_only: false, state, code: None, mark: None };
             return self.objects.push(object);
         }
         let removal = self.run("rm --force", &[&name]);
