@@ -37,6 +37,8 @@ pub struct Create {
 /// A container that is about to be made: everything but its snapshot.
 struct Prepared {
     found: Found,
+    /// Nobody chose the name.
+    name_made_up: bool,
     resolved: Resolved,
     record: Record,
     spec: Spec,
@@ -53,10 +55,10 @@ struct Held {
 /// Makes a container without starting it, and returns its id: durable when it returns.
 pub fn create(store: &Store, create: &Create) -> Result<Id> {
     let doing = || format!("container from {}", create.source);
-    let prepared = prepare(store, create).context(doing)?;
+    let mut prepared = prepare(store, create).context(doing)?;
     let _intent = store.intend()?;
     let place = Place::claim(store, prepared.found).context(doing)?;
-    make(store, &prepared, place).context(doing)?;
+    make(store, &mut prepared, place).context(doing)?;
     Ok(prepared.found.id)
 }
 
@@ -75,14 +77,16 @@ pub fn run(store: &Store, create: &Create, narrate: Option<Narrate<'_>>) -> Resu
     // Before anything is made on the host for it; the intent lasts until all of that is gone.
     let _intent = store.intend()?;
     let place = Place::claim(store, prepared.found).context(doing)?;
+    if let Some(narrate) = narrate {
+        narrate_snapshot(&prepared, narrate);
+    }
     let mut active = None;
     let make_rootfs = || {
-        let active = active.insert(make(store, &prepared, place).context(doing)?);
+        let active = active.insert(make(store, &mut prepared, place).context(doing)?);
         active.rootfs(prepared.spec.read_only)
     };
     let started = match narrate {
         Some(narrate) => {
-            narrate_snapshot(&prepared, narrate);
             let rootfs = make_rootfs()?;
             start_sandbox(&plan, || Ok(rootfs), Some(narrate))
         }
@@ -189,23 +193,32 @@ fn prepare(store: &Store, create: &Create) -> Result<Prepared> {
         ended: None,
     };
     let path = store.rootfs_path(found.shelf, &found.id);
-    Ok(Prepared { found, resolved, record, spec, path })
+    let name_made_up = create.name.is_none() && record.name.is_some();
+    Ok(Prepared { found, name_made_up, resolved, record, spec, path })
 }
 
-/// Makes its snapshot, with record and name.
-fn make(store: &Store, prepared: &Prepared, place: Place<'_>) -> Result<Active> {
+/// Makes its snapshot, with record and name. A made-up name that another took meanwhile is made up again.
+fn make<'a>(store: &'a Store, prepared: &mut Prepared, mut place: Place<'a>) -> Result<Active> {
     if let Some(image) = &prepared.record.image {
         store.set_last_image(image)?;
     }
     let spec = serde_json::to_vec(&prepared.spec).map_err(|e| Error::new(Kind::Invalid, e.to_string()))?;
-    let new = New {
-        name: prepared.record.name.as_ref(),
-        record: &prepared.record,
-        read_only: false,
-        spec: Some(&spec),
-        durable: !prepared.record.auto_remove,
-    };
-    place.fill(&prepared.resolved.parent, &new)
+    loop {
+        let new = New {
+            name: prepared.record.name.as_ref(),
+            record: &prepared.record,
+            read_only: false,
+            spec: Some(&spec),
+            durable: !prepared.record.auto_remove,
+        };
+        match place.fill(&prepared.resolved.parent, &new) {
+            Err(e) if e.kind() == Kind::AlreadyExists && prepared.name_made_up => {
+                prepared.record.name = Some(names::free(store)?);
+                place = Place::claim(store, prepared.found)?;
+            }
+            made => return made,
+        }
+    }
 }
 
 fn plan(store: &Store, spec: &Spec, root: &Rootfs, found: Found) -> Result<Plan> {
