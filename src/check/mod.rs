@@ -88,11 +88,12 @@ pub fn gc(store: &Store, dry_run: bool) -> Result<Swept> {
 
 /// Does a [`gc`] if something looks as if a process had been killed. Cheap otherwise: two directories are listed.
 ///
-/// What fails is said and left: it is in nobody's way.
+/// What fails is said and left: it is in nobody's way. So is what another command is tidying up already.
 pub fn tidy(store: &Store) {
-    let swept = match store.seems_unclean() {
-        Ok(false) => return,
-        Ok(true) => gc(store, false),
+    let turn = store.seems_unclean().and_then(|unclean| if unclean { store.turn_to_tidy() } else { Ok(None) });
+    let swept = match turn {
+        Ok(None) => return,
+        Ok(Some(_turn)) => gc(store, false),
         Err(e) => Err(e),
     };
     match swept {

@@ -25,9 +25,10 @@
 //!   durable, and every snapshot has a parent directory of its own, so that creations share commits.
 //! - Publishing and removing is one rename of that directory, all within the one subvolume `fs/`.
 //! - Locks are flocks on directories: on an object's own (in use, being made, being removed), on `images/` (names and
-//!   layers change), on `names/` (a stale name is replaced), on `staging/` (shared: an entry is made; exclusive: somebody
-//!   looks for what is left), on ROOT (the store is being made or mounted). They die with their holder. Who holds
-//!   `images/` may take `staging/`; otherwise nobody waits for one of them while it holds another.
+//!   layers change), on `names/` (a name is freed, or a stale one replaced), on `staging/` (shared: an entry is made;
+//!   exclusive: somebody looks for what is left), on `trash/` (a command tidies up before its own work), on ROOT (the store
+//!   is being made or mounted). They die with their holder. Who holds `images/` may take `staging/`, who holds an object's
+//!   may take `names/`; otherwise nobody waits for one of these shelves while it holds another.
 //! - Whatever is under way has an entry in `staging/` or `trash/` from before it changes anything else until after. An
 //!   entry whose lock is free was left by somebody who was killed.
 //!

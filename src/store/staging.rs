@@ -129,6 +129,17 @@ impl Store {
         Ok(false)
     }
 
+    /// The lock of `trash/`, for those who tidy up before their own work: one at a time is enough, so it is `None` when
+    /// another has it. A gc that a person asked for does not need it.
+    pub(crate) fn turn_to_tidy(&self) -> Result<Option<OwnedFd>> {
+        let trash = self.shelf(Shelf::Trash)?;
+        match flock::try_lock(trash.as_fd()) {
+            Ok(()) => Ok(Some(trash)),
+            Err(e) if e.kind() == Kind::InUse => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+
     /// All that was left by processes that were killed.
     ///
     /// That includes every container that nobody holds, since what belongs to it on the host may be left; whoever calls
