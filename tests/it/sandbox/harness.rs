@@ -247,7 +247,8 @@ impl Supervisor {
 pub fn wait_for(file: &mut File, text: &str) -> String {
     let mut seen = Vec::new();
     let mut byte = [0];
-    while !String::from_utf8_lossy(&seen).contains(text) {
+    // Looked at after each byte: it can only be at the end.
+    while !seen.ends_with(text.as_bytes()) {
         assert!(
             file.read(&mut byte).expect("read") == 1,
             "the end before {text:?}: {:?}",
