@@ -14,7 +14,10 @@ BUILD_PACKAGES := gcc libc6-dev pkg-config libbtrfsutil-dev libclang-dev
 # To run: mkfs.btrfs, mount and losetup.
 RUN_PACKAGES := btrfs-progs mount util-linux
 # To test: the demo's and the tests' images, the other decompressors, a file system to be embedded in, Docker.
-TEST_PACKAGES := busybox-static debootstrap docker.io e2fsprogs attr acl libcap2-bin gzip xz-utils zstd bzip2 procps kmod
+TEST_PACKAGES := busybox-static debootstrap docker.io e2fsprogs attr acl libcap2-bin gzip xz-utils zstd bzip2 procps kmod \
+  mmdebstrap qemu-system-x86
+# In the virtual machine: what tests/it needs.
+VM_PACKAGES := $(RUN_PACKAGES) $(filter-out debootstrap docker.io mmdebstrap qemu-system-x86,$(TEST_PACKAGES))
 PACKAGES := $(BUILD_PACKAGES) $(RUN_PACKAGES) $(TEST_PACKAGES)
 
 # Under sudo, the toolchain that rustup installed for the person who typed it.
@@ -28,7 +31,7 @@ endif
 # What root built belongs to whoever owns the checkout, so that a plain `cargo build` works afterwards.
 give_back = { [ "$$(stat -c %u .)" = 0 ] || chown -R --reference=. target images/*/out 2>/dev/null || true; }
 
-.PHONY: help setup build demo test test-crash bench lint install clean need-root need-rust
+.PHONY: help setup build demo test test-crash test-vm vm-packages bench lint install clean need-root need-rust
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -74,6 +77,15 @@ test-crash: ## kill every command before each change it makes; `make test` takes
 	@$(MAKE) need-root FOR=test-crash
 	@$(MAKE) setup need-rust
 	@trap '$(give_back)' EXIT; images/busybox/build; TUPPER_SWEEP=whole $(CARGO) test --locked --no-fail-fast --test crash
+
+test-vm: ## test on a real host in a virtual machine: systemd, cgroup v2, btrfs root, loss of power (needs root)
+	@$(MAKE) need-root FOR=test-vm
+	@$(MAKE) setup need-rust
+	@trap '$(give_back)' EXIT; tests/vm/run
+
+# What the machine of test-vm has beside what makes it boot.
+vm-packages:
+	@echo $(VM_PACKAGES)
 
 bench: ## measure import, snapshot and run against the kernel's floors (needs root)
 	@$(MAKE) need-root FOR=bench
