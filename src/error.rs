@@ -159,11 +159,19 @@ impl From<Error> for std::io::Error {
 pub trait Context<T> {
     /// Prefixes the error with `what: `, computed only on failure.
     fn context<D: fmt::Display>(self, what: impl FnOnce() -> D) -> Result<T>;
+
+    /// [`context`](Context::context) for the error of a system call only. One that we found ourselves, as that a name is
+    /// taken, says already what it is about.
+    fn call_context<D: fmt::Display>(self, what: impl FnOnce() -> D) -> Result<T>;
 }
 
 impl<T, E: Into<Error>> Context<T> for Result<T, E> {
     fn context<D: fmt::Display>(self, what: impl FnOnce() -> D) -> Result<T> {
         self.map_err(|e| e.into().wrap(what()))
+    }
+
+    fn call_context<D: fmt::Display>(self, what: impl FnOnce() -> D) -> Result<T> {
+        self.map_err(Into::into).map_err(|e: Error| if e.errno().is_some() { e.wrap(what()) } else { e })
     }
 }
 
@@ -186,8 +194,8 @@ fn errno_text(errno: i32) -> String {
 fn lower_first(text: &str) -> String {
     let mut chars = text.chars();
     match (chars.next(), text.chars().nth(1)) {
-        // "RPC failed" keeps its capitals.
-        (Some(first), second) if !second.is_some_and(|c| c.is_uppercase()) => {
+        // "I/O error" and "RPC failed" keep their capitals.
+        (Some(first), second) if second.is_none_or(|c| c.is_lowercase() || c == ' ') => {
             first.to_lowercase().chain(chars).collect()
         }
         _ => text.to_string(),
@@ -205,6 +213,14 @@ mod tests {
         assert_eq!(error.to_string(), "unpack layer sha256:ab: create usr/bin/x: no space left on device");
         assert_eq!(error.kind(), Kind::NoSpace);
         assert_eq!(error.errno(), Some(libc::ENOSPC));
+    }
+
+    #[test]
+    fn an_errno_begins_in_lower_case_unless_it_is_an_abbreviation() {
+        for (errno, text) in [(libc::ENOENT, "no such file or directory"), (libc::EIO, "I/O error")] {
+            assert_eq!(errno_text(errno), text);
+        }
+        assert_eq!(lower_first("A file"), "a file");
     }
 
     #[test]

@@ -435,7 +435,7 @@ pub(crate) fn clear(shelf: &OwnedFd, name: &str) -> Result<()> {
     };
     match fs::open_directory(dir.as_fd(), ROOTFS) {
         Ok(rootfs) if record::identity_matches(dir.as_fd(), rootfs.as_fd())? => {
-            destroy(dir.as_fd(), Path::new(ROOTFS))?;
+            destroy(dir.as_fd(), ROOTFS)?;
         }
         // rmdir(2) of an empty subvolume removes it since Linux 4.18.
         Ok(_) => fs::remove_directory(dir.as_fd(), ROOTFS).map_err(|_| {
@@ -463,20 +463,56 @@ pub(crate) fn damage(store: &Store, object: Found) -> Result<Option<String>> {
 
 /// Destroys a subvolume and all that are nested in it, deepest first. Whoever could write in it may have nested others
 /// in it, read-only ones too, and a read-only subvolume does not let go of what is nested in it.
-fn destroy(at: BorrowedFd<'_>, path: &Path) -> Result<()> {
-    let parent = match path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-        Some(parent) => Some(fs::open_directory_beneath(at, parent)?),
-        None => None,
-    };
-    let parent = parent.as_ref().map_or(at, AsFd::as_fd);
-    let name = path.file_name().ok_or_else(|| Error::new(Kind::Invalid, format!("{}: no name", path.display())))?;
-    let subvolume = fs::open_directory(parent, name)?;
-    let nested = btrfs::nested(subvolume.as_fd())?;
-    if !nested.is_empty() {
-        btrfs::set_read_only(subvolume.as_fd(), false)?;
-        for path in nested {
-            destroy(subvolume.as_fd(), &path).context(|| format!("nested subvolume {}", path.display()))?;
+///
+/// However deep they lie, few descriptors are open: the way back up is `..`.
+fn destroy(at: BorrowedFd<'_>, name: &str) -> Result<()> {
+    let mut here = fs::open_directory(at, name)?;
+    let mut way = vec![Level::of(here.as_fd(), PathBuf::from(name))?];
+    loop {
+        let Some(level) = way.last_mut() else { return btrfs::destroy(at, name.as_ref()) };
+        if let Some(nested) = level.nested.pop() {
+            here = fs::open_directory_beneath(here.as_fd(), &nested)?;
+            way.push(Level::of(here.as_fd(), nested)?);
+            continue;
+        }
+        let empty = way.pop().map(|level| level.path).unwrap_or_default();
+        let Some(above) = way.last() else { continue };
+        for _ in empty.components() {
+            here = fs::open_directory(here.as_fd(), "..")?;
+        }
+        let (parent, name) = (empty.parent().unwrap_or(Path::new("")), empty.file_name().unwrap_or_default());
+        if identity(here.as_fd())? != above.identity {
+            let message = format!("destroy the subvolume {}: it was moved meanwhile", empty.display());
+            return Err(Error::new(Kind::InUse, message));
+        }
+        match parent.as_os_str().is_empty() {
+            true => btrfs::destroy(here.as_fd(), name)?,
+            false => btrfs::destroy(fs::open_directory_beneath(here.as_fd(), parent)?.as_fd(), name)?,
         }
     }
-    btrfs::destroy(parent, name)
+}
+
+/// A subvolume on the way down to the deepest one.
+struct Level {
+    /// Where it lies in the one above.
+    path: PathBuf,
+    /// Device and inode number of its top directory.
+    identity: (u64, u64),
+    /// What is still nested in it.
+    nested: Vec<PathBuf>,
+}
+
+impl Level {
+    fn of(subvolume: BorrowedFd<'_>, path: PathBuf) -> Result<Level> {
+        let nested = btrfs::nested(subvolume)?;
+        if !nested.is_empty() {
+            btrfs::set_read_only(subvolume, false)?;
+        }
+        Ok(Level { path, identity: identity(subvolume)?, nested })
+    }
+}
+
+fn identity(directory: BorrowedFd<'_>) -> Result<(u64, u64)> {
+    let found = fs::metadata(directory)?;
+    Ok((found.st_dev, found.st_ino))
 }

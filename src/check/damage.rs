@@ -54,9 +54,9 @@ fn twice(look: impl Fn() -> Result<Option<Finding>>) -> Result<Option<Finding>> 
 }
 
 fn object(store: &Store, found: Found) -> Result<Option<Finding>> {
-    if !store.exists(found.shelf, &found.id) {
+    if !store.exists(found.shelf, &found.id)? {
         // Half-made snapshots and containers are garbage; images and layers come by one rename, whole.
-        let whole = matches!(found.shelf, Shelf::Snapshots | Shelf::Containers) || !store.is_claimed(found);
+        let whole = matches!(found.shelf, Shelf::Snapshots | Shelf::Containers) || !store.is_claimed(found)?;
         let missing = if found.shelf == Shelf::Images { "config.json" } else { "rootfs" };
         return Ok(
             (!whole).then(|| Finding::damage(kind_of(found.shelf), found.path(), format!("it has no {missing}")))
@@ -64,7 +64,7 @@ fn object(store: &Store, found: Found) -> Result<Option<Finding>> {
     }
     match broken(store, found) {
         Ok(problem) => Ok(problem.map(|problem| Finding::damage(kind_of(found.shelf), found.path(), problem))),
-        Err(e) if e.kind() == Kind::NotFound && !store.is_claimed(found) => Ok(None), // removed meanwhile
+        Err(e) if e.kind() == Kind::NotFound && !store.is_claimed(found)? => Ok(None), // removed meanwhile
         Err(e) => Ok(Some(Finding::damage(kind_of(found.shelf), found.path(), e.to_string()))),
     }
 }

@@ -94,7 +94,7 @@ pub fn tidy(store: &Store) {
     let swept = match turn {
         Ok(None) => return,
         Ok(Some(_turn)) => gc(store, false),
-        Err(e) => Err(e),
+        Err(e) => return log::warn!("look for what a killed command left: {e}"),
     };
     match swept {
         Ok(swept) => {
@@ -173,12 +173,14 @@ impl Sweep<'_> {
                 self.note(vec![Finding::garbage("removed object", left.path(), problem)], clear);
             }
             Left::Object(found) if found.shelf == Shelf::Containers => self.container(&found.id, Some(dir)),
-            // Its maker finished it after all.
-            Left::Object(found) if store.exists(found.shelf, &found.id) => {}
-            Left::Object(found) => {
-                let finding = Finding::garbage("snapshot", found.path(), "its creation was killed");
-                self.note(vec![finding], || subvolume::clear_unfinished(store, *found, dir.as_fd()));
-            }
+            Left::Object(found) => match store.exists(found.shelf, &found.id) {
+                Ok(true) => {} // its maker finished it after all
+                Ok(false) => {
+                    let finding = Finding::garbage("snapshot", found.path(), "its creation was killed");
+                    self.note(vec![finding], || subvolume::clear_unfinished(store, *found, dir.as_fd()));
+                }
+                Err(e) => self.swept.failed.push(e),
+            },
         }
     }
 

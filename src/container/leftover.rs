@@ -37,7 +37,7 @@ pub(crate) fn leftovers(store: &Store, id: &Id, dir: Option<BorrowedFd<'_>>) -> 
     left.extend(sandbox::cgroups(&cgroup_name(store, id))?.into_iter().map(Leftover::Cgroup));
     left.extend(store.run_state(id).into_iter().map(Leftover::RunState));
     let Some(dir) = dir else { return Ok(left) };
-    if !store.exists(Shelf::Containers, id) {
+    if !store.exists(Shelf::Containers, id)? {
         left.push(Leftover::Unfinished);
     } else if record::read::<Record>(dir)
         .context(|| format!("container {}", id.short()))?
@@ -83,8 +83,13 @@ pub(crate) fn orphans(store: &Store) -> Result<Vec<Id>> {
     ids.extend(sandbox::cgroup_names()?.iter().filter_map(of_cgroup));
     ids.sort_unstable();
     ids.dedup();
-    ids.retain(|id| !store.is_claimed(Found { shelf: Shelf::Containers, id: *id }));
-    Ok(ids)
+    let mut orphans = Vec::new();
+    for id in ids {
+        if !store.is_claimed(Found { shelf: Shelf::Containers, id })? {
+            orphans.push(id);
+        }
+    }
+    Ok(orphans)
 }
 
 /// The name of a container's cgroups tells whose they are: several stores share a host.

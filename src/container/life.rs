@@ -72,26 +72,27 @@ pub fn run(store: &Store, create: &Create, narrate: Option<Narrate<'_>>) -> Resu
         // Its record is not written again when it starts, so one that is killed is seen as started, and goes.
         prepared.record.started = Some(prepared.record.created);
     }
-    let root = prepared.resolved.parent.rootfs(&prepared.path, prepared.spec.read_only)?;
-    let plan = plan(store, &prepared.spec, &root, prepared.found)?;
+    let root = prepared.resolved.parent.rootfs(&prepared.path, prepared.spec.read_only).context(doing)?;
+    let plan = plan(store, &prepared.spec, &root, prepared.found).call_context(doing)?;
     // Before anything is made on the host for it; the intent lasts until all of that is gone.
-    let _intent = store.intend()?;
+    let _intent = store.intend().context(doing)?;
     let place = Place::claim(store, prepared.found).context(doing)?;
     if let Some(narrate) = narrate {
         narrate_snapshot(&prepared, narrate);
     }
     let mut active = None;
     let make_rootfs = || {
-        let active = active.insert(make(store, &mut prepared, place).context(doing)?);
+        let active = active.insert(make(store, &mut prepared, place)?);
         active.rootfs(prepared.spec.read_only)
     };
     let started = match narrate {
         Some(narrate) => {
-            let rootfs = make_rootfs()?;
+            let rootfs = make_rootfs().call_context(doing)?;
             start_sandbox(&plan, || Ok(rootfs), Some(narrate))
         }
         None => start_sandbox(&plan, make_rootfs, None),
-    };
+    }
+    .call_context(doing);
     match (active, started) {
         (Some(active), started) => {
             conclude(store, Held { active, found: prepared.found, record: prepared.record }, started, narrate)
@@ -103,7 +104,16 @@ pub fn run(store: &Store, create: &Create, narrate: Option<Narrate<'_>>) -> Resu
 
 /// Runs the command of a container that was created, or has ended, in the foreground.
 pub fn start(store: &Store, text: &str, narrate: Option<Narrate<'_>>) -> Result<Exit> {
-    let found = store.find_among(text, &[Shelf::Containers])?;
+    let doing = || format!("start container {text}");
+    let found = store.find_among(text, &[Shelf::Containers]).call_context(doing)?;
+    let (held, rootfs, plan) = prepare_again(store, text, found).call_context(doing)?;
+    let _intent = store.intend().context(doing)?;
+    let started = start_sandbox(&plan, || Ok(rootfs), narrate).call_context(doing);
+    conclude(store, held, started, narrate)
+}
+
+/// Locks a container that does not run, and decides everything about running it.
+fn prepare_again(store: &Store, text: &str, found: Found) -> Result<(Held, Rootfs, Plan)> {
     let running = || Error::new(Kind::InUse, format!("container {text}: running already"));
     if store.running(&found.id).is_some() {
         return Err(running());
@@ -113,9 +123,7 @@ pub fn start(store: &Store, text: &str, narrate: Option<Narrate<'_>>) -> Result<
     let record: Record = record::read(active.dir())?.ok_or_else(|| Error::new(Kind::Store, "no record"))?;
     let rootfs = active.rootfs(spec.read_only)?;
     let plan = plan(store, &spec, &rootfs, found)?;
-    let _intent = store.intend()?;
-    let started = start_sandbox(&plan, || Ok(rootfs), narrate);
-    conclude(store, Held { active, found, record }, started, narrate)
+    Ok((Held { active, found, record }, rootfs, plan))
 }
 
 /// Narrates what [`run`] would do, and does nothing.
@@ -133,15 +141,16 @@ pub fn explain(store: &Store, create: &Create, narrate: Narrate<'_>) -> Result<(
 
 /// Removes a container. One that runs is refused, or with `force` killed first. With `dry_run` nothing is changed.
 pub fn remove(store: &Store, text: &str, force: bool, dry_run: bool) -> Result<Id> {
-    let found = store.find_among(text, &[Shelf::Containers])?;
-    let container = super::open(store, &found.id)?;
+    let doing = || format!("remove container {text}");
+    let found = store.find_among(text, &[Shelf::Containers]).call_context(doing)?;
+    let container = super::open(store, &found.id).call_context(doing)?;
     if let State::Running(running) = &container.state {
         if !force {
             let message = format!("remove container {text}: it is running");
             return Err(Error::new(Kind::InUse, message).with_hint("end it first, or use --force to kill it"));
         }
         if !dry_run {
-            kill(store, &found.id, running)?;
+            kill(store, &found.id, running).context(doing)?;
         }
     }
     if dry_run {
@@ -158,7 +167,7 @@ pub fn remove(store: &Store, text: &str, force: bool, dry_run: bool) -> Result<I
         Err(e) if force && e.kind() == Kind::NotFound => Ok(()),
         Err(e) => Err(e),
     }
-    .context(|| format!("remove container {text}"))?;
+    .context(doing)?;
     Ok(found.id)
 }
 
@@ -259,12 +268,11 @@ fn conclude(
         },
     };
     match (exit, kept) {
-        (Ok(exit), kept) => kept.map(|()| exit),
-        (Err(cause), kept) => {
-            if let Err(e) = kept {
-                log::warn!("clean up after container {}: {e}", held.found.id.short());
-            }
-            Err(cause)
+        (exit, Ok(())) => exit,
+        (exit, Err(e)) => {
+            // Neither the command's end nor the reason why it did not run is less true for that.
+            log::warn!("clean up after container {}: {e}", held.found.id.short());
+            exit
         }
     }
 }

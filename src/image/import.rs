@@ -18,7 +18,7 @@ use jiff::Timestamp;
 use sha2::{Digest as _, Sha256};
 
 use super::config::{self, Change};
-use super::{LayerRecord, Record};
+use super::{LayerRecord, Record, remove_unused_layers};
 use crate::error::{Context, Error, Kind, Result};
 use crate::interrupt;
 use crate::kernel::fs;
@@ -63,7 +63,7 @@ fn run(store: &Store, import: &Import, progress: Progress) -> Result<Id> {
     let config = serde_json::to_vec(&config).map_err(|e| Error::new(Kind::Invalid, e.to_string()))?;
     let record = Record { chain, size: unpacked.bytes, created: Timestamp::now() };
     // The same bytes were imported before: nothing of the draft needs to reach the disk.
-    let known = store.exists(Shelf::Layers, &chain);
+    let known = store.exists(Shelf::Layers, &chain)?;
     let image = ImageDraft::create(store, &config, &record, known)?;
     let layer =
         LayerRecord { diff_id: unpacked.diff_id, parent: None, size: unpacked.bytes, entries: unpacked.entries };
@@ -71,7 +71,7 @@ fn run(store: &Store, import: &Import, progress: Progress) -> Result<Id> {
     if known {
         let publishing = store.lock_shelf(Shelf::Images)?;
         // It may have been removed since.
-        if store.exists(Shelf::Layers, &chain) {
+        if store.exists(Shelf::Layers, &chain)? {
             let id = image.publish(store, import.name.as_ref())?;
             drop((publishing, draft));
             store.sync()?;
@@ -81,7 +81,12 @@ fn run(store: &Store, import: &Import, progress: Progress) -> Result<Id> {
     draft.finish(&layer)?;
     let publishing = store.lock_shelf(Shelf::Images)?;
     draft.seal(&chain)?;
-    let id = image.publish(store, import.name.as_ref())?;
+    let id = image.publish(store, import.name.as_ref()).inspect_err(|_| {
+        // No command but gc would look for it.
+        if let Err(e) = remove_unused_layers(store) {
+            log::warn!("remove the layer of an image that was not made: {e}");
+        }
+    })?;
     drop(publishing);
     store.sync()?;
     Ok(id)
@@ -119,9 +124,9 @@ impl Read for Watched {
 
 /// What `docker save` or an OCI layout holds is not a root filesystem, however well it unpacks.
 fn refuse_image_archive(draft: &Draft<'_>) -> Result<()> {
-    let has = |path: &str| fs::metadata_at(draft.rootfs(), path).is_ok();
-    let root = has("etc") || has("usr") || has("bin");
-    if !root && (has("oci-layout") || has("manifest.json")) {
+    let has = |path: &str| fs::exists_at(draft.rootfs(), path);
+    let root = has("etc")? || has("usr")? || has("bin")?;
+    if !root && (has("oci-layout")? || has("manifest.json")?) {
         let error = Error::new(Kind::Invalid, "this is an image archive, not a root filesystem");
         return Err(error.with_hint(
             "that will be for `tupper image load`, which is not there yet; import what `docker export` or \

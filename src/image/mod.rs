@@ -116,7 +116,7 @@ pub(crate) fn damage(store: &Store, id: &Id) -> Result<Option<String>> {
     }
     let mut next = Some(image.chain);
     while let Some(chain) = next {
-        if !store.exists(Shelf::Layers, &chain) {
+        if !store.exists(Shelf::Layers, &chain)? {
             return Ok(Some(format!("its layer {} is missing", chain.short())));
         }
         next = layer_record(store, &chain)?.and_then(|record| record.parent);
@@ -161,11 +161,14 @@ pub fn list(store: &Store) -> Result<Vec<Image>> {
 
 /// Gives an image one more name; an image that had it before loses it. Durable when it returns.
 pub fn tag(store: &Store, id: &Id, name: &ImageName) -> Result<()> {
-    let changing = store.lock_shelf(Shelf::Images)?;
-    store.open_object(Shelf::Images, id)?;
-    store.set_tag(name, id)?;
-    drop(changing); // nobody has to wait for the disk
-    store.sync()
+    let tag = || {
+        let changing = store.lock_shelf(Shelf::Images)?;
+        store.open_object(Shelf::Images, id)?;
+        store.set_tag(name, id)?;
+        drop(changing); // nobody has to wait for the disk
+        store.sync()
+    };
+    tag().call_context(|| format!("tag {name}"))
 }
 
 /// What a removal did, or would do.
@@ -182,6 +185,10 @@ pub enum Removed {
 /// Kept containers that were made from it hold it back unless `force`; they are snapshots of their own and stay
 /// whole either way. With `dry_run` nothing is changed and what would be is returned. Atomic, and durable when it returns.
 pub fn remove(store: &Store, text: &str, force: bool, dry_run: bool) -> Result<Vec<Removed>> {
+    remove_named(store, text, force, dry_run).call_context(|| format!("remove image {text}"))
+}
+
+fn remove_named(store: &Store, text: &str, force: bool, dry_run: bool) -> Result<Vec<Removed>> {
     let changing = store.lock_shelf(Shelf::Images)?;
     let image = find(store, text)?;
     let by_name: Option<ImageName> = text.parse().ok().filter(|name| image.names.contains(name));
@@ -212,14 +219,11 @@ pub fn remove(store: &Store, text: &str, force: bool, dry_run: bool) -> Result<V
     // This is what removes it: a name whose image is not there is no name. It stays in the trash until its names and
     // layers are gone, so that they go, too, if we do not get that far.
     let dir = store.open_object(Shelf::Images, &image.id)?;
-    let gone = remove_object(store, Shelf::Images, &image.id, dir.as_fd())
-        .context(|| format!("remove image {}", image.id.short()))?;
+    let gone = remove_object(store, Shelf::Images, &image.id, dir.as_fd())?;
     for name in &image.names {
         store.remove_tag(name)?;
     }
-    for chain in unused_layers(store, &[])? {
-        remove_layer(store, &chain)?;
-    }
+    remove_unused_layers(store)?;
     drop(changing); // nobody has to wait for the disk
     gone.clear();
     store.reclaim()?;
@@ -248,7 +252,10 @@ pub(crate) fn unused(store: &Store, remove: bool) -> Result<Vec<Unused>> {
         }
     }
     let mut unused: Vec<Unused> = unnamed.iter().copied().map(Unused::Image).collect();
-    for (name, _) in store.tags()?.into_iter().filter(|(_, id)| !store.exists(Shelf::Images, id)) {
+    for (name, id) in store.tags()? {
+        if store.exists(Shelf::Images, &id)? {
+            continue;
+        }
         if remove {
             store.remove_tag(&name)?;
         }
@@ -286,11 +293,19 @@ fn unused_layers(store: &Store, gone: &[Id]) -> Result<Vec<Id>> {
     let mut used = HashSet::new();
     for id in store.ids(Shelf::Images)?.into_iter().filter(|id| !gone.contains(id)) {
         let mut next = Some(Image::open(store, &id)?.chain);
-        while let Some(chain) = next.filter(|chain| used.insert(*chain) && store.exists(Shelf::Layers, chain)) {
-            next = layer_record(store, &chain)?.and_then(|record| record.parent);
+        while let Some(chain) = next.filter(|chain| used.insert(*chain)) {
+            next = match store.exists(Shelf::Layers, &chain)? {
+                true => layer_record(store, &chain)?.and_then(|record| record.parent),
+                false => None,
+            };
         }
     }
     Ok(store.ids(Shelf::Layers)?.into_iter().filter(|chain| !used.contains(chain)).collect())
+}
+
+/// The caller holds the lock on images.
+fn remove_unused_layers(store: &Store) -> Result<()> {
+    unused_layers(store, &[])?.iter().try_for_each(|chain| remove_layer(store, chain))
 }
 
 fn remove_layer(store: &Store, chain: &Id) -> Result<()> {

@@ -16,7 +16,7 @@ use nix::errno::Errno;
 use nix::mount::MsFlags;
 
 use super::failed;
-use super::fs::path_of;
+use super::fs::{name_of, path_of};
 use crate::error::{Error, Kind, Result};
 
 /// What is known of a subvolume (BTRFS_IOC_GET_SUBVOL_INFO).
@@ -75,7 +75,9 @@ nix::ioctl_readwrite!(ino_lookup_user, 0x94, 62, InoLookupUserArgs);
 /// Makes an empty subvolume `name` in `parent`. Not durable until the next commit.
 pub(crate) fn create(parent: BorrowedFd<'_>, name: &str) -> Result<()> {
     let path = path_of(parent).join(name);
-    Subvolume::create(path.as_path(), None).map(drop).map_err(|e| library_failed("create subvolume", name, &e))
+    Subvolume::create(path.as_path(), None)
+        .map(drop)
+        .map_err(|e| library_failed("create the subvolume", below(parent, name.as_ref()), &e))
 }
 
 /// Makes a snapshot of the subvolume `source` as `name` in `parent`: one transaction commit, which takes the data of
@@ -93,25 +95,28 @@ pub(crate) fn snapshot(source: BorrowedFd<'_>, parent: BorrowedFd<'_>, name: &st
     // its name ends in a NUL; both descriptors are borrowed, so open.
     #[expect(unsafe_code, reason = "an ioctl that the crate wraps with a wait for the running commit")]
     let result = unsafe { snap_create_v2(parent.as_raw_fd(), &args) };
-    result.map(drop).map_err(|e| failed(format_args!("snapshot into {name}"), e))
+    result.map(drop).map_err(|e| {
+        failed(format_args!("make the snapshot {} of {}", below(parent, name.as_ref()), name_of(source)), e)
+    })
 }
 
 /// Destroys the subvolume `name` in `parent`; what is nested in it must be gone. Atomic, durable at the next commit;
 /// the kernel's cleaner gives the space back later.
 pub(crate) fn destroy(parent: BorrowedFd<'_>, name: &OsStr) -> Result<()> {
     let path = path_of(parent).join(name);
-    let subvolume = Subvolume::get(path.as_path()).map_err(|e| library_failed("open subvolume", name.display(), &e))?;
-    subvolume.delete(None).map_err(|e| library_failed("destroy subvolume", name.display(), &e))
+    let fail = |e: &dyn std::error::Error| library_failed("destroy the subvolume", below(parent, name), e);
+    let subvolume = Subvolume::get(path.as_path()).map_err(|e| fail(&e))?;
+    subvolume.delete(None).map_err(|e| fail(&e))
 }
 
 /// Sets or clears the read-only flag: one small transaction commit (btrfs_ioctl_subvol_setflags, fs/btrfs/ioctl.c).
 pub(crate) fn set_read_only(subvolume: BorrowedFd<'_>, read_only: bool) -> Result<()> {
-    open(subvolume)?.set_ro(read_only).map_err(|e| library_failed("set the read-only flag of", "the subvolume", &e))
+    open(subvolume)?.set_ro(read_only).map_err(|e| library_failed("set the read-only flag of", name_of(subvolume), &e))
 }
 
 /// Whether nothing in the subvolume can be changed.
 pub(crate) fn is_read_only(subvolume: BorrowedFd<'_>) -> Result<bool> {
-    open(subvolume)?.is_ro().map_err(|e| library_failed("get the read-only flag of", "the subvolume", &e))
+    open(subvolume)?.is_ro().map_err(|e| library_failed("get the read-only flag of", name_of(subvolume), &e))
 }
 
 /// Whether this directory is the top of a subvolume: its inode number is 256 (BTRFS_FIRST_FREE_OBJECTID).
@@ -121,9 +126,7 @@ pub(crate) fn is_subvolume(directory: BorrowedFd<'_>) -> Result<bool> {
 
 /// What the kernel knows of the subvolume whose top directory is open.
 pub(crate) fn info(subvolume: BorrowedFd<'_>) -> Result<Info> {
-    let found = open(subvolume)?
-        .info()
-        .map_err(|e| Error::from_errno(format_args!("read subvolume info: {e}"), Errno::last_raw()))?;
+    let found = open(subvolume)?.info().map_err(|e| library_failed("read what is known of", name_of(subvolume), &e))?;
     Ok(Info {
         id: found.id,
         uuid: *found.uuid.as_bytes(),
@@ -144,7 +147,7 @@ pub(crate) fn nested(subvolume: BorrowedFd<'_>) -> Result<Vec<PathBuf>> {
         match result {
             // EOVERFLOW: more than 255; min_treeid was moved on for the next call (fs/btrfs/ioctl.c).
             Ok(_) | Err(Errno::EOVERFLOW) => {}
-            Err(e) => return Err(failed("list nested subvolumes", e)),
+            Err(e) => return Err(failed(format_args!("list the subvolumes in {}", name_of(subvolume)), e)),
         }
         for reference in &args.rootref[..usize::from(args.num_items)] {
             match nested_path(subvolume, *reference) {
@@ -164,7 +167,7 @@ fn nested_path(subvolume: BorrowedFd<'_>, reference: Rootref) -> Result<PathBuf>
     // SAFETY: the structure has the layout of btrfs_ioctl_ino_lookup_user_args and lives through the call.
     #[expect(unsafe_code, reason = "neither the crate nor nix has this ioctl")]
     unsafe { ino_lookup_user(subvolume.as_raw_fd(), &raw mut args) }
-        .map_err(|e| failed("look up a nested subvolume", e))?;
+        .map_err(|e| failed(format_args!("look up a subvolume in {}", name_of(subvolume)), e))?;
     let text = |bytes: &[u8]| PathBuf::from(OsStr::from_bytes(bytes.split(|b| *b == 0).next().unwrap_or_default()));
     Ok(text(&args.path).join(text(&args.name)))
 }
@@ -172,7 +175,7 @@ fn nested_path(subvolume: BorrowedFd<'_>, reference: Rootref) -> Result<PathBuf>
 /// BTRFS_IOC_SYNC: a commit, after which the kernel gives the space of destroyed subvolumes back at once instead of
 /// within the 30 seconds until the next one (it wakes the transaction kthread for that, fs/btrfs/ioctl.c).
 pub(crate) fn reclaim(fd: BorrowedFd<'_>) -> Result<()> {
-    btrfsutil::sync::sync(path_of(fd).as_path()).map_err(|e| library_failed("sync", "the filesystem", &e))
+    btrfsutil::sync::sync(path_of(fd).as_path()).map_err(|e| library_failed("sync the filesystem of", name_of(fd), &e))
 }
 
 /// mount(2) of a btrfs on a device, as the store's raw mount: noatime (a read must not copy metadata), and nosuid and
@@ -189,7 +192,13 @@ pub(crate) fn unmount(at: &Path) -> Result<()> {
 }
 
 fn open(subvolume: BorrowedFd<'_>) -> Result<Subvolume> {
-    Subvolume::get(path_of(subvolume).as_path()).map_err(|e| library_failed("open", "the subvolume", &e))
+    Subvolume::get(path_of(subvolume).as_path())
+        .map_err(|e| library_failed("open the subvolume", name_of(subvolume), &e))
+}
+
+/// The whole path of what is called `name` in `parent`, for errors.
+fn below(parent: BorrowedFd<'_>, name: &OsStr) -> String {
+    format!("{}/{}", name_of(parent), name.display())
 }
 
 fn put_name(field: &mut [u8], name: &str) -> Result<()> {

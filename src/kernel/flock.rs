@@ -31,7 +31,7 @@ pub(crate) enum Lock {
     Shared,
 }
 
-/// Waits for the lock of the open file behind `fd`. `what` says in an error, or to a person who waits, whose it is.
+/// Waits for the lock of the open file behind `fd`. `what` says to a person who waits whose it is.
 ///
 /// A signal that [asks to stop](signal::noted_termination) ends the wait with an error.
 pub(crate) fn lock<D: Display>(fd: BorrowedFd<'_>, how: Lock, what: impl FnOnce() -> D) -> Result<()> {
@@ -42,7 +42,7 @@ pub(crate) fn lock<D: Display>(fd: BorrowedFd<'_>, how: Lock, what: impl FnOnce(
     match flock(fd, operation | libc::LOCK_NB) {
         Ok(()) => return Ok(()),
         Err(Errno::EWOULDBLOCK) => {}
-        Err(e) => return Err(failed(format_args!("lock {}", what()), e)),
+        Err(e) => return Err(failed(format_args!("lock {}", fs::name_of(fd)), e)),
     }
     let what = what().to_string();
     std::thread::scope(|scope| {
@@ -53,7 +53,7 @@ pub(crate) fn lock<D: Display>(fd: BorrowedFd<'_>, how: Lock, what: impl FnOnce(
             (Errno::EINTR, Some(signal)) => {
                 Error::new(Kind::Io, format!("wait for the lock of {what}: interrupted by signal {signal}"))
             }
-            _ => failed(format_args!("lock {what}"), e),
+            _ => failed(format_args!("lock {}", fs::name_of(fd)), e),
         });
         drop(locked);
         result
@@ -62,7 +62,7 @@ pub(crate) fn lock<D: Display>(fd: BorrowedFd<'_>, how: Lock, what: impl FnOnce(
 
 /// Takes the lock of the open file behind `fd` for itself; [`Kind::InUse`], at once, when somebody has it.
 pub(crate) fn try_lock(fd: BorrowedFd<'_>) -> Result<()> {
-    flock(fd, libc::LOCK_EX | libc::LOCK_NB).map_err(|e| failed("lock", e))
+    flock(fd, libc::LOCK_EX | libc::LOCK_NB).map_err(|e| failed(format_args!("lock {}", fs::name_of(fd)), e))
 }
 
 /// [`flock`], again after a signal that does not ask to stop. It blocks: whoever only asked now and then would lose the

@@ -11,23 +11,46 @@ use nix::fcntl::{self, AtFlags, OFlag, OpenHow, RenameFlags, ResolveFlag};
 use nix::sys::stat::{self, Mode};
 use nix::unistd::{self, UnlinkatFlags};
 
-use super::failed;
 use crate::error::{Context, Error, Kind, Result};
 
 /// The descriptor that stands for the working directory.
 pub(crate) const CWD: BorrowedFd<'static> = fcntl::AT_FDCWD;
 
+/// The error of a failed call on `path` below `at`: `doing PATH: reason`.
+fn failed(doing: &str, at: BorrowedFd<'_>, path: impl AsRef<Path>, errno: Errno) -> Error {
+    super::failed(format_args!("{doing} {}", full_path(at, path).display()), errno)
+}
+
+/// The whole path of what lies at `path` below `at`, as far as the kernel tells it: for errors, since what a descriptor
+/// stands for helps a person only with its name.
+fn full_path(at: BorrowedFd<'_>, path: impl AsRef<Path>) -> PathBuf {
+    let path = path.as_ref();
+    match fcntl::readlink(&path_of(at)).map(PathBuf::from) {
+        // Without the `.` and the slashes that it is joined with.
+        Ok(directory) if directory.is_absolute() => directory.join(path).components().collect(),
+        _ => path.to_path_buf(),
+    }
+}
+
+/// The path of an open file or directory itself.
+const THIS: &str = "";
+
+/// The name of an open file or directory, for errors.
+pub(super) fn name_of(fd: BorrowedFd<'_>) -> String {
+    full_path(fd, THIS).display().to_string()
+}
+
 /// openat(2) of a directory, not following a final link.
 pub(crate) fn open_directory(at: BorrowedFd<'_>, path: impl AsRef<Path>) -> Result<OwnedFd> {
     let path = path.as_ref();
     let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-    fcntl::openat(at, path, flags, Mode::empty()).map_err(|e| failed(format_args!("open {}", path.display()), e))
+    fcntl::openat(at, path, flags, Mode::empty()).map_err(|e| failed("open", at, path, e))
 }
 
 /// openat(2) of a directory that a person named: a final link is followed.
 pub(crate) fn open_directory_follow(path: &Path) -> Result<OwnedFd> {
     let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-    fcntl::open(path, flags, Mode::empty()).map_err(|e| failed(format_args!("open {}", path.display()), e))
+    fcntl::open(path, flags, Mode::empty()).map_err(|e| failed("open", CWD, path, e))
 }
 
 /// openat2(2) with RESOLVE_IN_ROOT: the path resolves as if `root` were `/`, whatever links lie in it, and never
@@ -41,7 +64,8 @@ pub(crate) fn open_in_root(root: BorrowedFd<'_>, path: impl AsRef<Path>, flags: 
         match fcntl::openat2(root, path, how) {
             // openat2(2): a rename elsewhere on the system can race with the check of "..".
             Err(Errno::EAGAIN) => continue,
-            other => return other.map_err(|e| failed(format_args!("open {}", path.display()), e)),
+            // The path is one inside; where the root lies outside is another matter.
+            other => return other.map_err(|e| super::failed(format_args!("open {}", path.display()), e)),
         }
     }
 }
@@ -49,8 +73,7 @@ pub(crate) fn open_in_root(root: BorrowedFd<'_>, path: impl AsRef<Path>, flags: 
 /// mkdirat(2).
 pub(crate) fn make_directory(at: BorrowedFd<'_>, path: impl AsRef<Path>, mode: u32) -> Result<()> {
     let path = path.as_ref();
-    stat::mkdirat(at, path, Mode::from_bits_truncate(mode))
-        .map_err(|e| failed(format_args!("create {}", path.display()), e))
+    stat::mkdirat(at, path, Mode::from_bits_truncate(mode)).map_err(|e| failed("create", at, path, e))
 }
 
 /// [`make_directory`], content when it is there already.
@@ -64,15 +87,13 @@ pub(crate) fn ensure_directory(at: BorrowedFd<'_>, path: impl AsRef<Path>, mode:
 /// unlinkat(2) with AT_REMOVEDIR.
 pub(crate) fn remove_directory(at: BorrowedFd<'_>, path: impl AsRef<Path>) -> Result<()> {
     let path = path.as_ref();
-    unistd::unlinkat(at, path, UnlinkatFlags::RemoveDir)
-        .map_err(|e| failed(format_args!("remove {}", path.display()), e))
+    unistd::unlinkat(at, path, UnlinkatFlags::RemoveDir).map_err(|e| failed("remove", at, path, e))
 }
 
 /// unlinkat(2).
 pub(crate) fn unlink(at: BorrowedFd<'_>, path: impl AsRef<Path>) -> Result<()> {
     let path = path.as_ref();
-    unistd::unlinkat(at, path, UnlinkatFlags::NoRemoveDir)
-        .map_err(|e| failed(format_args!("remove {}", path.display()), e))
+    unistd::unlinkat(at, path, UnlinkatFlags::NoRemoveDir).map_err(|e| failed("remove", at, path, e))
 }
 
 /// renameat2(2) with RENAME_NOREPLACE: fails with [`Kind::AlreadyExists`] when the new name is taken.
@@ -102,20 +123,22 @@ fn rename_with(
     to: &Path,
     flags: RenameFlags,
 ) -> Result<()> {
-    fcntl::renameat2(from_at, from, to_at, to, flags)
-        .map_err(|e| failed(format_args!("rename {} to {}", from.display(), to.display()), e))
+    fcntl::renameat2(from_at, from, to_at, to, flags).map_err(|e| {
+        let (from, to) = (full_path(from_at, from), full_path(to_at, to));
+        super::failed(format_args!("rename {} to {}", from.display(), to.display()), e)
+    })
 }
 
 /// symlinkat(2).
 pub(crate) fn symlink(target: impl AsRef<Path>, at: BorrowedFd<'_>, path: impl AsRef<Path>) -> Result<()> {
     let path = path.as_ref();
-    unistd::symlinkat(target.as_ref(), at, path).map_err(|e| failed(format_args!("create {}", path.display()), e))
+    unistd::symlinkat(target.as_ref(), at, path).map_err(|e| failed("create", at, path, e))
 }
 
 /// readlinkat(2).
 pub(crate) fn read_link(at: BorrowedFd<'_>, path: impl AsRef<Path>) -> Result<PathBuf> {
     let path = path.as_ref();
-    fcntl::readlinkat(at, path).map(PathBuf::from).map_err(|e| failed(format_args!("read {}", path.display()), e))
+    fcntl::readlinkat(at, path).map(PathBuf::from).map_err(|e| failed("read", at, path, e))
 }
 
 /// [`read_link`]; `None` when there is nothing of that name, or no link.
@@ -124,26 +147,36 @@ pub(crate) fn read_link_if_any(at: BorrowedFd<'_>, path: impl AsRef<Path>) -> Re
     match fcntl::readlinkat(at, path) {
         Ok(target) => Ok(Some(PathBuf::from(target))),
         Err(Errno::ENOENT | Errno::EINVAL) => Ok(None),
-        Err(e) => Err(failed(format_args!("read {}", path.display()), e)),
+        Err(e) => Err(failed("read", at, path, e)),
     }
 }
 
 /// fstatat(2), not following a final link.
 pub(crate) fn metadata_at(at: BorrowedFd<'_>, path: impl AsRef<Path>) -> Result<libc::stat> {
     let path = path.as_ref();
-    stat::fstatat(at, path, AtFlags::AT_SYMLINK_NOFOLLOW)
-        .map_err(|e| failed(format_args!("stat {}", path.display()), e))
+    stat::fstatat(at, path, AtFlags::AT_SYMLINK_NOFOLLOW).map_err(|e| failed("stat", at, path, e))
+}
+
+/// Whether there is something at `path`, a link that leads nowhere included. That it cannot be looked at is an error, not
+/// an answer: what is taken for missing may be removed.
+pub(crate) fn exists_at(at: BorrowedFd<'_>, path: impl AsRef<Path>) -> Result<bool> {
+    let path = path.as_ref();
+    match stat::fstatat(at, path, AtFlags::AT_SYMLINK_NOFOLLOW) {
+        Ok(_) => Ok(true),
+        Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP) => Ok(false),
+        Err(e) => Err(failed("stat", at, path, e)),
+    }
 }
 
 /// fstat(2).
 pub(crate) fn metadata(fd: BorrowedFd<'_>) -> Result<libc::stat> {
-    stat::fstat(fd).map_err(|e| failed("stat", e))
+    stat::fstat(fd).map_err(|e| failed("stat", fd, THIS, e))
 }
 
 /// The names in a directory, `.` and `..` left out, in no order.
 pub(crate) fn list(at: BorrowedFd<'_>, path: impl AsRef<Path>) -> Result<Vec<OsString>> {
     let path = path.as_ref();
-    let fail = |e| failed(format_args!("list {}", path.display()), e);
+    let fail = |e| failed("list", at, path, e);
     let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
     let mut directory = nix::dir::Dir::openat(at, path, flags, Mode::empty()).map_err(fail)?;
     let mut names = Vec::new();
@@ -162,8 +195,7 @@ pub(crate) fn list(at: BorrowedFd<'_>, path: impl AsRef<Path>) -> Result<Vec<OsS
 pub(crate) fn read_small(at: BorrowedFd<'_>, path: impl AsRef<Path>, limit: u64) -> Result<Vec<u8>> {
     let path = path.as_ref();
     let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
-    let fd = fcntl::openat(at, path, flags, Mode::empty())
-        .map_err(|e| failed(format_args!("open {}", path.display()), e))?;
+    let fd = fcntl::openat(at, path, flags, Mode::empty()).map_err(|e| failed("open", at, path, e))?;
     read_small_fd(fd, path, limit)
 }
 
@@ -173,11 +205,12 @@ pub(crate) fn read_small_fd(fd: OwnedFd, path: &Path, limit: u64) -> Result<Vec<
     if found.st_mode & libc::S_IFMT != libc::S_IFREG {
         return Err(Error::new(Kind::Invalid, format!("read {}: not a regular file", path.display())));
     }
+    let file = std::fs::File::from(fd);
     let mut bytes = Vec::new();
-    std::fs::File::from(fd)
+    (&file)
         .take(limit + 1)
         .read_to_end(&mut bytes)
-        .map_err(|e| Error::from_io(format_args!("read {}", path.display()), e))?;
+        .map_err(|e| Error::from_io(format_args!("read {}", name_of(file.as_fd())), e))?;
     if bytes.len() as u64 > limit {
         return Err(Error::new(Kind::Limit, format!("read {}: larger than {limit} bytes", path.display())));
     }
@@ -188,22 +221,22 @@ pub(crate) fn read_small_fd(fd: OwnedFd, path: &Path, limit: u64) -> Result<Vec<
 pub(crate) fn write_new(at: BorrowedFd<'_>, path: impl AsRef<Path>, bytes: &[u8], mode: u32, sync: bool) -> Result<()> {
     let path = path.as_ref();
     let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-    let fd = fcntl::openat(at, path, flags, Mode::from_bits_truncate(mode))
-        .map_err(|e| failed(format_args!("create {}", path.display()), e))?;
+    let fd =
+        fcntl::openat(at, path, flags, Mode::from_bits_truncate(mode)).map_err(|e| failed("create", at, path, e))?;
     let mut file = std::fs::File::from(fd);
     file.write_all(bytes)
         .and_then(|()| if sync { file.sync_all() } else { Ok(()) })
-        .map_err(|e| Error::from_io(format_args!("write {}", path.display()), e))
+        .map_err(|e| Error::from_io(format_args!("write {}", name_of(file.as_fd())), e))
 }
 
 /// syncfs(2): everything written to the filesystem so far is durable when it returns.
 pub(crate) fn sync_filesystem(fd: BorrowedFd<'_>) -> Result<()> {
-    unistd::syncfs(fd).map_err(|e| failed("sync the filesystem", e))
+    unistd::syncfs(fd).map_err(|e| failed("sync the filesystem of", fd, THIS, e))
 }
 
 /// fsync(2) of a file or directory.
 pub(crate) fn sync(fd: BorrowedFd<'_>) -> Result<()> {
-    unistd::fsync(fd).map_err(|e| failed("sync", e))
+    unistd::fsync(fd).map_err(|e| failed("sync", fd, THIS, e))
 }
 
 /// fsetxattr(2): creates or replaces an extended attribute.
@@ -212,7 +245,7 @@ pub(crate) fn set_xattr(fd: BorrowedFd<'_>, name: &str, value: &[u8]) -> Result<
     // SAFETY: the name is a C string and the value's pointer and length are those of a live slice.
     #[expect(unsafe_code, reason = "nix has no xattr calls")]
     let result = unsafe { libc::fsetxattr(fd.as_raw_fd(), c_name.as_ptr(), value.as_ptr().cast(), value.len(), 0) };
-    Errno::result(result).map(drop).map_err(|e| failed(format_args!("set xattr {name}"), e))
+    Errno::result(result).map(drop).map_err(|e| failed(&format!("set xattr {name} of"), fd, THIS, e))
 }
 
 /// fgetxattr(2); `None` when the attribute is not there.
@@ -232,10 +265,10 @@ pub(crate) fn get_xattr(fd: BorrowedFd<'_>, name: &str) -> Result<Option<Vec<u8>
             }
             Err(Errno::ENODATA) => return Ok(None),
             Err(Errno::ERANGE) => continue,
-            Err(e) => return Err(failed(format_args!("get xattr {name}"), e)),
+            Err(e) => return Err(failed(&format!("get xattr {name} of"), fd, THIS, e)),
         }
     }
-    Err(failed(format_args!("get xattr {name}"), Errno::E2BIG))
+    Err(failed(&format!("get xattr {name} of"), fd, THIS, Errno::E2BIG))
 }
 
 /// What statfs(2) tells of the filesystem that `fd` lies on.
@@ -251,7 +284,7 @@ pub(crate) struct Filesystem {
 
 /// fstatfs(2).
 pub(crate) fn filesystem(fd: BorrowedFd<'_>) -> Result<Filesystem> {
-    let found = nix::sys::statfs::fstatfs(fd).map_err(|e| failed("statfs", e))?;
+    let found = nix::sys::statfs::fstatfs(fd).map_err(|e| failed("statfs", fd, THIS, e))?;
     let block = u64::try_from(found.block_size()).unwrap_or(4096);
     Ok(Filesystem {
         btrfs: found.filesystem_type() == nix::sys::statfs::BTRFS_SUPER_MAGIC,
@@ -277,13 +310,13 @@ pub(crate) fn random_bytes() -> Result<[u8; 32]> {
     // SAFETY: the pointer and length are those of a live array. getrandom(2): up to 256 bytes are never cut short.
     #[expect(unsafe_code, reason = "nix has no getrandom")]
     let n = unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) };
-    Errno::result(n).map_err(|e| failed("read random bytes", e))?;
+    Errno::result(n).map_err(|e| super::failed("read random bytes", e))?;
     Ok(bytes)
 }
 
 /// fchmod(2).
 pub(crate) fn set_mode(fd: BorrowedFd<'_>, mode: u32) -> Result<()> {
-    stat::fchmod(fd, Mode::from_bits_truncate(mode)).map_err(|e| failed("change the mode", e))
+    stat::fchmod(fd, Mode::from_bits_truncate(mode)).map_err(|e| failed("change the mode of", fd, THIS, e))
 }
 
 /// openat2(2) of a directory below `at`, through no link at all.
@@ -292,7 +325,7 @@ pub(crate) fn open_directory_beneath(at: BorrowedFd<'_>, path: impl AsRef<Path>)
     let how = OpenHow::new()
         .flags(OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC)
         .resolve(ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS);
-    fcntl::openat2(at, path, how).map_err(|e| failed(format_args!("open {}", path.display()), e))
+    fcntl::openat2(at, path, how).map_err(|e| failed("open", at, path, e))
 }
 
 /// fcntl(2) F_DUPFD_CLOEXEC.

@@ -8,7 +8,7 @@ use super::facts::{Facts, GROUP, Hierarchy, hierarchies};
 use super::spec::Limits;
 use super::step::Step;
 use crate::error::{Error, Kind, Result};
-use crate::kernel::cgroup;
+use crate::kernel::{cgroup, fs};
 
 /// How many processes a sandbox may have when nobody says; podman's default is twice that (containers.conf(5),
 /// `pids_limit`).
@@ -152,7 +152,13 @@ fn set_limits(all: &mut Cgroups, directory: &Path, writes: &[(&'static str, Stri
 /// The cgroups with this name, of whatever sandbox had it, in every hierarchy.
 pub fn cgroups(name: &str) -> Result<Vec<PathBuf>> {
     let places = hierarchies()?.into_iter().map(|hierarchy| hierarchy.mount.join(GROUP).join(name));
-    Ok(places.filter(|directory| directory.exists()).collect())
+    let mut found = Vec::new();
+    for directory in places {
+        if fs::exists_at(fs::CWD, &directory)? {
+            found.push(directory);
+        }
+    }
+    Ok(found)
 }
 
 /// The names of all cgroups of sandboxes on this host.

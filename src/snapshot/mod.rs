@@ -126,10 +126,10 @@ pub(crate) fn resolve(store: &Store, text: &str) -> Result<Resolved> {
 /// those that were made with it.
 pub fn create(store: &Store, text: &str, create: &Create) -> Result<Vec<Id>> {
     let names = names(create)?;
-    let resolved = resolve(store, text)?;
-    warn_of_nested(&resolved)?;
-    let made = fork(store, &resolved, &names, create.read_only).context(|| format!("snapshot of {text}"))?;
-    Ok(made)
+    let doing = || format!("snapshot of {text}");
+    let resolved = resolve(store, text).call_context(doing)?;
+    warn_of_nested(&resolved).context(doing)?;
+    fork(store, &resolved, &names, create.read_only).context(doing)
 }
 
 /// A snapshot ends at the subvolumes nested in its source: they are empty directories in it.
@@ -240,8 +240,9 @@ pub fn subvolume(store: &Store, snapshot: &Snapshot) -> Result<Subvolume> {
 /// Removes the snapshot that `text` names, with all that is nested in it. Atomic, at once; durable at the filesystem's
 /// next commit. `Kind::InUse` while something works in it.
 pub fn remove(store: &Store, text: &str) -> Result<Id> {
-    let found = store.find_among(text, &[Shelf::Snapshots])?;
-    remove_found(store, found).context(|| format!("remove snapshot {text}"))?;
+    let doing = || format!("remove snapshot {text}");
+    let found = store.find_among(text, &[Shelf::Snapshots]).call_context(doing)?;
+    remove_found(store, found).context(doing)?;
     Ok(found.id)
 }
 

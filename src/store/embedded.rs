@@ -49,13 +49,13 @@ pub fn default_size(free: u64) -> u64 {
     (free / 5 * 4).min(64 * GIB) / MIB * MIB
 }
 
-pub(super) fn exists(root: &Path) -> bool {
-    root.join(FILE).exists()
+pub(super) fn exists(root: &Path) -> Result<bool> {
+    fs::exists_at(fs::CWD, root.join(FILE))
 }
 
 /// Whether a store at `root` is an embedded one: where the host's filesystem is not btrfs, or the file is there.
 pub(super) fn belongs_at(root: &Path) -> Result<bool> {
-    Ok(exists(root) || !fs::filesystem(fs::open_directory_follow(root)?.as_fd())?.btrfs)
+    Ok(exists(root)? || !fs::filesystem(fs::open_directory_follow(root)?.as_fd())?.btrfs)
 }
 
 pub(super) fn unmount(root: &Path) -> Result<()> {
@@ -86,7 +86,7 @@ pub(super) fn make_root(root: &Path) -> Result<OwnedFd> {
 /// `ROOT/fs` as a subvolume where ROOT is on btrfs, else as a mount of `ROOT/store.btrfs`. `making` holds ROOT's lock.
 pub(super) fn ensure_filesystem(root: &Path, making: BorrowedFd<'_>, options: &Options) -> Result<()> {
     let dir = fs::open_directory_follow(root)?;
-    if fs::filesystem(dir.as_fd())?.btrfs && !exists(root) {
+    if fs::filesystem(dir.as_fd())?.btrfs && !exists(root)? {
         if options.size.is_some() || options.node_size.is_some() {
             let message = format!(
                 "{} is on btrfs: the store is a subvolume there, without a size or nodes of its own",
@@ -99,7 +99,7 @@ pub(super) fn ensure_filesystem(root: &Path, making: BorrowedFd<'_>, options: &O
             other => other,
         };
     }
-    let size = match exists(root) {
+    let size = match exists(root)? {
         true => None,
         false => Some(format(root, making, options)?),
     };
@@ -138,9 +138,12 @@ pub(super) fn half_made(root: &Path) -> Result<Vec<&'static str>> {
         Err(e) if e.kind() == Kind::InUse => return Ok(Vec::new()),
         other => other?,
     }
-    let mut left: Vec<&'static str> = [DRAFT].into_iter().filter(|name| root.join(name).exists()).collect();
+    let mut left = Vec::new();
+    if fs::exists_at(fs::CWD, root.join(DRAFT))? {
+        left.push(DRAFT);
+    }
     if super::Store::open_fs(root)?.is_none()
-        && (exists(root) || (root.join("fs").exists() && require_own(root).is_ok()))
+        && (exists(root)? || (fs::exists_at(fs::CWD, root.join("fs"))? && require_own(root).is_ok()))
     {
         left.push("fs");
     }
@@ -219,7 +222,7 @@ fn mount(root: &Path) -> Result<bool> {
 
 /// Refuses when the host's disk is about to run full under an embedded store.
 pub(super) fn require_host_room(root: &Path) -> Result<()> {
-    if !exists(root) {
+    if !exists(root)? {
         let message =
             format!("write to the embedded store: {} was removed while it was mounted", root.join(FILE).display());
         return Err(Error::new(Kind::Store, message).with_hint(

@@ -77,9 +77,10 @@ impl Store {
     /// The image with this name.
     pub fn tagged(&self, name: &ImageName) -> Result<Option<Id>> {
         let tags = self.shelf(Shelf::Tags)?;
-        Ok(link_target(&tags, OsStr::new(&tag_file(name)))?
-            .map(|found| found.id)
-            .filter(|id| self.exists(Shelf::Images, id)))
+        match link_target(&tags, OsStr::new(&tag_file(name)))? {
+            Some(found) if self.exists(Shelf::Images, &found.id)? => Ok(Some(found.id)),
+            _ => Ok(None),
+        }
     }
 
     /// Every name of an image with the image's id, sorted by name.
@@ -102,7 +103,7 @@ impl Store {
         let staging = self.staging(Lock::Shared)?;
         let draft = format!("tag-{}", self.new_id()?);
         fs::symlink(format!("../images/{id}"), staging.as_fd(), &draft)?;
-        replace(&staging, &draft, &tags, &tag_file(name)).context(|| format!("tag {name}"))
+        replace(&staging, &draft, &tags, &tag_file(name))
     }
 
     /// Puts into `dir`, an image's directory, the name that it is about to get.
@@ -118,7 +119,7 @@ impl Store {
 
     /// Takes a name away from its image.
     pub(crate) fn remove_tag(&self, name: &ImageName) -> Result<()> {
-        fs::unlink(self.shelf(Shelf::Tags)?.as_fd(), tag_file(name)).context(|| format!("untag {name}"))
+        fs::unlink(self.shelf(Shelf::Tags)?.as_fd(), tag_file(name))
     }
 
     /// Gives a new object its name. `Kind::AlreadyExists` when a living object has it.
@@ -155,8 +156,10 @@ impl Store {
 
     /// The image that was used last.
     pub fn last_image(&self) -> Result<Option<Id>> {
-        let found = fs::read_link_if_any(self.dir(), "last")?.and_then(|target| parse_target(&target));
-        Ok(found.map(|found| found.id).filter(|id| self.exists(Shelf::Images, id)))
+        match fs::read_link_if_any(self.dir(), "last")?.and_then(|target| parse_target(&target)) {
+            Some(found) if self.exists(Shelf::Images, &found.id)? => Ok(Some(found.id)),
+            _ => Ok(None),
+        }
     }
 
     /// Remembers the image that was used last. A convenience: nothing depends on it.
@@ -178,22 +181,27 @@ impl Store {
     /// The ids of the objects on a shelf, unsorted.
     pub fn ids(&self, shelf: Shelf) -> Result<Vec<Id>> {
         let names = fs::list(self.dir(), shelf.as_str()).context(|| format!("store {}", self.root().display()))?;
-        let ids = names.iter().filter_map(|name| name.to_str()?.parse().ok());
-        Ok(ids.filter(|id| self.exists(shelf, id)).collect())
+        let mut ids = Vec::new();
+        for id in names.iter().filter_map(|name| name.to_str()?.parse().ok()) {
+            if self.exists(shelf, &id)? {
+                ids.push(id);
+            }
+        }
+        Ok(ids)
     }
 
     /// Whether the object is there, whole.
-    pub fn exists(&self, shelf: Shelf, id: &Id) -> bool {
+    pub fn exists(&self, shelf: Shelf, id: &Id) -> Result<bool> {
         let whole = match shelf {
             Shelf::Images => "config.json",
             _ => "rootfs",
         };
-        fs::metadata_at(self.dir(), format!("{shelf}/{id}/{whole}")).is_ok()
+        fs::exists_at(self.dir(), format!("{shelf}/{id}/{whole}"))
     }
 
     /// The directory of an object, open. `Kind::NotFound` when it is not there, or not whole.
     pub(crate) fn open_object(&self, shelf: Shelf, id: &Id) -> Result<OwnedFd> {
-        if !self.exists(shelf, id) {
+        if !self.exists(shelf, id)? {
             return Err(Error::new(Kind::NotFound, format!("{} {}: no such object", kind_word(shelf), id.short())));
         }
         fs::open_directory(self.dir(), format!("{shelf}/{id}")).context(|| kind_word(shelf))
@@ -203,13 +211,20 @@ impl Store {
         if text.parse::<ObjectName>().is_err() {
             return Ok(None);
         }
-        let found = link_target(&self.shelf(Shelf::Names)?, OsStr::new(text))?;
-        Ok(found.filter(|found| self.exists(found.shelf, &found.id)))
+        match link_target(&self.shelf(Shelf::Names)?, OsStr::new(text))? {
+            Some(found) if self.exists(found.shelf, &found.id)? => Ok(Some(found)),
+            _ => Ok(None),
+        }
     }
 
     fn by_id(&self, text: &str, shelves: &[Shelf]) -> Result<Option<Found>> {
         if let Ok(id) = text.parse::<Id>() {
-            return Ok(shelves.iter().map(|shelf| Found { shelf: *shelf, id }).find(|f| self.exists(f.shelf, &f.id)));
+            for shelf in shelves {
+                if self.exists(*shelf, &id)? {
+                    return Ok(Some(Found { shelf: *shelf, id }));
+                }
+            }
+            return Ok(None);
         }
         if text.is_empty() || text.len() > 64 || !text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
         {
@@ -245,8 +260,7 @@ impl Store {
                 Shelf::Tags => text.replace('%', "/").parse::<ImageName>().is_ok(),
                 _ => text.parse::<ObjectName>().is_ok(),
             };
-            let there = || fs::metadata_at(directory.as_fd(), &file).is_ok();
-            if !(named && link_target(&directory, &file)?.is_some()) && there() {
+            if !(named && link_target(&directory, &file)?.is_some()) && fs::exists_at(directory.as_fd(), &file)? {
                 strange.push(file);
             }
         }
@@ -271,16 +285,18 @@ impl Store {
 
     /// Whole, or being made by somebody who holds its lock.
     fn is_alive(&self, object: Found) -> Result<bool> {
-        if self.exists(object.shelf, &object.id) {
+        if self.exists(object.shelf, &object.id)? {
             return Ok(true);
         }
         match fs::open_directory(self.dir(), format!("{}/{}", object.shelf, object.id)) {
             Ok(dir) => match flock::try_lock(dir.as_fd()) {
                 Err(e) if e.kind() == Kind::InUse => Ok(true),
                 // Its maker may have finished it since we looked, and let go.
-                other => other.map(|()| self.exists(object.shelf, &object.id)),
+                other => other.and_then(|()| self.exists(object.shelf, &object.id)),
             },
-            Err(_) => Ok(false),
+            // Nothing is there, or nothing of ours.
+            Err(e) if matches!(e.errno(), Some(libc::ENOENT | libc::ENOTDIR | libc::ELOOP)) => Ok(false),
+            Err(e) => Err(e),
         }
     }
 }

@@ -149,7 +149,7 @@ impl Store {
         if let Some(store) = Store::open_fs(root)? {
             return Ok(Some(store));
         }
-        if !embedded::exists(root) {
+        if !embedded::exists(root)? {
             return Ok(None);
         }
         // Made before and not mounted now: after a reboot, or in another mount namespace.
@@ -192,7 +192,7 @@ impl Store {
     /// What is left at `root` of a store whose making was killed, below `root`; with `recover`, the store is made whole.
     pub(crate) fn half_made(root: &Path, recover: bool) -> Result<Vec<&'static str>> {
         require_root()?;
-        if !root.exists() {
+        if !root.try_exists().map_err(|e| Error::from_io(format_args!("stat {}", root.display()), e))? {
             return Ok(Vec::new());
         }
         let left = embedded::half_made(root)?;
@@ -281,7 +281,7 @@ impl Store {
     /// mounts it again. One that is not mounted is no error.
     pub fn unmount(root: &Path) -> Result<()> {
         require_root()?;
-        if !root.join("fs").exists() {
+        if !fs::exists_at(fs::CWD, root.join("fs"))? {
             return Ok(());
         }
         if !embedded::belongs_at(root)? {

@@ -159,9 +159,9 @@ impl Store {
             for name in names(&directory)? {
                 let Ok(id) = name.parse() else { continue };
                 let found = Found { shelf, id };
-                if self.may_be_left(found)
+                if self.may_be_left(found)?
                     && let Some(_locked) = lock_if_free(&directory, &name)?
-                    && self.may_be_left(found)
+                    && self.may_be_left(found)?
                 {
                     left.push(Left::Object(found));
                 }
@@ -184,8 +184,8 @@ impl Store {
 
     /// Whether something may be left of an object, if nobody holds its lock: a snapshot that is not whole. Only under
     /// that lock is the answer final; until then its maker may be about to finish it.
-    fn may_be_left(&self, found: Found) -> bool {
-        found.shelf == Shelf::Containers || !self.exists(found.shelf, &found.id)
+    fn may_be_left(&self, found: Found) -> Result<bool> {
+        Ok(found.shelf == Shelf::Containers || !self.exists(found.shelf, &found.id)?)
     }
 
     /// Removes the links that were left, and are still there when nobody makes one.
@@ -200,8 +200,8 @@ impl Store {
     }
 
     /// Whether the object has a directory: it is there, or being made.
-    pub(crate) fn is_claimed(&self, object: Found) -> bool {
-        fs::metadata_at(self.dir(), object.path()).is_ok()
+    pub(crate) fn is_claimed(&self, object: Found) -> Result<bool> {
+        fs::exists_at(self.dir(), object.path())
     }
 }
 

@@ -7,6 +7,7 @@
 mod support;
 
 mod changes;
+mod faults;
 mod scene;
 mod sweep;
 mod trace;
