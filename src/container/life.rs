@@ -286,7 +286,7 @@ fn supervise(store: &Store, held: &mut Held, running: sandbox::Running) -> Resul
         record::write(held.active.dir(), &held.record)?;
     }
     store.note_running(&held.found.id, running.pid())?;
-    running.supervise()
+    running.supervise().call_context(|| format!("container from {}", held.record.source.name))
 }
 
 fn note_end(held: &mut Held, exit: &Exit) -> Result<()> {

@@ -2,4 +2,5 @@
 //! to say so in one line, leave what was there before as it was, and leave nothing that gc does not remove.
 
 mod inject;
+mod real;
 mod scene;

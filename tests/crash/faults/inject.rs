@@ -172,7 +172,9 @@ impl Stage {
         said(self, point, done)?;
         if self.ground == Ground::Store {
             let visible = scene.visible()?;
-            if visible != before.visible && visible != after.visible {
+            // A throwaway that could not be removed has said so, and is listed until the next gc.
+            let kept = done.stderr.contains("tupper: warning: clean up after container");
+            if visible != before.visible && visible != after.visible && !kept {
                 return Err(format!("something is half visible: {visible:#?}"));
             }
         }
@@ -301,8 +303,8 @@ fn inject(scene: &Scene<'_>, place: &Place, line: &str, point: &Point) -> (Done,
     let log = std::fs::read(place.log.path()).expect("the log");
     let log = String::from_utf8_lossy(&log);
     let hits: Vec<&str> = log.lines().filter(|line| line.ends_with("(INJECTED)")).collect();
-    // That it could not say why is in order.
-    let mute = hits.iter().any(|line| line.contains(" write(2, "));
+    // That it could not say why is in order; and FIONBIO, which cannot fail, is the standard library's, which panics.
+    let mute = hits.iter().any(|line| line.contains(" write(2, ") || line.contains("FIONBIO"));
     let hit = hits.first().filter(|_| !mute).map(|line| {
         line.split_once(' ').map_or(*line, |(_, call)| call.trim()).trim_end_matches("(INJECTED)").to_string()
     });
@@ -376,11 +378,11 @@ stages! {
     snapshot_create: "snapshot create base web", about "base" "store";
     snapshot_create_of_a_snapshot: "snapshot create --read-only keep web", about "keep" "store";
     snapshot_rm: "snapshot rm web" after "snapshot create base web", about "web" "store";
-    create: "create --name web base true", about "base" "store" "tmpfs";
-    run: "run --name web base true", about "base" "store" "tmpfs";
-    run_rm: "run --rm base true", about "base" "store" "tmpfs";
-    run_rm_with_limits: "run --rm --init --memory 64m base true", about "base" "store" "tmpfs";
-    start: "start -a web" after "create --name web base true", about "web" "store" "tmpfs";
+    create: "create --name web base true", about "base" "store" "tmpfs" "root";
+    run: "run --name web base true", about "base" "store" "tmpfs" "root";
+    run_rm: "run --rm base true", about "base" "store" "tmpfs" "root";
+    run_rm_with_limits: "run --rm --init --memory 64m base true", about "base" "store" "tmpfs" "root";
+    start: "start -a web" after "create --name web base true", about "web" "store" "tmpfs" "root";
     rm: "rm web" after "run --name web base true", about "web" "store";
     gc: "store gc", about "store";
     store_init: "store init" on Btrfs, about "store";

@@ -16,7 +16,12 @@ pub struct Disk {
 impl Disk {
     /// A btrfs of 4 GiB (sparse) with the node size that stores use.
     pub fn btrfs() -> Disk {
-        Disk::new(4 << 30, &["mkfs.btrfs", "--quiet", "--nodesize", "8192"])
+        Disk::btrfs_of(4 << 30)
+    }
+
+    /// One of this size.
+    pub fn btrfs_of(bytes: u64) -> Disk {
+        Disk::new(bytes, &["mkfs.btrfs", "--quiet", "--nodesize", "8192"])
     }
 
     /// An ext4: a filesystem without snapshots, for a store to be embedded in.
