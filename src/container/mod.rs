@@ -51,6 +51,11 @@ struct Record {
 }
 
 impl Record {
+    /// It was started and goes when that ends. One that was only created is kept until then, like any other.
+    fn goes_at_its_end(&self) -> bool {
+        self.auto_remove && self.started.is_some()
+    }
+
     /// What it is doing, if no process of it is alive. One that was started and has no end was killed together with
     /// the tupper that ran it, so it says what podman would: 137.
     fn state_at_rest(&self) -> State {
