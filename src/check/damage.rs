@@ -80,7 +80,10 @@ fn broken(store: &Store, found: Found) -> Result<Option<String>> {
     let name = match found.shelf {
         Shelf::Layers => return image::layer_damage(store, &found.id),
         Shelf::Snapshots => snapshot::find(store, &format!("snapshot:{}", found.id))?.name,
-        _ => container::find(store, &format!("container:{}", found.id))?.name,
+        _ => match container::find(store, &format!("container:{}", found.id)) {
+            Err(e) if e.kind() == Kind::NotFound => return Ok(None), // garbage, or removed meanwhile
+            container => container?.name,
+        },
     };
     match name {
         Some(name) if store.named(&name)? != Some(found) => Ok(Some(format!("the name {name} does not lead to it"))),

@@ -41,7 +41,7 @@ pub(crate) fn leftovers(store: &Store, id: &Id, dir: Option<BorrowedFd<'_>>) -> 
         left.push(Leftover::Unfinished);
     } else if record::read::<Record>(dir)
         .context(|| format!("container {}", id.short()))?
-        .is_some_and(|record| record.auto_remove && record.started.is_some())
+        .is_some_and(|record| record.goes_at_its_end())
     {
         left.push(Leftover::Container);
     }

@@ -218,7 +218,7 @@ fn make<'a>(store: &'a Store, prepared: &mut Prepared, mut place: Place<'a>) -> 
             record: &prepared.record,
             read_only: false,
             spec: Some(&spec),
-            durable: !prepared.record.auto_remove,
+            durable: !prepared.record.goes_at_its_end(),
         };
         match place.fill(&prepared.resolved.parent, &new) {
             Err(e) if e.kind() == Kind::AlreadyExists && prepared.name_made_up => {

@@ -51,6 +51,11 @@ struct Record {
 }
 
 impl Record {
+    /// It was started and goes when that ends. One that was only created is kept until then, like any other.
+    fn goes_at_its_end(&self) -> bool {
+        self.auto_remove && self.started.is_some()
+    }
+
     /// What it is doing, if no process of it is alive. One that was started and has no end was killed together with
     /// the tupper that ran it, so it says what podman would: 137.
     fn state_at_rest(&self) -> State {
@@ -144,8 +149,11 @@ fn open(store: &Store, id: &Id) -> Result<Container> {
     let read = || -> Result<Container> {
         let record: Record = record::read(dir.as_fd())?.ok_or_else(|| Error::new(Kind::Store, "no record"))?;
         let json = fs::read_small(dir.as_fd(), "spec.json", SPEC_LIMIT)?;
-        let spec =
-            serde_json::from_slice(&json).map_err(|e| Error::new(Kind::Store, format!("read spec.json: {e}")))?;
+        let spec = serde_json::from_slice(&json).map_err(|e| {
+            // Nothing of a throwaway is synced: after a power cut its spec is empty, and it is only waiting for the gc.
+            let kind = if record.auto_remove && record.started.is_some() { Kind::NotFound } else { Kind::Store };
+            Error::new(kind, format!("read spec.json: {e}"))
+        })?;
         let state = store.running(id).map_or_else(|| record.state_at_rest(), State::Running);
         Ok(Container {
             id: *id,

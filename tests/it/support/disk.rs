@@ -1,8 +1,8 @@
 //! A filesystem of a test's own: a sparse file, a loop device, a mount; gone when dropped, after a panic too.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::time::{Duration, Instant};
+use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use tempfile::TempDir;
 
@@ -30,16 +30,26 @@ impl Disk {
     }
 
     fn new(bytes: u64, mkfs: &[&str]) -> Disk {
+        Disk::prepared(|image| {
+            std::fs::File::create(image).and_then(|file| file.set_len(bytes)).expect("a sparse file");
+            sh(mkfs[0], &[&mkfs[1..], &[image.to_str().expect("a plain path")]].concat());
+        })
+    }
+
+    /// The filesystem in the file that `make` makes at the path that it is given.
+    pub fn prepared(make: impl FnOnce(&Path)) -> Disk {
         need_root();
-        let dir = tempfile::Builder::new().prefix("tupper-test-").tempdir().expect("a scratch directory");
-        let disk = Disk { dir };
-        let image = disk.dir.path().join("disk.img");
-        std::fs::File::create(&image).and_then(|file| file.set_len(bytes)).expect("a sparse file");
+        let disk = Disk { dir: scratch() };
+        make(&disk.image());
         std::fs::create_dir(disk.path()).expect("a mount point");
-        let image = image.to_str().expect("a plain path");
-        sh(mkfs[0], &[&mkfs[1..], &[image]].concat());
-        sh("mount", &["-o", "loop,noatime", image, disk.path().to_str().expect("a plain path")]);
+        let [image, at] = [disk.image(), disk.path()].map(|path| path.to_str().expect("a plain path").to_string());
+        sh("mount", &["-o", "loop,noatime", &image, &at]);
         disk
+    }
+
+    /// The file that the filesystem is in.
+    pub fn image(&self) -> PathBuf {
+        self.dir.path().join("disk.img")
     }
 
     /// Where it is mounted.
@@ -52,23 +62,33 @@ impl Disk {
         subvolumes(&self.path())
     }
 
-    /// Unmounts it now, and fails the test if something keeps it busy.
-    pub fn unmount(self) {
+    /// Unmounts it now, and fails the test if something keeps it busy. The file stays as long as this value.
+    pub fn unmount(&self) {
         assert!(unmount_below(self.dir.path()), "{} stays busy", self.path().display());
     }
 }
 
 impl Drop for Disk {
     fn drop(&mut self) {
-        if !unmount_below(self.dir.path()) {
-            let (mounts, devices) = (mounts_below(self.dir.path()), loop_devices_below(self.dir.path()));
-            // Something still holds it: out of the way at least, so that the directory can be removed.
-            for mount in mounts.iter().rev() {
-                let _ = Command::new("umount").arg("--lazy").arg(mount).status();
-            }
-            if !std::thread::panicking() {
-                panic!("stayed busy: mounts {mounts:?}, loop devices {devices:?}");
-            }
+        release(self.dir.path());
+    }
+}
+
+/// A directory of a test's own.
+pub fn scratch() -> TempDir {
+    tempfile::Builder::new().prefix("tupper-test-").tempdir().expect("a scratch directory")
+}
+
+/// Unmounts everything below `dir`, at the end of a test. What stays busy fails the test, unless it failed before.
+pub fn release(dir: &Path) {
+    if !unmount_below(dir) {
+        let (mounts, devices) = (mounts_below(dir), loop_devices_below(dir));
+        // Something still holds it: out of the way at least, so that the directory can be removed.
+        for mount in mounts.iter().rev() {
+            let _ = Command::new("umount").arg("--lazy").arg(mount).status();
+        }
+        if !std::thread::panicking() {
+            panic!("stayed busy: mounts {mounts:?}, loop devices {devices:?}");
         }
     }
 }
@@ -104,17 +124,22 @@ pub fn loop_devices_below(dir: &Path) -> Vec<String> {
         .collect()
 }
 
-/// Unmounts everything below `dir`, innermost first; a loop device lets go of its file a moment after its mount.
+/// Unmounts everything below `dir`, innermost first; a loop device lets go of its file a moment after its mount. Tries are
+/// counted, not time: on a busy disk one of them takes as long as it takes.
 fn unmount_below(dir: &Path) -> bool {
-    let end = Instant::now() + Duration::from_secs(20);
-    loop {
+    for _ in 0..1000 {
         for mount in mounts_below(dir).iter().rev() {
-            let _ = Command::new("umount").arg("--quiet").arg(mount).stderr(std::process::Stdio::null()).status();
+            let _ = Command::new("umount").arg("--quiet").arg(mount).stderr(Stdio::null()).status();
         }
-        let clear = mounts_below(dir).is_empty() && loop_devices_below(dir).is_empty();
-        if clear || Instant::now() > end {
-            return clear;
+        let devices = loop_devices_below(dir);
+        if devices.is_empty() && mounts_below(dir).is_empty() {
+            return true;
+        }
+        for device in devices.iter().filter_map(|line| line.split(' ').next()) {
+            // One that was attached and not mounted does not go by itself.
+            let _ = Command::new("losetup").arg("--detach").arg(device).stderr(Stdio::null()).status();
         }
         std::thread::sleep(Duration::from_millis(20));
     }
+    false
 }

@@ -1,0 +1,17 @@
+//! What a power cut leaves: every write to a filesystem and every flush of it is recorded, the disk is made as it would
+//! have been after a cut at any moment, and looked at.
+//!
+//! `TUPPER_SWEEP=whole` cuts at many more moments; `TUPPER_SEED=N` repeats a run of the random ones.
+
+#[allow(dead_code, reason = "shared with tests/it: each test binary uses its part")]
+#[path = "../it/support/mod.rs"]
+mod support;
+
+mod claims;
+mod ledger;
+mod machine;
+mod nbd;
+mod recorder;
+mod sweep;
+mod tape;
+mod verbs;
