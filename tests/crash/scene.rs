@@ -52,6 +52,7 @@ pub struct Place {
     // Dropped in this order.
     disk: Disk,
     inputs: TempDir,
+    busybox: PathBuf,
     ground: Ground,
     stores: Cell<u32>,
 }
@@ -72,7 +73,7 @@ impl Place {
         let at = |name: &str| inputs.path().join(name).to_str().expect("a plain path").to_string();
         sh("tar", &["-C", &at("tree"), "-cf", &at("tiny.tar"), "."]);
         sh("tar", &["-C", &at("tree"), "-cf", &at("other.tar"), "./etc"]);
-        Place { disk, inputs, ground, stores: Cell::new(0) }
+        Place { disk, inputs, busybox: busybox(), ground, stores: Cell::new(0) }
     }
 }
 
@@ -102,7 +103,7 @@ impl Scene {
             beside: None,
         };
         if scene.ground == Ground::Store {
-            scene.ok(&format!("image import --name base {}", busybox().display()));
+            scene.ok(&format!("image import --name base {}", place.busybox.display()));
             scene.ok("snapshot create base keep");
             scene.keepsake = PathBuf::from(scene.ok("snapshot path keep")).join("kept");
             std::fs::write(&scene.keepsake, KEPT).expect("write into the snapshot");

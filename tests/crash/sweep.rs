@@ -27,7 +27,7 @@ use crate::support::store::Host;
 use crate::trace;
 
 /// Points of a sweep that is not asked to be whole.
-const SAMPLE: u64 = 10;
+const SAMPLE: u64 = 8;
 
 /// Nothing came of the command.
 const UNCHANGED: &str = "unchanged";
