@@ -1,5 +1,6 @@
 //! Power cuts in the middle: several people work at once, and the power goes at any write of any of them.
 
+use std::io::Write as _;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
@@ -159,7 +160,7 @@ fn any_moment(filesystem: Filesystem) {
         Err(_) => SystemTime::UNIX_EPOCH.elapsed().expect("a clock").as_secs(),
     };
     let cuts = if std::env::var("TUPPER_SWEEP").is_ok_and(|sweep| sweep == "whole") { 60 } else { 5 };
-    eprintln!("TUPPER_SEED={seed}, {cuts} cuts");
+    let _ = writeln!(std::io::stderr(), "TUPPER_SEED={seed}, {cuts} cuts");
 
     let scratch = disk::scratch();
     let paths: Vec<_> = (0..WORKERS * 2).map(|nth| scratch.path().join(nth.to_string())).collect();
@@ -193,7 +194,8 @@ fn any_moment(filesystem: Filesystem) {
             _ => Unflushed::Mixed(seed ^ moment as u64),
         };
         let holds = std::panic::catch_unwind(|| history.assert_survives(moment, unflushed));
-        eprintln!(
+        let _ = writeln!(
+            std::io::stderr(),
             "{moment} of {}, {unflushed:?}: {}",
             history.end(),
             if holds.is_ok() { "holds" } else { "DOES NOT HOLD" }

@@ -1,6 +1,7 @@
 //! Every verb that promises something, and a power cut right after it returned.
 
 use std::fs;
+use std::io::Write as _;
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::symlink;
 use std::path::Path;
@@ -127,7 +128,11 @@ fn every_verb(filesystem: Filesystem) {
     for (verb, moment) in steps {
         for unflushed in [Unflushed::Lost, Unflushed::Kept, Unflushed::Mixed(1), Unflushed::Mixed(2)] {
             let holds = std::panic::catch_unwind(|| history.assert_survives(moment, unflushed));
-            eprintln!("{verb}, {unflushed:?}: {}", if holds.is_ok() { "holds" } else { "DOES NOT HOLD" });
+            let _ = writeln!(
+                std::io::stderr(),
+                "{verb}, {unflushed:?}: {}",
+                if holds.is_ok() { "holds" } else { "DOES NOT HOLD" }
+            );
             failed.extend(holds.is_err().then(|| format!("{verb}, {unflushed:?}")));
         }
     }
