@@ -73,10 +73,10 @@ test: ## run all tests, those on a real kernel and against Docker included (need
 	@$(MAKE) setup need-rust
 	@trap '$(give_back)' EXIT; images/busybox/build; images/debian/build; $(CARGO) test --locked --no-fail-fast
 
-test-crash: ## kill every command before each change it makes; `make test` takes a sample of that (needs root)
+test-crash: ## kill every command before each change, make each call fail, cut the power; `make test` samples it (needs root)
 	@$(MAKE) need-root FOR=test-crash
 	@$(MAKE) setup need-rust
-	@trap '$(give_back)' EXIT; images/busybox/build; TUPPER_SWEEP=whole $(CARGO) test --locked --no-fail-fast --test crash
+	@trap '$(give_back)' EXIT; images/busybox/build; TUPPER_SWEEP=whole $(CARGO) test --locked --no-fail-fast --test crash --test power --test stress
 
 test-vm: ## test on a real host in a virtual machine: systemd, cgroup v2, btrfs root, loss of power (needs root)
 	@$(MAKE) need-root FOR=test-vm
