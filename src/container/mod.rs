@@ -151,7 +151,7 @@ fn open(store: &Store, id: &Id) -> Result<Container> {
         let json = fs::read_small(dir.as_fd(), "spec.json", SPEC_LIMIT)?;
         let spec = serde_json::from_slice(&json).map_err(|e| {
             // Nothing of a throwaway is synced: after a power cut its spec is empty, and it is only waiting for the gc.
-            let kind = if record.auto_remove && record.started.is_some() { Kind::NotFound } else { Kind::Store };
+            let kind = if record.goes_at_its_end() { Kind::NotFound } else { Kind::Store };
             Error::new(kind, format!("read spec.json: {e}"))
         })?;
         let state = store.running(id).map_or_else(|| record.state_at_rest(), State::Running);
