@@ -159,7 +159,7 @@ fn any_moment(filesystem: Filesystem) {
         Ok(seed) => seed.parse().expect("TUPPER_SEED is a number"),
         Err(_) => SystemTime::UNIX_EPOCH.elapsed().expect("a clock").as_secs(),
     };
-    let cuts = if std::env::var("TUPPER_SWEEP").is_ok_and(|sweep| sweep == "whole") { 60 } else { 5 };
+    let cuts = if std::env::var("TUPPER_SWEEP").is_ok_and(|sweep| sweep == "whole") { 60 } else { 3 };
     let _ = writeln!(std::io::stderr(), "TUPPER_SEED={seed}, {cuts} cuts");
 
     let scratch = disk::scratch();

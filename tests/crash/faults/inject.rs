@@ -21,7 +21,7 @@ use crate::support::disk::Disk;
 use crate::support::store::Host;
 
 /// Points of a stage that is sampled.
-const SAMPLE: usize = 14;
+const SAMPLE: usize = 8;
 
 /// Calls, and the errors that each of them returns for one reason or another.
 const FAULTS: &[(&[&str], &[&str])] = &[
