@@ -47,6 +47,15 @@ pub(crate) fn open_directory(at: BorrowedFd<'_>, path: impl AsRef<Path>) -> Resu
     fcntl::openat(at, path, flags, Mode::empty()).map_err(|e| failed("open", at, path, e))
 }
 
+/// [`open_directory`]; `None` when there is nothing of that name, or no directory.
+pub(crate) fn open_directory_if_any(at: BorrowedFd<'_>, path: impl AsRef<Path>) -> Result<Option<OwnedFd>> {
+    match open_directory(at, path) {
+        Ok(dir) => Ok(Some(dir)),
+        Err(e) if matches!(e.errno(), Some(libc::ENOENT | libc::ENOTDIR | libc::ELOOP)) => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
 /// openat(2) of a directory that a person named: a final link is followed.
 pub(crate) fn open_directory_follow(path: &Path) -> Result<OwnedFd> {
     let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;

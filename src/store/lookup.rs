@@ -288,15 +288,11 @@ impl Store {
         if self.exists(object.shelf, &object.id)? {
             return Ok(true);
         }
-        match fs::open_directory(self.dir(), format!("{}/{}", object.shelf, object.id)) {
-            Ok(dir) => match flock::try_lock(dir.as_fd()) {
-                Err(e) if e.kind() == Kind::InUse => Ok(true),
-                // Its maker may have finished it since we looked, and let go.
-                other => other.and_then(|()| self.exists(object.shelf, &object.id)),
-            },
-            // Nothing is there, or nothing of ours.
-            Err(e) if matches!(e.errno(), Some(libc::ENOENT | libc::ENOTDIR | libc::ELOOP)) => Ok(false),
-            Err(e) => Err(e),
+        let Some(dir) = fs::open_directory_if_any(self.dir(), object.path())? else { return Ok(false) };
+        match flock::try_lock(dir.as_fd()) {
+            Err(e) if e.kind() == Kind::InUse => Ok(true),
+            // Its maker may have finished it since we looked, and let go.
+            other => other.and_then(|()| self.exists(object.shelf, &object.id)),
         }
     }
 }

@@ -308,7 +308,7 @@ fn a_command_that_outlives_its_tupper_is_ended() {
         let mut running = store
             .command(
                 &format!("run --rm --pids-limit {pids} debian sh -c"),
-                &["exec setpriv --pdeathsig clear sh -c 'echo on; sleep 1000'"],
+                &["exec setpriv --pdeathsig clear sh -c 'echo on; sleep 73519'"],
             )
             .stdout(Stdio::piped())
             .spawn()
@@ -322,6 +322,6 @@ fn a_command_that_outlives_its_tupper_is_ended() {
         store.ok("store gc");
         assert_eq!(check(&store), BTreeSet::new());
         before.assert_same(&store.traces());
-        assert_eq!(sh("sh", &["-c", "pgrep -f '[s]leep 1000' || true"]), "", "the command lives");
+        assert_eq!(sh("sh", &["-c", "pgrep -f '[s]leep 73519' || true"]), "", "the command lives");
     }
 }
