@@ -171,7 +171,9 @@ impl<T, E: Into<Error>> Context<T> for Result<T, E> {
     }
 
     fn call_context<D: fmt::Display>(self, what: impl FnOnce() -> D) -> Result<T> {
-        self.map_err(Into::into).map_err(|e: Error| if e.errno().is_some() { e.wrap(what()) } else { e })
+        // One that another process has reported has lost its errno, not its kind.
+        let call = |e: &Error| e.errno().is_some() || matches!(e.kind(), Kind::Io | Kind::NoSpace | Kind::Permission);
+        self.map_err(Into::into).map_err(|e: Error| if call(&e) { e.wrap(what()) } else { e })
     }
 }
 

@@ -290,9 +290,7 @@ fn chosen(counts: &BTreeMap<String, u32>) -> Vec<Point> {
     }
     let all: Vec<Point> = all.into_iter().collect();
     let step = all.len().div_ceil(SAMPLE).max(1);
-    // Other ones in another run.
-    let first = std::process::id() as usize % step;
-    all.into_iter().skip(first).step_by(step).collect()
+    all.into_iter().step_by(step).collect()
 }
 
 /// Runs the command with that fault; the call that failed, if there was one.
@@ -343,7 +341,9 @@ fn said(stage: &Stage, point: &Point, done: &Done) -> Result<(), String> {
     }
     let error = errors[0].trim_start_matches("tupper: error: ");
     // What could not be done, and to what: an object that was named, or a path.
-    let what = error.split(words(&point.error)).next().unwrap_or_default();
+    // pthread_create(3) knows EAGAIN only.
+    let cause = if error.ends_with("start a thread: try again") { "try again" } else { words(&point.error) };
+    let what = error.split(cause).next().unwrap_or_default();
     if error.contains("run mkfs.btrfs on /") || error == format!("write to standard output: {}", words(&point.error)) {
         return Ok(()); // another program's words; ours
     }
