@@ -190,6 +190,10 @@ fn kind_of(errno: i32) -> Kind {
 }
 
 fn errno_text(errno: i32) -> String {
+    if errno == libc::EAGAIN {
+        // strerror(3) says so; "try again" is no reason.
+        return "resource temporarily unavailable".to_string();
+    }
     lower_first(nix::errno::Errno::from_raw(errno).desc())
 }
 

@@ -309,7 +309,9 @@ impl Active {
             let message = format!("{}: not the subvolume that the store recorded", self.path.display());
             return Err(Error::new(Kind::Store, message));
         }
-        discard(store, self.found, self.dir.as_fd()).map(Removed::clear)
+        discard(store, self.found, self.dir.as_fd())?.clear();
+        store.relieve();
+        Ok(())
     }
 }
 

@@ -147,7 +147,7 @@ pub(super) struct Tag {
 
 impl Tag {
     pub(super) fn run(self, root: &Path) -> Result<()> {
-        let store = super::open_to_change(root)?;
+        let store = super::open_to_make(root)?;
         let image = image::find(&store, &self.image)?;
         for name in &self.names {
             image::tag(&store, &image.id, name)?;

@@ -157,16 +157,15 @@ fn open_existing(root: &std::path::Path) -> Result<Store> {
     })
 }
 
-/// The store for a verb that changes or removes something in it.
-fn open_to_change(root: &std::path::Path) -> Result<Store> {
-    let store = open_existing(root)?;
-    check::tidy(&store);
-    Ok(store)
-}
-
 /// The store for a verb that removes something, or only says what it would.
 fn open_to_remove(root: &std::path::Path, dry_run: bool) -> Result<Store> {
-    if dry_run { open_existing(root) } else { open_to_change(root) }
+    let store = open_existing(root)?;
+    if !dry_run {
+        store.require_writable()?;
+        store.require_host_room_to_remove()?;
+        check::tidy(&store);
+    }
+    Ok(store)
 }
 
 /// What was removed, and with `sync` durably so.
@@ -179,8 +178,10 @@ fn synced<T>(store: &Store, sync: bool, removed: T) -> tupper::error::Result<T> 
 
 /// The store for a verb that makes something of what is in it.
 fn open_to_make(root: &std::path::Path) -> Result<Store> {
-    let store = open_to_change(root)?;
+    let store = open_existing(root)?;
+    store.require_writable()?;
     store.require_host_room()?;
+    check::tidy(&store);
     Ok(store)
 }
 

@@ -143,6 +143,10 @@ impl Gc {
             return Ok(ExitCode::SUCCESS);
         }
         let Some(store) = super::open(root)? else { return Ok(ExitCode::SUCCESS) };
+        if !self.dry_run {
+            store.require_writable()?;
+            store.require_host_room_to_remove()?;
+        }
         let swept = check::gc(&store, self.dry_run)?;
         swept.removed.iter().try_for_each(|finding| output::line(output::one_line(finding)))?;
         let mut status = ExitCode::SUCCESS;

@@ -253,7 +253,8 @@ fn conclude(
     started: Result<sandbox::Running>,
     narrate: Option<Narrate<'_>>,
 ) -> Result<Exit> {
-    let exit = started.and_then(|running| supervise(store, &mut held, running));
+    let doing = format!("container {}", held.found.id.short());
+    let exit = started.and_then(|running| supervise(store, &mut held, running).call_context(|| doing));
     store.forget_running(&held.found.id);
     let kept = match held.record.auto_remove {
         true => {

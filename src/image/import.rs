@@ -13,6 +13,7 @@
 use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use jiff::Timestamp;
 use sha2::{Digest as _, Sha256};
@@ -54,7 +55,9 @@ pub fn import(store: &Store, import: &Import, progress: Progress) -> Result<Id> 
 fn run(store: &Store, import: &Import, progress: Progress) -> Result<Id> {
     let draft = Draft::create(store)?;
     let bytes = open(store, &import.source, progress)?;
-    let unpacked = draft.fill(|rootfs| layer::unpack(bytes, rootfs, &import.limits))?;
+    let room = HostRoom { store, synced: AtomicU64::new(0) };
+    let watch = |unpacked| room.require(unpacked);
+    let unpacked = draft.fill(|rootfs| layer::unpack_watched(bytes, rootfs, &import.limits, &watch))?;
     refuse_image_archive(&draft)?;
 
     // The chain id of a first layer is its diff id (image-spec config.md, "Layer ChainID").
@@ -102,6 +105,27 @@ fn open(store: &Store, source: &Source, progress: Progress) -> Result<Box<dyn Re
         }
     };
     Ok(Box::new(Watched { reader, length, read: 0, progress }))
+}
+
+/// The disk under an embedded store, which must not run full meanwhile.
+struct HostRoom<'a> {
+    store: &'a Store,
+    /// How much of what was unpacked is known to have its place there.
+    synced: AtomicU64,
+}
+
+impl HostRoom<'_> {
+    /// Refuses to go on when there may be no room for what was unpacked so far. As long as there is plenty this costs a
+    /// look; when it becomes scarce, what was written is taken to the disk first, to know.
+    fn require(&self, unpacked: u64) -> Result<()> {
+        let waiting = unpacked - self.synced.load(Ordering::Relaxed);
+        if self.store.require_host_room_for(waiting).is_ok() {
+            return Ok(());
+        }
+        self.store.sync()?;
+        self.synced.store(unpacked, Ordering::Relaxed);
+        self.store.require_host_room()
+    }
 }
 
 /// A reader that tells how far it has come.

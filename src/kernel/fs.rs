@@ -287,6 +287,10 @@ pub(crate) struct Filesystem {
     pub btrfs: bool,
     /// Bytes that an ordinary user may still write.
     pub available: u64,
+    /// Bytes that root may still write.
+    pub free: u64,
+    /// Nothing may be written: it is mounted so, or gave up after an error.
+    pub read_only: bool,
     /// Bytes in all.
     pub size: u64,
 }
@@ -298,6 +302,8 @@ pub(crate) fn filesystem(fd: BorrowedFd<'_>) -> Result<Filesystem> {
     Ok(Filesystem {
         btrfs: found.filesystem_type() == nix::sys::statfs::BTRFS_SUPER_MAGIC,
         available: found.blocks_available().saturating_mul(block),
+        free: found.blocks_free().saturating_mul(block),
+        read_only: found.flags().contains(nix::sys::statvfs::FsFlags::ST_RDONLY),
         size: found.blocks().saturating_mul(block),
     })
 }

@@ -153,7 +153,7 @@ pub(crate) fn attach(mount: BorrowedFd<'_>, target: BorrowedFd<'_>) -> Result<()
 pub(crate) fn make_private() -> Result<()> {
     let flags = nix::mount::MsFlags::MS_REC | nix::mount::MsFlags::MS_PRIVATE;
     nix::mount::mount(None::<&str>, "/", None::<&str>, flags, None::<&str>)
-        .map_err(|e| failed("make every mount private", e))
+        .map_err(|e| failed("mount --make-rprivate /", e))
 }
 
 /// fchdir(2) to `root`, then pivot_root(".", "."): `root` is `/`, and the old root lies on top of it

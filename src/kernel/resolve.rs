@@ -135,7 +135,7 @@ pub(crate) fn read_in_root(root: BorrowedFd<'_>, path: &Path, limit: u64) -> Res
 
 /// Makes `path` the working directory of this process; links are followed, /proc's magic ones are not.
 pub(crate) fn change_directory(path: &Path) -> Result<()> {
-    let fail = |e| failed(format_args!("enter {}", path.display()), e);
+    let fail = |e| failed(format_args!("change the directory to {}", path.display()), e);
     let how = OpenHow::new()
         .flags(OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC)
         .resolve(ResolveFlag::RESOLVE_NO_MAGICLINKS);

@@ -74,7 +74,7 @@ fn first_descriptor(message: &socket::RecvMsg<'_, '_, UnixAddr>) -> Result<Optio
 
 /// Brings `lo` up in this network namespace: netdevice(7), SIOCSIFFLAGS.
 pub(crate) fn loopback_up() -> Result<()> {
-    let fail = |e| failed("bring the loopback interface up", e);
+    let fail = |e| failed("set the flags of lo", e);
     let socket = socket::socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None).map_err(fail)?;
     // SAFETY: all-zero is a valid ifreq; the name is shorter than its field and so NUL-terminated, and the struct
     // outlives the call.

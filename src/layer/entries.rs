@@ -167,7 +167,7 @@ impl<'a, R: BufRead> Entries<'a, R> {
             if self.read_block(header.as_mut_bytes())? && !is_zero(header.as_bytes()) {
                 return Err(invalid("a single block of zeros amid the archive"));
             }
-            self.drain()?;
+            self.skip_padding()?;
             return Ok(None);
         }
         check_sum(&header)?;
@@ -402,7 +402,9 @@ impl<'a, R: BufRead> Entries<'a, R> {
         self.padding = size.wrapping_neg() % BLOCK as u64;
     }
 
-    fn drain(&mut self) -> Result<()> {
+    /// Reads what lies behind the end of the archive: it is not looked at, and belongs to the digest.
+    fn skip_padding(&mut self) -> Result<()> {
+        let end = self.position;
         loop {
             let length = self.stream.fill_buf()?.len();
             if length == 0 {
@@ -410,6 +412,17 @@ impl<'a, R: BufRead> Entries<'a, R> {
             }
             self.stream.consume(length);
             self.position += length as u64;
+            if self.position - end > self.limits.padding {
+                let limit = self.limits.padding;
+                // A device that never ends, most of all.
+                return Err(match self.count {
+                    0 => Error::new(
+                        Kind::Invalid,
+                        format!("no archive: no entry before its end, and more than {limit} bytes behind it"),
+                    ),
+                    _ => Error::new(Kind::Limit, format!("more than {limit} bytes behind the end of the archive")),
+                });
+            }
         }
     }
 

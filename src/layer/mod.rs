@@ -35,6 +35,8 @@ pub struct Limits {
     pub bytes: u64,
     /// Size of one file as stat(2) tells it, holes included, in bytes. Default: 8 TiB.
     pub file_size: u64,
+    /// Bytes behind the end of the archive: writers fill up to a block of a tape. Default: 64 MiB.
+    pub padding: u64,
     /// Entries. Default: 10 million.
     pub entries: u64,
     /// Directories above an entry. Default: 16,384.
@@ -52,6 +54,7 @@ impl Default for Limits {
         Limits {
             bytes: 256 << 30,
             file_size: 8 << 40,
+            padding: 64 << 20,
             entries: 10_000_000,
             depth: 16_384,
             name: 64 << 10,
@@ -84,8 +87,25 @@ pub struct Unpacked {
 /// [`Kind::Invalid`](crate::error::Kind) for a malformed or truncated archive, `Limit` for a limit, `Unsupported` for
 /// a kind of entry or compression that is not known, else the failed call's.
 pub fn unpack(bytes: Box<dyn Read + Send>, into: BorrowedFd<'_>, limits: &Limits) -> Result<Unpacked> {
-    pipeline::run(bytes, Some(into), limits).context(|| "unpack layer")
+    unpack_watched(bytes, into, limits, &|_| Ok(()))
 }
+
+/// [`unpack`], and `watch` is told how many bytes, uncompressed, there are so far, before they are applied; its error
+/// ends it.
+///
+/// # Errors
+/// Those of [`unpack`] and of `watch`.
+pub fn unpack_watched(
+    bytes: Box<dyn Read + Send>,
+    into: BorrowedFd<'_>,
+    limits: &Limits,
+    watch: Watch<'_>,
+) -> Result<Unpacked> {
+    pipeline::run(bytes, Some(into), limits, watch).context(|| "unpack layer")
+}
+
+/// Called with a count of bytes, every few hundred KiB.
+pub type Watch<'a> = &'a (dyn Fn(u64) -> Result<()> + Sync);
 
 /// Reads an archive to its last byte as [`unpack`] does, and writes nothing: what it holds, or why it would be refused.
 ///
@@ -94,5 +114,5 @@ pub fn unpack(bytes: Box<dyn Read + Send>, into: BorrowedFd<'_>, limits: &Limits
 /// # Errors
 /// Those of [`unpack`] that the archive itself is the reason for.
 pub fn check(bytes: Box<dyn Read + Send>, limits: &Limits) -> Result<Unpacked> {
-    pipeline::run(bytes, None, limits).context(|| "read layer")
+    pipeline::run(bytes, None, limits, &|_| Ok(())).context(|| "read layer")
 }

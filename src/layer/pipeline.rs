@@ -17,14 +17,19 @@ use crate::name::Digest;
 
 use super::apply::{self, Applied};
 use super::entries::Entries;
-use super::{Limits, Unpacked, decompress};
+use super::{Limits, Unpacked, Watch, decompress};
 
 /// Size and number of the buffers: 2 MiB in flight.
 const BUFFER: usize = 256 << 10;
 const BUFFERS: usize = 8;
 
 /// Unpacks `bytes` below `into`; without it they are read and nothing is written.
-pub(super) fn run(bytes: Box<dyn Read + Send>, into: Option<BorrowedFd<'_>>, limits: &Limits) -> Result<Unpacked> {
+pub(super) fn run(
+    bytes: Box<dyn Read + Send>,
+    into: Option<BorrowedFd<'_>>,
+    limits: &Limits,
+    watch: Watch<'_>,
+) -> Result<Unpacked> {
     let (filled, to_hash) = sync_channel(BUFFERS);
     let (hashed, to_apply) = sync_channel(BUFFERS);
     let (emptied, empty) = channel();
@@ -35,7 +40,7 @@ pub(super) fn run(bytes: Box<dyn Read + Send>, into: Option<BorrowedFd<'_>>, lim
     thread::scope(|scope| {
         let read = thread::Builder::new()
             .name("layer-read".into())
-            .spawn_scoped(scope, move || read(bytes, limits.bytes, &empty, &filled))
+            .spawn_scoped(scope, move || read(bytes, limits.bytes, watch, &empty, &filled))
             .context(|| "start a thread")?;
         let apply = thread::Builder::new().name("layer-apply".into()).spawn_scoped(scope, move || -> Result<_> {
             if let Some(into) = into {
@@ -82,6 +87,7 @@ fn count<R: BufRead>(entries: &mut Entries<'_, R>) -> Result<Applied> {
 fn read(
     bytes: Box<dyn Read + Send>,
     limit: u64,
+    watch: Watch<'_>,
     empty: &Receiver<Vec<u8>>,
     filled: &SyncSender<Vec<u8>>,
 ) -> Result<()> {
@@ -97,6 +103,7 @@ fn read(
         if total > limit {
             return Err(Error::new(Kind::Limit, format!("the archive is larger than {limit} bytes uncompressed")));
         }
+        watch(total)?;
         buffer.truncate(length);
         if filled.send(buffer).is_err() {
             break;

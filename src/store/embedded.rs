@@ -6,7 +6,9 @@
 //! mounts both), so the device that is there is found and used again.
 
 use std::fs::File;
+use std::io::{ErrorKind, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -24,14 +26,22 @@ const DRAFT: &str = "store.btrfs.new";
 /// default of 16 KiB and 241 at 8; at 4 KiB an xattr would be limited to 3.4 KB.
 const NODE_SIZE: u32 = 8192;
 
+/// Where a btrfs has its magic number: in the first superblock, at 64 KiB (btrfs(5), fs/btrfs/fs.h).
+const MAGIC_OFFSET: u64 = 0x1_0040;
+const MAGIC: &[u8; 8] = b"_BHRfS_M";
+
 const GIB: u64 = 1 << 30;
 const MIB: u64 = 1 << 20;
 
 /// What a filesystem needs to be of use at all: mkfs.btrfs(8) wants about 110 MiB.
 const LEAST_SIZE: u64 = 256 * MIB;
 
-/// What must stay free on the host's disk for the embedded store to be written to.
+/// What must stay free on the host's disk for the embedded store to be added to.
 const LEAST_HOST_ROOM: u64 = 64 * MIB;
+
+/// What must be left there to remove something: btrfs writes anew each node of its trees that it changes, and the loop
+/// device writes as root.
+const LEAST_HOST_ROOM_TO_REMOVE: u64 = 16 * MIB;
 
 /// How a store is made.
 #[derive(Debug, Clone, Default)]
@@ -78,8 +88,13 @@ pub(super) fn lock(root: &Path) -> Result<OwnedFd> {
 
 /// Makes the directory ROOT, and locks it.
 pub(super) fn make_root(root: &Path) -> Result<OwnedFd> {
-    std::fs::create_dir_all(root)
-        .map_err(|e| Error::from_io(format_args!("create {}", root.display()), e).with_kind(Kind::Store))?;
+    match std::fs::create_dir_all(root) {
+        // It says so, too, when it could not look at what is there. Opening it tells.
+        Err(e) if e.kind() != ErrorKind::AlreadyExists => {
+            return Err(Error::from_io(format_args!("create {}", root.display()), e).with_kind(Kind::Store));
+        }
+        _ => {}
+    }
     lock(root).map_err(|e| e.with_kind(Kind::Store))
 }
 
@@ -220,8 +235,37 @@ fn mount(root: &Path) -> Result<bool> {
     Ok(true)
 }
 
-/// Refuses when the host's disk is about to run full under an embedded store.
-pub(super) fn require_host_room(root: &Path) -> Result<()> {
+/// Refuses when the host's disk is about to run full under an embedded store, or would be with `more` bytes. A write
+/// that finds no room there fails after it was accepted, and ends the whole filesystem.
+pub(super) fn require_host_room(root: &Path, more: u64) -> Result<()> {
+    require_file(root)?;
+    let host = fs::filesystem(fs::open_directory_follow(root)?.as_fd())?;
+    match host.available >= LEAST_HOST_ROOM.saturating_add(more) {
+        true => Ok(()),
+        false => Err(no_host_room(root, host.available)),
+    }
+}
+
+/// Refuses when not even what removes could be written any more.
+pub(super) fn require_host_room_to_remove(root: &Path) -> Result<()> {
+    require_file(root)?;
+    let host = fs::filesystem(fs::open_directory_follow(root)?.as_fd())?;
+    match host.free >= LEAST_HOST_ROOM_TO_REMOVE {
+        true => Ok(()),
+        false => Err(no_host_room(root, host.free)),
+    }
+}
+
+fn no_host_room(root: &Path, left: u64) -> Error {
+    let message = format!(
+        "write to the embedded store {}: only {} MiB are left on the disk under it, and it would lose writes",
+        root.join(FILE).display(),
+        left / MIB
+    );
+    Error::new(Kind::NoSpace, message).with_hint("free some space there, or use --root on another disk")
+}
+
+fn require_file(root: &Path) -> Result<()> {
     if !exists(root)? {
         let message =
             format!("write to the embedded store: {} was removed while it was mounted", root.join(FILE).display());
@@ -229,16 +273,7 @@ pub(super) fn require_host_room(root: &Path) -> Result<()> {
             "what is in it is lost at the next unmount: copy out what you need, then `tupper store umount`",
         ));
     }
-    let host = fs::filesystem(fs::open_directory_follow(root)?.as_fd())?;
-    if host.available >= LEAST_HOST_ROOM {
-        return Ok(());
-    }
-    let message = format!(
-        "write to the embedded store {}: only {} MiB are left on the disk under it, and it would lose writes",
-        root.join(FILE).display(),
-        host.available / MIB
-    );
-    Err(Error::new(Kind::NoSpace, message).with_hint("free some space there, or use --root on another disk"))
+    Ok(())
 }
 
 /// A sparse file, formatted under a temporary name and renamed into place.
@@ -249,8 +284,9 @@ fn format(root: &Path, making: BorrowedFd<'_>, options: &Options) -> Result<u64>
     let file = File::options().write(true).create(true).truncate(true).open(&draft).map_err(Error::from)?;
     fs::set_mode(file.as_fd(), 0o600)?;
     file.set_len(size).map_err(Error::from).context(|| format!("size {} to {size} bytes", draft.display()))?;
-    let node_size = options.node_size.unwrap_or(NODE_SIZE);
-    let formatted = run_mkfs(&draft, making, node_size).and_then(|()| fs::sync(file.as_fd()));
+    let formatted = run_mkfs(&draft, making, options.node_size.unwrap_or(NODE_SIZE))
+        .and_then(|()| require_formatted(&draft))
+        .and_then(|()| fs::sync(file.as_fd()));
     if let Err(e) = formatted {
         // The cause is what counts; a draft that stays is overwritten by the next try.
         let _ = std::fs::remove_file(&draft);
@@ -284,17 +320,30 @@ fn choose_size(free: u64, wanted: Option<u64>) -> Result<u64> {
     Ok(size)
 }
 
+/// mkfs.btrfs writes the magic number last, and exits with 0 when it could not (btrfs-progs 6.2, mkfs/main.c).
+fn require_formatted(path: &Path) -> Result<()> {
+    let mut magic = [0; 8];
+    let read = File::open(path).and_then(|file| file.read_exact_at(&mut magic, MAGIC_OFFSET));
+    read.map_err(|e| Error::from_io(format_args!("read {}", path.display()), e))?;
+    match &magic == MAGIC {
+        true => Ok(()),
+        false => Err(Error::new(Kind::Store, format!("run mkfs.btrfs on {}: it made no filesystem", path.display()))),
+    }
+}
+
 fn run_mkfs(path: &Path, making: BorrowedFd<'_>, node_size: u32) -> Result<()> {
     // -m single: the file's own filesystem and disk guard the bytes; a second copy of the metadata on the same disk
     // makes every commit a quarter dearer.
-    let output = Command::new("mkfs.btrfs")
+    let mut mkfs = Command::new("mkfs.btrfs")
         .args(["--quiet", "--force", "--metadata", "single", "--nodesize"])
         .arg(node_size.to_string())
         .arg(path)
         // It asks nothing. An open file's lock is everybody's who has the file open (flock(2)): should we be killed, nobody
         // makes the store as long as it writes.
         .stdin(Stdio::from(fs::duplicate(making)?))
-        .output()
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
         .map_err(|e| {
             let error = Error::from_io("run mkfs.btrfs", e);
             match error.kind() {
@@ -302,10 +351,14 @@ fn run_mkfs(path: &Path, making: BorrowedFd<'_>, node_size: u32) -> Result<()> {
                 _ => error,
             }
         })?;
-    if output.status.success() {
+    // Command::output() panics when it cannot read from the two pipes at once.
+    let mut said = Vec::new();
+    let read = mkfs.stderr.take().map_or(Ok(0), |mut pipe| pipe.read_to_end(&mut said));
+    let status = mkfs.wait().and_then(|status| read.map(|_| status));
+    if status.map_err(|e| Error::from_io(format_args!("run mkfs.btrfs on {}", path.display()), e))?.success() {
         return Ok(());
     }
-    let text = String::from_utf8_lossy(&output.stderr);
+    let text = String::from_utf8_lossy(&said);
     let why = text.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("no reason given").trim().to_string();
     Err(Error::new(Kind::Store, format!("run mkfs.btrfs on {}: {}", path.display(), why.trim_start_matches("ERROR: "))))
 }

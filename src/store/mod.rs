@@ -62,6 +62,9 @@ pub const FORMAT_VERSION: u32 = 1;
 
 const FORMAT: &str = "user.tupper.format";
 
+/// A filesystem with less than this part of it free is nearly full.
+const NEARLY_FULL: u64 = 16;
+
 /// A directory of the store, each with one kind of object in it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Shelf {
@@ -162,6 +165,7 @@ impl Store {
     pub fn open_or_init(root: &Path) -> Result<Store> {
         match Store::open(root)? {
             Some(store) => {
+                store.require_writable()?;
                 store.require_host_room()?;
                 Ok(store)
             }
@@ -219,8 +223,11 @@ impl Store {
             Err(e) if e.kind() == Kind::NotFound => return Ok(None),
             Err(e) => return Err(unusable(e)),
         };
-        let Some(format) = fs::get_xattr(dir.as_fd(), FORMAT)
-            .or_else(|e| if e.kind() == Kind::Unsupported { Ok(None) } else { Err(unusable(e)) })?
+        let Some(format) = fs::get_xattr(dir.as_fd(), FORMAT).or_else(|e| match e.errno() {
+            _ if e.kind() == Kind::Unsupported => Ok(None),
+            Some(libc::EIO) => Err(unusable(e).with_hint(way_out(embedded::exists(root).unwrap_or_default()))),
+            _ => Err(unusable(e)),
+        })?
         else {
             return Ok(None);
         };
@@ -310,10 +317,52 @@ impl Store {
 
     /// A loop file that runs out of host space loses writes that were already accepted: refuse before that.
     pub fn require_host_room(&self) -> Result<()> {
+        self.require_host_room_for(0)
+    }
+
+    /// [`require_host_room`](Store::require_host_room) for so many bytes more.
+    pub(crate) fn require_host_room_for(&self, more: u64) -> Result<()> {
         match self.embedded {
-            true => embedded::require_host_room(&self.root),
+            true => embedded::require_host_room(&self.root, more),
             false => Ok(()),
         }
+    }
+
+    /// [`require_host_room`](Store::require_host_room) for the little that a removal writes.
+    pub fn require_host_room_to_remove(&self) -> Result<()> {
+        match self.embedded {
+            true => embedded::require_host_room_to_remove(&self.root),
+            false => Ok(()),
+        }
+    }
+
+    /// Refuses a store whose filesystem is read-only, before anything is begun.
+    pub fn require_writable(&self) -> Result<()> {
+        if !fs::filesystem(self.dir.as_fd())?.read_only {
+            return Ok(());
+        }
+        let message = format!("write to the store {}: its filesystem is read-only", self.root.display());
+        Err(Error::new(Kind::Store, message).with_hint(way_out(self.embedded)))
+    }
+
+    /// On a filesystem that is nearly full, has the space of what was removed given back now: whoever removes something
+    /// there needs it sooner than within the 30 seconds until the next commit.
+    pub(crate) fn relieve(&self) {
+        let scarce = self.space().is_ok_and(|space| space.available < space.size / NEARLY_FULL);
+        if scarce && let Err(e) = self.reclaim() {
+            log::debug!("give space back: {e}");
+        }
+    }
+}
+
+/// What to do about a filesystem that the kernel made read-only.
+fn way_out(embedded: bool) -> &'static str {
+    match embedded {
+        true => {
+            "dmesg(1) tells whether an error made it so; when that is mended, `tupper store umount`: the next command \
+             mounts it again"
+        }
+        false => "dmesg(1) tells whether an error made it so; when that is mended, mount it again",
     }
 }
 
