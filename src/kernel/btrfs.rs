@@ -44,6 +44,7 @@ struct VolArgsV2 {
 
 const BTRFS_SUBVOL_RDONLY: u64 = 1 << 1;
 nix::ioctl_write_ptr!(snap_create_v2, 0x94, 23, VolArgsV2);
+nix::ioctl_none!(sync, 0x94, 8);
 
 /// `struct btrfs_ioctl_get_subvol_rootref_args`.
 #[repr(C)]
@@ -175,7 +176,11 @@ fn nested_path(subvolume: BorrowedFd<'_>, reference: Rootref) -> Result<PathBuf>
 /// BTRFS_IOC_SYNC: a commit, after which the kernel gives the space of destroyed subvolumes back at once instead of
 /// within the 30 seconds until the next one (it wakes the transaction kthread for that, fs/btrfs/ioctl.c).
 pub(crate) fn reclaim(fd: BorrowedFd<'_>) -> Result<()> {
-    btrfsutil::sync::sync(path_of(fd).as_path()).map_err(|e| library_failed("sync the filesystem of", name_of(fd), &e))
+    // SAFETY: the ioctl takes no argument; the descriptor is borrowed, so open.
+    #[expect(unsafe_code, reason = "the crate's sync is START_SYNC and WAIT_SYNC, which do not wake that thread")]
+    unsafe { sync(fd.as_raw_fd()) }
+        .map(drop)
+        .map_err(|e| failed(format_args!("sync the filesystem of {}", name_of(fd)), e))
 }
 
 /// mount(2) of a btrfs on a device, as the store's raw mount: noatime (a read must not copy metadata), and nosuid and

@@ -39,9 +39,9 @@ const LEAST_SIZE: u64 = 256 * MIB;
 /// What must stay free on the host's disk for the embedded store to be added to.
 const LEAST_HOST_ROOM: u64 = 64 * MIB;
 
-/// What must be left there to remove something: btrfs writes anew each node of its trees that it changes, and the loop
-/// device writes as root.
-const LEAST_HOST_ROOM_TO_REMOVE: u64 = 16 * MIB;
+/// What must be left there, to root, to remove something: btrfs writes anew each node of its trees that it changes. Up to
+/// 16 MiB of what an ext4 calls free are for its own use (`s_resv_clusters`, fs/ext4/super.c).
+const LEAST_HOST_ROOM_TO_REMOVE: u64 = 32 * MIB;
 
 /// How a store is made.
 #[derive(Debug, Clone, Default)]
@@ -157,9 +157,14 @@ pub(super) fn half_made(root: &Path) -> Result<Vec<&'static str>> {
     if fs::exists_at(fs::CWD, root.join(DRAFT))? {
         left.push(DRAFT);
     }
-    if super::Store::open_fs(root)?.is_none()
-        && (exists(root)? || (fs::exists_at(fs::CWD, root.join("fs"))? && require_own(root).is_ok()))
-    {
+    let mut store = super::Store::open_fs(root)?;
+    let file = exists(root)?;
+    if store.is_none() && file {
+        // What is in it tells whether its making was killed, or the host restarted.
+        ensure_mounted(root)?;
+        store = super::Store::open_fs(root)?;
+    }
+    if store.is_none() && (file || (fs::exists_at(fs::CWD, root.join("fs"))? && require_own(root).is_ok())) {
         left.push("fs");
     }
     Ok(left)

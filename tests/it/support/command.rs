@@ -98,6 +98,11 @@ impl Tupper {
 }
 
 impl Done {
+    /// What a command left that ran beside the test, its output in files.
+    pub fn of(command: String, status: i32, out: File, err: File) -> Done {
+        Done { command, status, stdout: read(out), stderr: read(err) }
+    }
+
     /// What it printed, trimmed; it has to have succeeded.
     pub fn ok(self) -> String {
         assert_eq!(self.status, 0, "failed: {self}");
@@ -140,7 +145,7 @@ pub fn finish(mut command: Command) -> Done {
     command.stdout(out.try_clone().expect("dup")).stderr(err.try_clone().expect("dup"));
     let child = command.spawn().unwrap_or_else(|e| panic!("{command:?}: {e}"));
     let status = wait(child, &format!("{command:?}"));
-    Done { command: format!("{command:?}"), status, stdout: read(out), stderr: read(err) }
+    Done::of(format!("{command:?}"), status, out, err)
 }
 
 /// Waits for a child, at most [`LIMIT`]; its status as a shell gives it.
