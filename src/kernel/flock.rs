@@ -92,14 +92,18 @@ fn report(waiting: mpsc::Receiver<Infallible>, fd: BorrowedFd<'_>, what: &str) {
     if waiting.try_recv() == Err(TryRecvError::Disconnected) {
         return; // let go of while we looked
     }
-    let held_by = match holders.as_slice() {
-        // proc_locks(5): a process of another pid namespace is not listed.
+    log::info!("waiting for the lock of {what}: held by {}", describe_all(&holders));
+}
+
+/// Processes as a person knows them.
+pub(crate) fn describe_all(processes: &[i32]) -> String {
+    match processes {
+        // Neither proc_locks(5) nor /proc shows one of another pid namespace.
         [] => "a process that cannot be seen from here".to_string(),
         [one] => describe(*one),
         [first, second] => format!("{} and {}", describe(*first), describe(*second)),
         [first, others @ ..] => format!("{} and {} others", describe(*first), others.len()),
-    };
-    log::info!("waiting for the lock of {what}: held by {held_by}");
+    }
 }
 
 /// The processes that hold the lock of the open file behind `fd`, as far as they can be seen.

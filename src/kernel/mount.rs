@@ -181,6 +181,20 @@ pub(crate) fn points() -> Result<Vec<PathBuf>> {
     Ok(table.lines().filter_map(|line| line.split(' ').nth(4)).map(unescape).collect())
 }
 
+/// The processes that stand in what is mounted at `at` or have something open in it, as far as they can be seen: those
+/// of other mount namespaces have other paths.
+pub(crate) fn users(at: &Path) -> Vec<i32> {
+    let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    pids.filter(|pid: &i32| {
+        let process = PathBuf::from(format!("/proc/{pid}"));
+        let open = std::fs::read_dir(process.join("fd")).into_iter().flatten().flatten().map(|entry| entry.path());
+        let mut places = open.chain([process.join("cwd"), process.join("root")]);
+        places.any(|place| std::fs::read_link(place).is_ok_and(|path| path.starts_with(at)))
+    })
+    .collect()
+}
+
 /// A path as mountinfo writes it: space, tab, newline and backslash are three octal digits.
 pub(crate) fn unescape(text: &str) -> PathBuf {
     let escapes = [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")];

@@ -637,4 +637,18 @@ mod tests {
         let bytes = [&header(b'x', b"x", |_| {})[..], &[0; 1024]].concat();
         assert!(Entries::new(&bytes[..], &limits).next().is_err());
     }
+
+    #[test]
+    fn behind_its_end_an_archive_does_not_go_on_for_ever() {
+        let limits = Limits { padding: 2048, ..Limits::default() };
+        let all = |begin: &[u8], behind: usize| {
+            let bytes = [begin, &[0; 1024], &vec![7; behind]].concat();
+            let mut entries = Entries::new(&bytes[..], &limits);
+            while entries.next().map_err(|e| e.kind())?.is_some() {}
+            Ok(())
+        };
+        let file = header(b'0', b"f", |_| {});
+        assert_eq!((all(&file, 2048), all(&file, 2049)), (Ok(()), Err(Kind::Limit)));
+        assert_eq!((all(&[], 2048), all(&[], 2049)), (Ok(()), Err(Kind::Invalid)));
+    }
 }

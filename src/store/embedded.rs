@@ -72,7 +72,7 @@ pub(super) fn unmount(root: &Path) -> Result<()> {
     let at = root.join("fs");
     match is_mounted(&at)? {
         true => btrfs::unmount(&at).map_err(|e| match e.kind() {
-            Kind::InUse => e.with_hint("something works in it: `tupper ps` lists what runs"),
+            Kind::InUse => e.with_hint(format!("used by {}", flock::describe_all(&mounts::users(&at)))),
             _ => e,
         }),
         false => Ok(()),

@@ -285,6 +285,7 @@ fn chosen(counts: &BTreeMap<String, u32>) -> Vec<Point> {
         let number = number.parse().expect("TUPPER_SWEEP is `whole` or CALL:ERROR:NUMBER");
         return vec![Point { call: call.to_string(), error: error.to_string(), number }];
     }
+    let whole = parts == ["whole"];
     let mut all = BTreeSet::new();
     for (calls, errors) in FAULTS {
         for call in *calls {
@@ -292,14 +293,14 @@ fn chosen(counts: &BTreeMap<String, u32>) -> Vec<Point> {
             for (nth, error) in errors.iter().enumerate() {
                 for number in 1..=*count {
                     // A sample has one error for each call, another one each time.
-                    if wanted.is_some() || number as usize % errors.len() == nth {
+                    if whole || number as usize % errors.len() == nth {
                         all.insert(Point { call: call.to_string(), error: error.to_string(), number });
                     }
                 }
             }
         }
     }
-    if wanted.is_some() {
+    if whole {
         return all.into_iter().collect();
     }
     let all: Vec<Point> = all.into_iter().collect();

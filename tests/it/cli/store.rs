@@ -270,6 +270,32 @@ fn a_half_made_store_can_be_unmounted() {
 }
 
 #[test]
+fn a_store_that_is_in_use_says_by_whom() {
+    let _host = Host::shared();
+    let host = Disk::ext4(2 * GIB);
+    let tupper = Tupper::new(host.path().join("store"));
+    tupper.ok("store init");
+    let mut user = Command::new("sleep").arg("600").current_dir(tupper.root().join("fs")).spawn().expect("sleep");
+    let error = tupper.fails(1, "store umount");
+    user.kill().and_then(|()| user.wait()).expect("end it");
+    assert!(error.contains(&format!("hint: used by sleep 600 (pid {})", user.id())), "{error}");
+    tupper.ok("store umount");
+}
+
+#[test]
+fn after_a_reboot_a_store_is_whole() {
+    let _host = Host::shared();
+    let host = Disk::ext4(2 * GIB);
+    let tupper = Tupper::new(host.path().join("store"));
+    import(&tupper);
+    tupper.ok("run --rm busybox true");
+    for line in ["store check", "store gc", "store gc --dry-run"] {
+        tupper.ok("store umount");
+        assert_eq!(tupper.ok(line), "", "{line}");
+    }
+}
+
+#[test]
 fn a_store_whose_file_is_gone_takes_no_more() {
     let _host = Host::shared();
     let host = Disk::ext4(2 * GIB);
