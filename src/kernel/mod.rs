@@ -23,6 +23,9 @@ use nix::errno::Errno;
 
 use crate::error::Error;
 
+/// The errno of a device that failed, and of a filesystem that gave up for that.
+pub(crate) const EIO: i32 = libc::EIO;
+
 /// The error of a failed call: `doing: reason`.
 pub(crate) fn failed(doing: impl Display, errno: Errno) -> Error {
     Error::from_errno(doing, errno as i32)

@@ -225,7 +225,7 @@ impl Store {
         };
         let Some(format) = fs::get_xattr(dir.as_fd(), FORMAT).or_else(|e| match e.errno() {
             _ if e.kind() == Kind::Unsupported => Ok(None),
-            Some(libc::EIO) => Err(unusable(e).with_hint(way_out(embedded::exists(root).unwrap_or_default()))),
+            Some(kernel::EIO) => Err(unusable(e).with_hint(way_out(embedded::exists(root).unwrap_or_default()))),
             _ => Err(unusable(e)),
         })?
         else {

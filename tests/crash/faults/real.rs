@@ -332,20 +332,25 @@ fn killed(store: &Tupper, line: &str, call: &str, number: u32) {
 }
 
 #[test]
-fn what_killed_commands_left_can_go_from_a_full_filesystem() {
+fn what_a_killed_command_left_can_go_from_a_full_filesystem() {
     let _host = Host::alone();
-    let disk = Disk::btrfs_of(512 * MIB);
-    let store = Tupper::new(disk.path().join("store"));
-    let keep = furnish(&store);
+    let import = format!("image import --name more {}", text(&busybox()));
     // Before the layer is published, and before the snapshot is made.
-    killed(&store, &format!("image import --name more {}", text(&busybox())), "renameat2", 1);
-    killed(&store, "snapshot create base half", "fsetxattr", 2);
-    fill(&keep, true);
-    let found = store.run("store check").status(1).stdout;
-    assert!(found.contains("left by an import") && found.contains("its creation was killed"), "{found}");
-    store.ok("store gc");
-    assert_eq!(store.run("store check").status(0).stdout, "");
-    intact(&store);
+    for (line, call, number, garbage) in [
+        (import.as_str(), "renameat2", 1, "left by an import that was killed"),
+        ("snapshot create base half", "fsetxattr", 2, "its creation was killed"),
+    ] {
+        let disk = Disk::btrfs_of(512 * MIB);
+        let store = Tupper::new(disk.path().join("store"));
+        let keep = furnish(&store);
+        killed(&store, line, call, number);
+        fill(&keep, true);
+        let found = store.run("store check").status(1).stdout;
+        assert!(found.contains(garbage), "{found}");
+        store.ok("store gc");
+        assert_eq!(store.run("store check").status(0).stdout, "");
+        intact(&store);
+    }
 }
 
 #[test]
