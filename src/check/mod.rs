@@ -88,10 +88,9 @@ pub fn gc(store: &Store, dry_run: bool) -> Result<Swept> {
 
 /// Does a [`gc`] if something looks as if a process had been killed. Cheap otherwise: two directories are listed.
 ///
-/// What fails is said and left: it is in nobody's way. So is what another command is tidying up already.
+/// What fails is said and left: it is in nobody's way. One command of many does it; the others wait, and find it done.
 pub fn tidy(store: &Store) {
-    let turn = store.seems_unclean().and_then(|unclean| if unclean { store.turn_to_tidy() } else { Ok(None) });
-    let swept = match turn {
+    let swept = match store.turn_to_tidy() {
         Ok(None) => return,
         Ok(Some(_turn)) => gc(store, false),
         Err(e) => return log::warn!("look for what a killed command left: {e}"),

@@ -115,10 +115,9 @@ pub fn start(store: &Store, text: &str, narrate: Option<Narrate<'_>>) -> Result<
 /// Locks a container that does not run, and decides everything about running it.
 fn prepare_again(store: &Store, text: &str, found: Found) -> Result<(Held, Rootfs, Plan)> {
     let running = || Error::new(Kind::InUse, format!("container {text}: running already"));
-    if store.running(&found.id).is_some() {
-        return Err(running());
-    }
     let active = Active::open(store, found).map_err(|e| if e.kind() == Kind::InUse { running() } else { e })?;
+    // If a tupper that ran it was killed, its command may be dying still.
+    leftover::clear_host(store, &found.id)?;
     let spec = super::open(store, &found.id)?.spec;
     let record: Record = record::read(active.dir())?.ok_or_else(|| Error::new(Kind::Store, "no record"))?;
     let rootfs = active.rootfs(spec.read_only)?;
@@ -144,22 +143,25 @@ pub fn remove(store: &Store, text: &str, force: bool, dry_run: bool) -> Result<I
     let doing = || format!("remove container {text}");
     let found = store.find_among(text, &[Shelf::Containers]).call_context(doing)?;
     let container = super::open(store, &found.id).call_context(doing)?;
-    if let State::Running(running) = &container.state {
-        if !force {
-            let message = format!("remove container {text}: it is running");
-            return Err(Error::new(Kind::InUse, message).with_hint("end it first, or use --force to kill it"));
-        }
-        if !dry_run {
-            kill(store, &found.id, running).context(doing)?;
-        }
-    }
+    let running = match &container.state {
+        State::Running(running) => Some(running),
+        _ => None,
+    };
+    let refused = || Error::new(Kind::InUse, "it is running").with_hint("end it first, or use --force to kill it");
     if dry_run {
-        return Ok(found.id);
+        return if running.is_some() && !force { Err(refused()).context(doing) } else { Ok(found.id) };
+    }
+    if force && let Some(running) = running {
+        kill(store, &found.id, running).context(doing)?;
     }
     let removed = match force {
         // Who ran it gives it up when its command is dead, and may remove it first.
         true => Active::open_wait(store, found),
-        false => Active::open(store, found),
+        // The lock decides: of a container that nobody holds, what still runs outlived a tupper that was killed.
+        false => Active::open(store, found).map_err(|e| match e.kind() {
+            Kind::InUse if running.is_some() => refused(),
+            _ => e,
+        }),
     };
     match removed {
         // What belongs to it on the host goes first: nobody would look for it once the container is gone.

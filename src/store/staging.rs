@@ -111,7 +111,7 @@ impl Store {
 
     /// Whether somebody was killed, as far as a short look tells: an entry whose lock is free. Two directories are
     /// listed, both empty most of the time.
-    pub(crate) fn seems_unclean(&self) -> Result<bool> {
+    fn seems_unclean(&self) -> Result<bool> {
         for shelf in [Shelf::Staging, Shelf::Trash] {
             let directory = self.shelf(shelf)?;
             let names = names(&directory)?;
@@ -129,15 +129,14 @@ impl Store {
         Ok(false)
     }
 
-    /// The lock of `trash/`, for those who tidy up before their own work: one at a time is enough, so it is `None` when
-    /// another has it. A gc that a person asked for does not need it.
+    /// The lock of `trash/`, for those who tidy up before their own work; `None` when there is nothing to do, or another
+    /// has done it meanwhile. A gc that a person asked for does not need it.
     pub(crate) fn turn_to_tidy(&self) -> Result<Option<OwnedFd>> {
-        let trash = self.shelf(Shelf::Trash)?;
-        match flock::try_lock(trash.as_fd()) {
-            Ok(()) => Ok(Some(trash)),
-            Err(e) if e.kind() == Kind::InUse => Ok(None),
-            Err(e) => Err(e),
+        if !self.seems_unclean()? {
+            return Ok(None);
         }
+        let turn = self.lock_shelf(Shelf::Trash)?;
+        Ok(self.seems_unclean()?.then_some(turn))
     }
 
     /// All that was left by processes that were killed.
