@@ -3,6 +3,10 @@
 //! What comes in is a stream of bytes and, where it is known, its length; what the bytes mean is for the rooms below to
 //! find out. This room does not know of tar.
 
+mod offer;
+
+pub use offer::{Blob, Blobs, Offer};
+
 use std::fmt;
 use std::fs::File;
 use std::io::Read;
