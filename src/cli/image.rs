@@ -1,5 +1,6 @@
 //! `tupper image …`
 
+use std::io::IsTerminal;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -7,20 +8,23 @@ use anyhow::Result;
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 use tupper::check;
-use tupper::image::{self, Change, Image, Removed};
+use tupper::error::{Error, Kind};
+use tupper::image::{self, Change, Image, Loaded, Removed};
 use tupper::interrupt;
 use tupper::layer::Limits;
 use tupper::name::ImageName;
 use tupper::store::Store;
-use tupper::transport::Source;
+use tupper::transport::{Platform, Source};
 
 use super::output::{self, Listing};
-use super::progress::Bar;
+use super::progress::{Bar, LayerBars};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Verb {
     /// Make an image from a root filesystem: what `docker export` writes, or a directory
     Import(Import),
+    /// Load the images of an archive or a layout: what `docker save` or `podman save` writes
+    Load(Load),
     /// List images
     #[command(visible_alias = "list")]
     Ls(Ls),
@@ -37,6 +41,7 @@ impl Verb {
     pub(super) fn run(self, root: &Path) -> Result<ExitCode> {
         match self {
             Verb::Import(verb) => verb.run(root)?,
+            Verb::Load(verb) => verb.run(root)?,
             Verb::Ls(verb) => verb.run(root)?,
             Verb::Inspect(verb) => return verb.run(root),
             Verb::Tag(verb) => verb.run(root)?,
@@ -83,6 +88,53 @@ impl Import {
         let id = image::import(&store, &import, bar.callback())?;
         drop(bar);
         output::line(id)
+    }
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Example: docker save debian:12 | tupper image load")]
+pub(super) struct Load {
+    /// An archive (plain, gzip, zstd, xz or bzip2), an OCI layout's directory, or - for standard input
+    #[arg(long, short, value_name = "FILE|DIR|-", default_value = "-", hide_default_value = true)]
+    input: String,
+    /// Which image of those that are there for several platforms; this machine's without it
+    #[arg(long, value_name = "OS/ARCHITECTURE")]
+    platform: Option<Platform>,
+    /// No progress bars
+    #[arg(long, short)]
+    quiet: bool,
+}
+
+impl Load {
+    pub(super) fn run(self, root: &Path) -> Result<()> {
+        if self.input == "-" && std::io::stdin().is_terminal() {
+            return Err(Error::new(Kind::Invalid, "standard input: it is a terminal")
+                .with_hint("name the archive with -i, or redirect it here")
+                .into());
+        }
+        interrupt::catch()?;
+        let source = Source::locate(&self.input)?;
+        let store = Store::open_or_init(root)?;
+        check::tidy(&store);
+        let bar = Bar::new(&output::one_line(format_args!("reading {source}")), self.quiet);
+        let bars = LayerBars::new(self.quiet);
+        let load =
+            image::Load { source, platform: self.platform.unwrap_or_else(Platform::host), limits: Limits::default() };
+        let mut printed = Ok(());
+        let loaded = &mut |loaded: Loaded| {
+            bars.clear();
+            let names: Vec<String> = loaded.names.iter().map(ToString::to_string).collect();
+            let names = if names.is_empty() { vec![format!("sha256:{}", loaded.id)] } else { names };
+            for name in names {
+                let line = output::line(format_args!("Loaded image: {name}"));
+                printed = std::mem::replace(&mut printed, Ok(())).and(line);
+            }
+        };
+        let done = image::load(&store, &load, bar.callback(), &|_| bars.callback(), loaded);
+        bars.clear();
+        drop(bar);
+        done?;
+        printed
     }
 }
 

@@ -10,22 +10,20 @@
 //! A failure or a kill before 3 leaves nothing but an unlocked draft; between the renames, a layer that the next import
 //! of the same bytes finds.
 
-use std::io::{self, Read};
-use std::os::fd::{AsFd, OwnedFd};
-use std::sync::Arc;
+use std::io::Read;
 
 use jiff::Timestamp;
-use sha2::{Digest as _, Sha256};
 
 use super::config::{self, Change};
+use super::draft::ImageDraft;
+use super::progress::{Progress, Watched};
 use super::{LayerRecord, Record};
 use crate::error::{Context, Error, Kind, Result};
-use crate::interrupt;
 use crate::kernel::fs;
 use crate::layer;
-use crate::name::{Digest, Id, ImageName};
-use crate::store::{Shelf, Store, record};
-use crate::subvolume::{Draft, clear_draft};
+use crate::name::{Id, ImageName};
+use crate::store::{Shelf, Store};
+use crate::subvolume::Draft;
 use crate::transport::Source;
 
 /// What to import, and what to make of it.
@@ -43,9 +41,6 @@ pub struct Import {
     pub limits: layer::Limits,
 }
 
-/// Told how many of how many bytes of the source were read; the second is unknown for a stream.
-pub type Progress = Arc<dyn Fn(u64, Option<u64>) + Send + Sync>;
-
 /// Imports a root filesystem and returns the id of the image: durable when it returns.
 pub fn import(store: &Store, import: &Import, progress: Progress) -> Result<Id> {
     run(store, import, progress).context(|| format!("import {}", import.source))
@@ -62,21 +57,26 @@ fn run(store: &Store, import: &Import, progress: Progress) -> Result<Id> {
     let config = config::for_import(unpacked.diff_id, &import.changes, import.message.as_deref());
     let config = serde_json::to_vec(&config).map_err(|e| Error::new(Kind::Invalid, e.to_string()))?;
     let image = ImageDraft::create(store, &config, &Record { chain, size: unpacked.bytes, created: Timestamp::now() })?;
-    let layer =
-        LayerRecord { diff_id: unpacked.diff_id, parent: None, size: unpacked.bytes, entries: unpacked.entries };
+    let layer = LayerRecord {
+        diff_id: unpacked.diff_id,
+        parent: None,
+        size: unpacked.bytes,
+        entries: unpacked.entries,
+        unfinished: None,
+    };
 
     let publishing = store.lock_shelf(Shelf::Images)?;
     if store.exists(Shelf::Layers, &chain) {
         // The same bytes were imported before: nothing of the draft needs to reach the disk.
         drop(draft);
         store.sync()?;
-        return image.publish(store, import.name.as_ref());
+        return image.publish(import.name.as_slice());
     }
     drop(publishing);
     draft.finish(&layer)?;
     let _publishing = store.lock_shelf(Shelf::Images)?;
     draft.seal(&chain)?;
-    image.publish(store, import.name.as_ref())
+    image.publish(import.name.as_slice())
 }
 
 fn open(store: &Store, source: &Source, progress: Progress) -> Result<Box<dyn Read + Send>> {
@@ -88,25 +88,7 @@ fn open(store: &Store, source: &Source, progress: Progress) -> Result<Box<dyn Re
             (bytes.reader, bytes.length)
         }
     };
-    Ok(Box::new(Watched { reader, length, read: 0, progress }))
-}
-
-/// A reader that tells how far it has come.
-struct Watched {
-    reader: Box<dyn Read + Send>,
-    length: Option<u64>,
-    read: u64,
-    progress: Progress,
-}
-
-impl Read for Watched {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        interrupt::check()?;
-        let n = self.reader.read(buffer)?;
-        self.read += n as u64;
-        (self.progress)(self.read, self.length);
-        Ok(n)
-    }
+    Ok(Box::new(Watched::new(reader, length, progress)))
 }
 
 /// What `docker save` or an OCI layout holds is not a root filesystem, however well it unpacks.
@@ -115,54 +97,7 @@ fn refuse_image_archive(draft: &Draft<'_>) -> Result<()> {
     let root = has("etc") || has("usr") || has("bin");
     if !root && (has("oci-layout") || has("manifest.json")) {
         let error = Error::new(Kind::Invalid, "this is an image archive, not a root filesystem");
-        return Err(error.with_hint(
-            "that will be for `tupper image load`, which is not there yet; import what `docker export` or \
-             `podman export` writes of a container of the image instead",
-        ));
+        return Err(error.with_hint("`tupper image load` loads it"));
     }
     Ok(())
-}
-
-/// An image's directory under its temporary name.
-struct ImageDraft<'a> {
-    store: &'a Store,
-    id: Id,
-    name: String,
-    /// Locked, as everything in staging is that belongs to somebody.
-    dir: OwnedFd,
-    published: bool,
-}
-
-impl<'a> ImageDraft<'a> {
-    fn create(store: &'a Store, config: &[u8], record: &Record) -> Result<ImageDraft<'a>> {
-        let id = Digest::from_bytes(Sha256::digest(config).into()).id();
-        let (name, dir) = store.make_draft("image")?;
-        let image = ImageDraft { store, id, name, dir, published: false };
-        record::write(image.dir.as_fd(), record)?;
-        fs::write_new(image.dir.as_fd(), "config.json", config, 0o600, false)?;
-        Ok(image)
-    }
-
-    /// Makes the image visible and durable. The caller holds the lock on images, and its layers are published.
-    fn publish(mut self, store: &Store, name: Option<&ImageName>) -> Result<Id> {
-        let (staging, images) = (store.shelf(Shelf::Staging)?, store.shelf(Shelf::Images)?);
-        match fs::rename(staging.as_fd(), &self.name, images.as_fd(), self.id.to_string()) {
-            Ok(()) => self.published = true,
-            Err(e) if e.kind() == Kind::AlreadyExists => {}
-            Err(e) => return Err(e).context(|| "publish the image"),
-        }
-        if let Some(name) = name {
-            store.set_tag(name, &self.id)?;
-        }
-        store.sync()?;
-        Ok(self.id)
-    }
-}
-
-impl Drop for ImageDraft<'_> {
-    fn drop(&mut self) {
-        if !self.published {
-            clear_draft(self.store, &self.name);
-        }
-    }
 }

@@ -4,8 +4,12 @@
 //! by chain id. Layers belong to nobody: an image is what keeps one, and the last image that goes takes it along.
 //! Snapshots share a layer's extents, not its life, so they stay whatever happens to images.
 
+mod add;
 mod config;
+mod draft;
 mod import;
+mod load;
+mod progress;
 
 use std::collections::HashSet;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -14,13 +18,15 @@ use std::path::PathBuf;
 use jiff::Timestamp;
 use oci_spec::image::ImageConfiguration;
 use serde::{Deserialize, Serialize};
-use sha2::{Digest as _, Sha256};
 
+pub use add::add;
 pub use config::Change;
-pub use import::{Import, Progress, import};
+pub use import::{Import, import};
+pub use load::{Load, Loaded, load};
+pub use progress::{LayerProgress, Progress, Step};
 
 use crate::error::{Context, Error, Kind, Result};
-use crate::kernel::fs;
+use crate::kernel::{flock, fs};
 use crate::name::{Digest, Id, ImageName};
 use crate::store::{Shelf, Store, record};
 use crate::subvolume::{Parent, Sealed, remove_object};
@@ -50,6 +56,9 @@ struct LayerRecord {
     size: u64,
     /// Entries in the tar.
     entries: u64,
+    /// When it was made, if no image came of it yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    unfinished: Option<Timestamp>,
 }
 
 /// An image as it lies in the store.
@@ -108,7 +117,7 @@ fn config_bytes(dir: BorrowedFd<'_>) -> Result<Vec<u8>> {
 pub(crate) fn damage(store: &Store, id: &Id) -> Result<Option<String>> {
     let image = Image::open(store, id)?;
     let config = config_bytes(store.open_object(Shelf::Images, id)?.as_fd())?;
-    if Digest::from_bytes(Sha256::digest(&config).into()).id() != *id {
+    if Digest::of(&config).id() != *id {
         return Ok(Some("config.json is not the document that the image is named after".to_string()));
     }
     let mut next = Some(image.chain);
@@ -211,9 +220,7 @@ pub fn remove(store: &Store, text: &str, force: bool, dry_run: bool) -> Result<V
     for name in &image.names {
         store.remove_tag(name)?;
     }
-    for chain in unused_layers(store)? {
-        remove_layer(store, &chain)?;
-    }
+    remove_layers_left(store)?;
     gone.clear();
     store.reclaim()?;
     Ok(removed)
@@ -238,7 +245,7 @@ pub(crate) fn unused(store: &Store, remove: bool) -> Result<Vec<Unused>> {
         }
         unused.push(Unused::Tag(name));
     }
-    for chain in unused_layers(store)? {
+    for chain in unwanted_layers(store)? {
         if remove {
             remove_layer(store, &chain)?;
         }
@@ -252,19 +259,69 @@ pub(crate) fn unused(store: &Store, remove: bool) -> Result<Vec<Unused>> {
 fn unused_layers(store: &Store) -> Result<Vec<Id>> {
     let mut used = HashSet::new();
     for id in store.ids(Shelf::Images)? {
-        let mut next = Some(Image::open(store, &id)?.chain);
-        while let Some(chain) = next.filter(|chain| used.insert(*chain) && store.exists(Shelf::Layers, chain)) {
-            next = layer_record(store, &chain)?.and_then(|record| record.parent);
-        }
+        use_chain(store, Image::open(store, &id)?.chain, &mut used)?;
     }
     Ok(store.ids(Shelf::Layers)?.into_iter().filter(|chain| !used.contains(chain)).collect())
 }
 
+/// Those of them that nobody waits for: not what an image that was interrupted will go on with ([`add`](add::add)), and
+/// not what somebody builds on just now.
+fn unwanted_layers(store: &Store) -> Result<Vec<Id>> {
+    let unused = unused_layers(store)?;
+    let mut wanted = HashSet::new();
+    for chain in &unused {
+        let since = layer_record(store, chain)?.and_then(|record| record.unfinished);
+        let waits = since.is_some_and(|since| Timestamp::now().duration_since(since) < add::KEEP);
+        if waits || is_held(store.open_object(Shelf::Layers, chain)?.as_fd())? {
+            use_chain(store, *chain, &mut wanted)?;
+        }
+    }
+    Ok(unused.into_iter().filter(|chain| !wanted.contains(chain)).collect())
+}
+
+/// Notes a layer and all below it.
+fn use_chain(store: &Store, top: Id, used: &mut HashSet<Id>) -> Result<()> {
+    let mut next = Some(top);
+    while let Some(chain) = next.filter(|chain| used.insert(*chain) && store.exists(Shelf::Layers, chain)) {
+        next = layer_record(store, &chain)?.and_then(|record| record.parent);
+    }
+    Ok(())
+}
+
+/// Removes a layer that no image stands on. One that somebody builds on just now becomes an unfinished one.
 fn remove_layer(store: &Store, chain: &Id) -> Result<()> {
     let doing = || format!("remove layer {}", chain.short());
     let dir = store.open_object(Shelf::Layers, chain).context(doing)?;
+    if is_held(dir.as_fd())? {
+        if let Some(record) = record::read::<LayerRecord>(dir.as_fd()).context(doing)? {
+            let unfinished = record.unfinished.or(Some(Timestamp::now()));
+            record::write(dir.as_fd(), &LayerRecord { unfinished, ..record }).context(doing)?;
+        }
+        return Ok(());
+    }
     remove_object(store, Shelf::Layers, chain, dir.as_fd()).context(doing)?.clear();
     Ok(())
+}
+
+/// Removes the layers that an image leaves which is removed, but not those that an unfinished one waits for.
+fn remove_layers_left(store: &Store) -> Result<()> {
+    let unused = unused_layers(store)?;
+    let mut waited_for = HashSet::new();
+    for chain in &unused {
+        if layer_record(store, chain)?.is_some_and(|record| record.unfinished.is_some()) {
+            use_chain(store, *chain, &mut waited_for)?;
+        }
+    }
+    unused.iter().filter(|chain| !waited_for.contains(*chain)).try_for_each(|chain| remove_layer(store, chain))
+}
+
+/// Whether somebody builds on the layer. If not, it is locked now.
+fn is_held(dir: BorrowedFd<'_>) -> Result<bool> {
+    match flock::try_lock(dir) {
+        Ok(()) => Ok(false),
+        Err(e) if e.kind() == Kind::InUse => Ok(true),
+        Err(e) => Err(e),
+    }
 }
 
 fn layer_record(store: &Store, chain: &Id) -> Result<Option<LayerRecord>> {

@@ -55,8 +55,18 @@ impl Compression {
     }
 }
 
-/// The uncompressed stream of `bytes`.
-pub(super) fn decompress(mut bytes: Box<dyn Read + Send>) -> Result<Box<dyn Read + Send>> {
+/// Whether the stream is compressed, by its first bytes, which are read.
+pub fn is_compressed(bytes: &mut impl Read) -> Result<bool> {
+    let mut start = Vec::new();
+    bytes.take(6).read_to_end(&mut start)?;
+    Ok(Compression::of(&start) != Compression::Plain)
+}
+
+/// The uncompressed stream of `bytes`, plain or compressed by gzip, zstd, xz or bzip2.
+///
+/// # Errors
+/// Those of the first read; the reader's are those of the stream, `Invalid` for a damaged or truncated one.
+pub fn decompress(mut bytes: Box<dyn Read + Send>) -> Result<Box<dyn Read + Send>> {
     let mut start = Vec::new();
     bytes.by_ref().take(6).read_to_end(&mut start)?;
     let compression = Compression::of(&start);

@@ -237,6 +237,11 @@ impl Store {
         Ok(Some(Store { root: root.to_path_buf(), dir, uuid: format.uuid, embedded: embedded::belongs_at(root)? }))
     }
 
+    /// A file without a name on the store's filesystem, for what is needed for a while.
+    pub(crate) fn unnamed_file(&self) -> Result<std::fs::File> {
+        fs::unnamed_file(self.shelf(Shelf::Staging)?.as_fd())
+    }
+
     /// The directory that was given as the store.
     pub fn root(&self) -> &Path {
         &self.root
