@@ -95,18 +95,13 @@ impl Applier {
             Some(slash) => (&entry.path[..slash], &entry.path[slash + 1..]),
             None => (&b""[..], &entry.path[..]),
         };
-        let says = if self.lower.is_some() { whiteout(&entry.path)? } else { Whiteout::None };
-        if says == Whiteout::Meta {
-            return Ok(());
+        if self.lower.is_some() {
+            let says = whiteout(&entry.path)?;
+            if says != Whiteout::None {
+                return self.whiteout(entry, parent, says);
+            }
         }
         self.enter(parent)?;
-        if let (Some(lower), true) = (&self.lower, says != Whiteout::None) {
-            return match says {
-                Whiteout::Name(hidden) => lower.hide(hidden),
-                _ => lower.hide_all(),
-            }
-            .map_err(|failure| failure.of(&entry.path));
-        }
         match &entry.node {
             Node::File(map) => self.file(entry, name, map.as_ref(), data),
             Node::Directory => self.directory(entry, name),
@@ -120,6 +115,19 @@ impl Applier {
             }
             Node::HardLink(target) => self.hard_link(entry, name, target),
         }
+    }
+
+    /// Hides what lies below; where nothing does, nothing is made.
+    fn whiteout(&mut self, entry: &Entry, parent: &[u8], says: Whiteout<'_>) -> Result<()> {
+        if says == Whiteout::Meta || !self.go(parent, false)? {
+            return Ok(());
+        }
+        match (&self.lower, says) {
+            (Some(lower), Whiteout::Name(name)) => lower.hide(name),
+            (Some(lower), Whiteout::Opaque) => lower.hide_all(),
+            _ => Ok(()),
+        }
+        .map_err(|failure| failure.of(&entry.path))
     }
 
     /// The entry of the root itself: `./`.
@@ -293,15 +301,23 @@ impl Applier {
 
     /// Goes to the directory `parent`, leaving those that are not on the way and making those that are missing.
     fn enter(&mut self, parent: &[u8]) -> Result<()> {
+        self.go(parent, true).map(drop)
+    }
+
+    /// [`enter`](Applier::enter) that makes nothing unless told to: false when there is no such directory.
+    fn go(&mut self, parent: &[u8], make: bool) -> Result<bool> {
         let common = self.common(parent);
         self.leave_to(common)?;
         while self.path.len() < parent.len() {
             let start = if self.path.is_empty() { 0 } else { self.path.len() + 1 };
             let end = parent[start..].iter().position(|&b| b == b'/').map_or(parent.len(), |slash| start + slash);
             self.stand(self.stack.len() - 1)?;
+            if !make && !node::metadata(&parent[start..end], true).is_ok_and(|found| node::is_directory(&found)) {
+                return Ok(false);
+            }
             self.enter_unannounced(&parent[start..end], &parent[..end])?;
         }
-        self.stand(self.stack.len() - 1)
+        self.stand(self.stack.len() - 1).map(|()| true)
     }
 
     /// The index of the last frame that is on the way to `parent`.
