@@ -56,8 +56,9 @@ pub fn add(
     let mut made = Vec::new();
     let adding = Adding { store, offer, blobs, limits, progress, layers };
     adding.run(&mut made).inspect_err(|e| {
-        let at_fault = matches!(e.kind(), Kind::Invalid | Kind::Limit | Kind::Unsupported | Kind::NoSpace);
-        if at_fault && interrupt::caught().is_none() {
+        // The others are those of a connection or a disk, which may be better next time.
+        let hopeless = [Kind::Invalid, Kind::Limit, Kind::Unsupported, Kind::NotFound, Kind::NoSpace];
+        if hopeless.contains(&e.kind()) && interrupt::caught().is_none() {
             discard(store, &made);
         }
     })
