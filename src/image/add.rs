@@ -20,7 +20,8 @@ use oci_spec::image::ImageConfiguration;
 
 use super::draft::ImageDraft;
 use super::progress::{LayerProgress, Step, Watched};
-use super::{CONFIG_LIMIT, LayerRecord, Record, unused_layers};
+use super::layers::{remove_layer, unused_layers};
+use super::{CONFIG_LIMIT, LayerRecord, Record};
 use crate::error::{Context, Error, Kind, Result};
 use crate::interrupt;
 use crate::layer::{Limits, Opened};
@@ -267,7 +268,7 @@ fn discard(store: &Store, made: &[Id]) {
     let discard = || -> Result<()> {
         let _changing = store.lock_shelf(Shelf::Images)?;
         for chain in unused_layers(store)?.into_iter().filter(|chain| made.contains(chain)) {
-            super::remove_layer(store, &chain)?;
+            remove_layer(store, &chain)?;
         }
         Ok(())
     };

@@ -7,11 +7,13 @@
 mod add;
 mod config;
 mod draft;
+mod history;
 mod import;
+mod layers;
 mod load;
 mod progress;
+mod remove;
 
-use std::collections::HashSet;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
 
@@ -21,15 +23,19 @@ use serde::{Deserialize, Serialize};
 
 pub use add::add;
 pub use config::Change;
+pub use history::{Made, history};
 pub use import::{Import, import};
+pub(crate) use layers::{Unused, unused};
 pub use load::{Load, Loaded, load};
 pub use progress::{LayerProgress, Progress, Step};
+pub use remove::{Pruned, Removed, prune, remove};
 
 use crate::error::{Context, Error, Kind, Result};
-use crate::kernel::{flock, fs};
+use crate::kernel::fs;
 use crate::name::{Digest, Id, ImageName};
 use crate::store::{Shelf, Store, record};
-use crate::subvolume::{Parent, Sealed, remove_object};
+use crate::subvolume::{Parent, Sealed};
+use layers::layer_record;
 
 /// A config larger than this is refused: real ones are a few KiB.
 const CONFIG_LIMIT: u64 = 4 << 20;
@@ -171,180 +177,6 @@ pub fn tag(store: &Store, id: &Id, name: &ImageName) -> Result<()> {
     store.open_object(Shelf::Images, id)?;
     store.set_tag(name, id)?;
     store.sync()
-}
-
-/// What a removal did, or would do.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Removed {
-    /// A name was taken away.
-    Untagged(ImageName),
-    /// The image is gone, with the layers that no other image uses.
-    Deleted(Id),
-}
-
-/// Removes an image, or, when it has several names and is called by one, that name only.
-///
-/// Kept containers that were made from it hold it back unless `force`; they are snapshots of their own and stay
-/// whole either way. With `dry_run` nothing is changed and what would be is returned. Atomic, and durable when it returns.
-pub fn remove(store: &Store, text: &str, force: bool, dry_run: bool) -> Result<Vec<Removed>> {
-    let _changing = store.lock_shelf(Shelf::Images)?;
-    let image = find(store, text)?;
-    let by_name: Option<ImageName> = text.parse().ok().filter(|name| image.names.contains(name));
-    if let Some(name) = by_name.filter(|_| image.names.len() > 1) {
-        if !dry_run {
-            store.remove_tag(&name)?;
-        }
-        return Ok(vec![Removed::Untagged(name)]);
-    }
-    if image.names.len() > 1 && !force {
-        let names: Vec<String> = image.names.iter().map(ToString::to_string).collect();
-        return Err(Error::new(
-            Kind::InUse,
-            format!("image {}: has several names: {}", image.id.short(), names.join(", ")),
-        )
-        .with_hint("name one of them, or use --force to remove them all"));
-    }
-    if !force {
-        refuse_if_used(store, &image)?;
-    }
-    let mut removed: Vec<Removed> = image.names.iter().cloned().map(Removed::Untagged).collect();
-    removed.push(Removed::Deleted(image.id));
-    if dry_run {
-        return Ok(removed);
-    }
-    // This is what removes it: a name whose image is not there is no name. It stays in the trash until its names and
-    // layers are gone, so that they go, too, if we do not get that far.
-    let dir = store.open_object(Shelf::Images, &image.id)?;
-    let gone = remove_object(store, Shelf::Images, &image.id, dir.as_fd())
-        .context(|| format!("remove image {}", image.id.short()))?;
-    for name in &image.names {
-        store.remove_tag(name)?;
-    }
-    remove_layers_left(store)?;
-    gone.clear();
-    store.reclaim()?;
-    Ok(removed)
-}
-
-/// What no image keeps.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Unused {
-    /// A name whose image is gone.
-    Tag(ImageName),
-    /// A layer that no image stands on.
-    Layer(Id),
-}
-
-/// Finds what images left that were removed, or never came to be; with `remove`, it is removed.
-pub(crate) fn unused(store: &Store, remove: bool) -> Result<Vec<Unused>> {
-    let _changing = store.lock_shelf(Shelf::Images)?;
-    let mut unused = Vec::new();
-    for (name, _) in store.tags()?.into_iter().filter(|(_, id)| !store.exists(Shelf::Images, id)) {
-        if remove {
-            store.remove_tag(&name)?;
-        }
-        unused.push(Unused::Tag(name));
-    }
-    for chain in unwanted_layers(store)? {
-        if remove {
-            remove_layer(store, &chain)?;
-        }
-        unused.push(Unused::Layer(chain));
-    }
-    Ok(unused)
-}
-
-/// The layers that no image stands on, directly or on one above. The caller holds the lock on images, so none is about
-/// to be used; an image whose record cannot be read fails the search, since nobody knows what it stands on.
-fn unused_layers(store: &Store) -> Result<Vec<Id>> {
-    let mut used = HashSet::new();
-    for id in store.ids(Shelf::Images)? {
-        use_chain(store, Image::open(store, &id)?.chain, &mut used)?;
-    }
-    Ok(store.ids(Shelf::Layers)?.into_iter().filter(|chain| !used.contains(chain)).collect())
-}
-
-/// Those of them that nobody waits for: not what an image that was interrupted will go on with ([`add`](add::add)), and
-/// not what somebody builds on just now.
-fn unwanted_layers(store: &Store) -> Result<Vec<Id>> {
-    let unused = unused_layers(store)?;
-    let mut wanted = HashSet::new();
-    for chain in &unused {
-        let since = layer_record(store, chain)?.and_then(|record| record.unfinished);
-        let waits = since.is_some_and(|since| Timestamp::now().duration_since(since) < add::KEEP);
-        if waits || is_held(store.open_object(Shelf::Layers, chain)?.as_fd())? {
-            use_chain(store, *chain, &mut wanted)?;
-        }
-    }
-    Ok(unused.into_iter().filter(|chain| !wanted.contains(chain)).collect())
-}
-
-/// Notes a layer and all below it.
-fn use_chain(store: &Store, top: Id, used: &mut HashSet<Id>) -> Result<()> {
-    let mut next = Some(top);
-    while let Some(chain) = next.filter(|chain| used.insert(*chain) && store.exists(Shelf::Layers, chain)) {
-        next = layer_record(store, &chain)?.and_then(|record| record.parent);
-    }
-    Ok(())
-}
-
-/// Removes a layer that no image stands on. One that somebody builds on just now becomes an unfinished one.
-fn remove_layer(store: &Store, chain: &Id) -> Result<()> {
-    let doing = || format!("remove layer {}", chain.short());
-    let dir = store.open_object(Shelf::Layers, chain).context(doing)?;
-    if is_held(dir.as_fd())? {
-        if let Some(record) = record::read::<LayerRecord>(dir.as_fd()).context(doing)? {
-            let unfinished = record.unfinished.or(Some(Timestamp::now()));
-            record::write(dir.as_fd(), &LayerRecord { unfinished, ..record }).context(doing)?;
-        }
-        return Ok(());
-    }
-    remove_object(store, Shelf::Layers, chain, dir.as_fd()).context(doing)?.clear();
-    Ok(())
-}
-
-/// Removes the layers that an image leaves which is removed, but not those that an unfinished one waits for.
-fn remove_layers_left(store: &Store) -> Result<()> {
-    let unused = unused_layers(store)?;
-    let mut waited_for = HashSet::new();
-    for chain in &unused {
-        if layer_record(store, chain)?.is_some_and(|record| record.unfinished.is_some()) {
-            use_chain(store, *chain, &mut waited_for)?;
-        }
-    }
-    unused.iter().filter(|chain| !waited_for.contains(*chain)).try_for_each(|chain| remove_layer(store, chain))
-}
-
-/// Whether somebody builds on the layer. If not, it is locked now.
-fn is_held(dir: BorrowedFd<'_>) -> Result<bool> {
-    match flock::try_lock(dir) {
-        Ok(()) => Ok(false),
-        Err(e) if e.kind() == Kind::InUse => Ok(true),
-        Err(e) => Err(e),
-    }
-}
-
-fn layer_record(store: &Store, chain: &Id) -> Result<Option<LayerRecord>> {
-    record::read(store.open_object(Shelf::Layers, chain)?.as_fd())
-}
-
-/// Kept containers name the image that they were made from.
-fn refuse_if_used(store: &Store, image: &Image) -> Result<()> {
-    #[derive(Deserialize)]
-    struct Uses {
-        image: Option<Id>,
-    }
-    for id in store.ids(Shelf::Containers)? {
-        let Ok(dir) = store.open_object(Shelf::Containers, &id) else { continue };
-        if record::read::<Uses>(dir.as_fd())?.is_some_and(|uses| uses.image == Some(image.id)) {
-            let message = format!("image {}: used by container {}", image.id.short(), id.short());
-            return Err(Error::new(Kind::InUse, message).with_hint(format!(
-                "remove it first (tupper rm {}), or use --force: the container stays whole",
-                id.short()
-            )));
-        }
-    }
-    Ok(())
 }
 
 fn names_of(tags: &[(ImageName, Id)], id: &Id) -> Vec<ImageName> {

@@ -27,6 +27,8 @@ const BUFFERS: usize = 16;
 /// An archive that is being decompressed and hashed already.
 pub struct Opened {
     stream: Stream,
+    /// Dropped when it is this layer's turn to take much memory.
+    turn: Sender<()>,
     limits: Limits,
     read: JoinHandle<Result<()>>,
     hash: JoinHandle<Digest>,
@@ -60,16 +62,19 @@ impl Opened {
             let _ = emptied.send(Vec::new());
         }
         let bytes = limits.bytes;
+        let (turn, wait) = channel();
+        // Nothing is ever sent: the wait ends when the other end is gone.
+        let wait = move || drop(wait.recv());
         let read = thread::Builder::new()
             .name("layer-read".into())
-            .spawn(move || read(open()?, bytes, &empty, &filled))
+            .spawn(move || read(open()?, wait, bytes, &empty, &filled))
             .context(|| "start a thread")?;
         let hash = thread::Builder::new()
             .name("layer-hash".into())
             .spawn(move || hash(to_hash, hashed))
             .context(|| "start a thread")?;
         let stream = Stream { to_apply, emptied, buffer: Vec::new(), position: 0, ended: false };
-        Ok(Opened { stream, limits: limits.clone(), read, hash })
+        Ok(Opened { stream, turn, limits: limits.clone(), read, hash })
     }
 
     /// Applies it as a layer on top of what the top directory of a btrfs subvolume holds, whiteouts and all (image-spec
@@ -82,7 +87,8 @@ impl Opened {
     }
 
     pub(super) fn run(self, into: Into<'_>) -> Result<Unpacked> {
-        let Opened { stream, limits, read, hash } = self;
+        let Opened { stream, turn, limits, read, hash } = self;
+        drop(turn);
         let applied = thread::scope(|scope| {
             let limits = &limits;
             let apply = move || -> Result<_> {
@@ -114,8 +120,9 @@ impl Opened {
 
     /// Ends it unread.
     pub fn cancel(self) {
-        let Opened { stream, read, hash, .. } = self;
+        let Opened { stream, turn, read, hash, .. } = self;
         drop(stream);
+        drop(turn);
         drop((hash.join(), read.join()));
     }
 }
@@ -141,11 +148,12 @@ fn count<R: BufRead>(entries: &mut Entries<'_, R>) -> Result<Applied> {
 /// Decompresses to the end of the stream, or until nobody takes the buffers any more.
 fn read(
     bytes: Box<dyn Read + Send>,
+    turn: impl FnOnce(),
     limit: u64,
     empty: &Receiver<Vec<u8>>,
     filled: &SyncSender<Vec<u8>>,
 ) -> Result<()> {
-    let mut stream = decompress::decompress(bytes)?;
+    let mut stream = decompress::decompress_in_turn(bytes, turn)?;
     let mut total = 0u64;
     while let Ok(mut buffer) = empty.recv() {
         buffer.resize(BUFFER, 0);

@@ -1,4 +1,4 @@
-//! Images in archives and layouts: what `docker save` and `podman save` write, OCI layouts and archives of them.
+//! Images in archives and layouts: what `docker save`, `podman save` and skopeo write, OCI layouts and archives of them.
 //!
 //! `manifest.json` decides: where it is, the images are those that it lists, as docker and podman read it (docker's
 //! newer archives are OCI layouts, too, but only `manifest.json` has all their names). Otherwise `index.json` of an OCI
@@ -58,7 +58,12 @@ impl Stored {
 
     fn of(files: Files, platform: &Platform) -> Result<Stored> {
         let offers = if files.has("manifest.json") {
-            docker_archive(&files)?
+            let json = files.read("manifest.json", DOCUMENT)?;
+            match json.trim_ascii_start() {
+                // A manifest itself, and its blobs beside it: containers-transports(5), "dir".
+                [b'{', ..] => vec![image(&files, &json, |digest| digest.id().to_string())?],
+                _ => docker_archive(&files, &json)?,
+            }
         } else if files.has("index.json") {
             layout(&files, platform)?
         } else {
@@ -101,9 +106,8 @@ struct Item {
     layers: Option<Vec<String>>,
 }
 
-fn docker_archive(files: &Files) -> Result<Vec<Offer>> {
-    let json = files.read("manifest.json", DOCUMENT)?;
-    let items: Vec<Item> = serde_json::from_slice(&json)
+fn docker_archive(files: &Files, json: &[u8]) -> Result<Vec<Offer>> {
+    let items: Vec<Item> = serde_json::from_slice(json)
         .map_err(|e| Error::new(Kind::Invalid, format!("manifest.json: not docker's list of images: {e}")))?;
     bounded(items.len())?;
     items.into_iter().map(|item| docker_image(files, item)).collect()
@@ -119,7 +123,7 @@ fn docker_image(files: &Files, item: Item) -> Result<Offer> {
             format!("config {}: its digest is {}", item.config, Digest::of(&config)),
         ));
     }
-    let names = item.repo_tags.unwrap_or_default().iter().map(|tag| docker_name(tag)).collect::<Result<_>>()?;
+    let names = item.repo_tags.unwrap_or_default().iter().map(|tag| tag.parse()).collect::<Result<_>>()?;
     let layers = item.layers.unwrap_or_default().into_iter().map(|location| {
         let (_, size) = files.open(&location).context(|| "layer of an image")?;
         Ok(Blob { digest: named_digest(&location)?, size: Some(size), location })
@@ -131,16 +135,6 @@ fn docker_image(files: &Files, item: Item) -> Result<Offer> {
 fn named_digest(name: &str) -> Result<Option<Digest>> {
     let hex = name.strip_prefix("blobs/sha256/");
     hex.map(|hex| format!("sha256:{hex}").parse().context(|| name.to_string())).transpose()
-}
-
-/// Docker's short names are those of its own registry, as podman reads them in such an archive, too.
-fn docker_name(tag: &str) -> Result<ImageName> {
-    let registry = tag.split_once('/').map(|(first, _)| first);
-    match registry.filter(|first| first.contains(['.', ':']) || *first == "localhost") {
-        Some(_) => tag.parse(),
-        None if tag.contains('/') => format!("docker.io/{tag}").parse(),
-        None => format!("docker.io/library/{tag}").parse(),
-    }
 }
 
 fn layout(files: &Files, platform: &Platform) -> Result<Vec<Offer>> {
@@ -205,20 +199,26 @@ fn layout_image(files: &Files, mut at: Pointer, platform: &Platform) -> Result<O
         if !seen.insert(at.digest) {
             break;
         }
-        let bytes = document(files, at)?;
+        let bytes = document(files, at, location)?;
         match Document::parse(&bytes, None).context(|| at.digest.to_string())? {
             Document::Index(index) => at = choose(&index, platform)?,
-            Document::Image { config, layers } => {
-                let config = document(files, config)?;
-                let layers = layers.into_iter().map(|layer| Blob { location: location(layer.digest), ..layer.into() });
-                return Ok(Offer { names: Vec::new(), config, layers: layers.collect() });
-            }
+            Document::Image { .. } => return image(files, &bytes, location),
         }
     }
     Err(Error::new(Kind::Invalid, format!("index {}: more than {DEPTH} indexes within each other", at.digest)))
 }
 
-fn document(files: &Files, at: Pointer) -> Result<Vec<u8>> {
+/// What a manifest describes, its blobs where `location` says.
+fn image(files: &Files, manifest: &[u8], location: fn(Digest) -> String) -> Result<Offer> {
+    let Document::Image { config, layers } = Document::parse(manifest, None)? else {
+        return Err(Error::new(Kind::Unsupported, "manifest.json: it is an index, not an image"));
+    };
+    let config = document(files, config, location)?;
+    let layers = layers.into_iter().map(|layer| Blob { location: location(layer.digest), ..layer.into() });
+    Ok(Offer { names: Vec::new(), config, layers: layers.collect() })
+}
+
+fn document(files: &Files, at: Pointer, location: fn(Digest) -> String) -> Result<Vec<u8>> {
     if at.size > DOCUMENT {
         return Err(Error::new(Kind::Limit, format!("document {}: larger than {DOCUMENT} bytes", at.digest)));
     }
