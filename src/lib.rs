@@ -18,6 +18,8 @@ pub mod rootfs;
 
 pub(crate) mod kernel;
 
+pub(crate) mod archive;
+
 pub mod interrupt;
 
 pub mod store;

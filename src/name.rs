@@ -7,6 +7,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
 
 use crate::error::{Error, Kind, Result};
 
@@ -91,9 +92,20 @@ impl Digest {
         Digest(Id(bytes))
     }
 
+    /// The digest of these bytes.
+    pub fn of(bytes: &[u8]) -> Digest {
+        Digest(Id(Sha256::digest(bytes).into()))
+    }
+
     /// The value without its algorithm: what an image's id is.
     pub fn id(&self) -> Id {
         self.0
+    }
+}
+
+impl From<Id> for Digest {
+    fn from(id: Id) -> Digest {
+        Digest(id)
     }
 }
 

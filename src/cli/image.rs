@@ -1,5 +1,6 @@
 //! `tupper image …`
 
+use std::io::IsTerminal;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -7,20 +8,23 @@ use anyhow::Result;
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 use tupper::check;
-use tupper::image::{self, Change, Image, Removed};
+use tupper::error::{Error, Kind};
+use tupper::image::{self, Change, Image, Loaded, Pruned, Removed};
 use tupper::interrupt;
 use tupper::layer::Limits;
 use tupper::name::ImageName;
 use tupper::store::Store;
-use tupper::transport::Source;
+use tupper::transport::{Platform, Source};
 
-use super::output::{self, Listing};
-use super::progress::Bar;
+use super::output::{self, Listing, Shape};
+use super::progress::{Bar, LayerBars};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Verb {
     /// Make an image from a root filesystem: what `docker export` writes, or a directory
     Import(Import),
+    /// Load the images of an archive or a layout: what `docker save` or `podman save` writes
+    Load(Load),
     /// List images
     #[command(visible_alias = "list")]
     Ls(Ls),
@@ -31,16 +35,23 @@ pub(super) enum Verb {
     /// Remove images
     #[command(visible_alias = "remove")]
     Rm(Rm),
+    /// Show how an image came about, step by step
+    History(History),
+    /// Remove images without a name that nothing was made from, and what interrupted loads left
+    Prune(Prune),
 }
 
 impl Verb {
     pub(super) fn run(self, root: &Path) -> Result<ExitCode> {
         match self {
             Verb::Import(verb) => verb.run(root)?,
+            Verb::Load(verb) => verb.run(root)?,
             Verb::Ls(verb) => verb.run(root)?,
             Verb::Inspect(verb) => return verb.run(root),
             Verb::Tag(verb) => verb.run(root)?,
             Verb::Rm(verb) => return verb.run(root),
+            Verb::History(verb) => verb.run(root)?,
+            Verb::Prune(verb) => verb.run(root)?,
         }
         Ok(ExitCode::SUCCESS)
     }
@@ -83,6 +94,53 @@ impl Import {
         let id = image::import(&store, &import, bar.callback())?;
         drop(bar);
         output::line(id)
+    }
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Example: docker save debian:12 | tupper image load")]
+pub(super) struct Load {
+    /// An archive (plain, gzip, zstd, xz or bzip2), an OCI layout's directory, or - for standard input
+    #[arg(long, short, value_name = "FILE|DIR|-", default_value = "-", hide_default_value = true)]
+    input: String,
+    /// Which image of those that are there for several platforms; this machine's without it
+    #[arg(long, value_name = "OS/ARCHITECTURE")]
+    platform: Option<Platform>,
+    /// No progress bars
+    #[arg(long, short)]
+    quiet: bool,
+}
+
+impl Load {
+    pub(super) fn run(self, root: &Path) -> Result<()> {
+        if self.input == "-" && std::io::stdin().is_terminal() {
+            return Err(Error::new(Kind::Invalid, "standard input: it is a terminal")
+                .with_hint("name the archive with -i, or redirect it here")
+                .into());
+        }
+        interrupt::catch()?;
+        let source = Source::locate(&self.input)?;
+        let store = Store::open_or_init(root)?;
+        check::tidy(&store);
+        let bar = Bar::new(&output::one_line(format_args!("reading {source}")), self.quiet);
+        let bars = LayerBars::new(self.quiet);
+        let load =
+            image::Load { source, platform: self.platform.unwrap_or_else(Platform::host), limits: Limits::default() };
+        let mut printed = Ok(());
+        let loaded = &mut |loaded: Loaded| {
+            bars.clear();
+            let names: Vec<String> = loaded.names.iter().map(ToString::to_string).collect();
+            let names = if names.is_empty() { vec![format!("sha256:{}", loaded.id)] } else { names };
+            for name in names {
+                let line = output::line(format_args!("Loaded image: {name}"));
+                printed = std::mem::replace(&mut printed, Ok(())).and(line);
+            }
+        };
+        let done = image::load(&store, &load, bar.callback(), &|_| bars.callback(), loaded);
+        bars.clear();
+        drop(bar);
+        done?;
+        printed
     }
 }
 
@@ -181,6 +239,116 @@ impl Rm {
             }
             Ok(())
         }))
+    }
+}
+
+#[derive(Debug, Args)]
+pub(super) struct History {
+    /// Name or id
+    image: String,
+    #[command(flatten)]
+    listing: Listing,
+}
+
+impl History {
+    fn run(self, root: &Path) -> Result<()> {
+        let store = super::open_existing(root)?;
+        let image = image::find(&store, &self.image)?;
+        let steps = image::history(&store, &image)?;
+        // As in podman: what is an image has an id, which is the last step alone.
+        let id_of =
+            |number: usize| if number == 0 { output::id(&image.id, self.no_trunc()) } else { MISSING.to_string() };
+        match self.listing.shape() {
+            Shape::Quiet => output::text(&(0..steps.len()).map(|number| id_of(number) + "\n").collect::<String>()),
+            Shape::Json => output::json(
+                &steps
+                    .iter()
+                    .enumerate()
+                    .map(|(number, step)| {
+                        json!({
+                            "id": if number == 0 { image.id.to_string() } else { MISSING.to_string() },
+                            "created": step.created.map(|created| created.to_string()),
+                            "CreatedBy": step.created_by,
+                            "size": step.size,
+                            "comment": step.comment,
+                            "tags": if number == 0 { names(&image) } else { Vec::new() },
+                        })
+                    })
+                    .collect(),
+            ),
+            Shape::Table => {
+                let rows: Vec<Vec<String>> = steps
+                    .iter()
+                    .enumerate()
+                    .map(|(number, step)| {
+                        vec![
+                            id_of(number),
+                            step.created.map_or_else(String::new, output::ago),
+                            self.shortened(&output::one_line(&step.created_by)),
+                            output::size(step.size),
+                            output::one_line(&step.comment),
+                        ]
+                    })
+                    .collect();
+                output::table(&["ID", "CREATED", "CREATED BY", "SIZE", "COMMENT"], &rows)
+            }
+        }
+    }
+
+    fn no_trunc(&self) -> bool {
+        self.listing.no_trunc
+    }
+
+    fn shortened(&self, text: &str) -> String {
+        const LENGTH: usize = 45;
+        match text.char_indices().nth(LENGTH) {
+            Some(_) if !self.no_trunc() => text.chars().take(LENGTH - 3).collect::<String>() + "...",
+            _ => text.to_string(),
+        }
+    }
+}
+
+/// The id of a step that left no image here.
+const MISSING: &str = "<missing>";
+
+#[derive(Debug, Args)]
+pub(super) struct Prune {
+    /// Images with names, too, as long as no kept container was made from them
+    #[arg(long, short)]
+    all: bool,
+    /// Do not ask first
+    #[arg(long, short)]
+    force: bool,
+    /// Print what would go, and remove nothing
+    #[arg(long)]
+    dry_run: bool,
+}
+
+impl Prune {
+    fn run(self, root: &Path) -> Result<()> {
+        let Some(store) = super::open(root)? else { return Ok(()) };
+        if !self.force && !self.dry_run && !self.confirmed()? {
+            return Ok(());
+        }
+        if !self.dry_run {
+            check::tidy(&store);
+        }
+        for pruned in image::prune(&store, self.all, self.dry_run)? {
+            match pruned {
+                Pruned::Image(id) => output::line(id)?,
+                Pruned::Layer(chain) => output::line(format_args!("layer {chain}"))?,
+            }
+        }
+        Ok(())
+    }
+
+    /// podman-image-prune(1): it asks, whoever is to answer.
+    fn confirmed(&self) -> Result<bool> {
+        let what = if self.all { "all images that no container was made from" } else { "all images without a name" };
+        output::note(format_args!("WARNING! This removes {what}.\nAre you sure you want to continue? [y/N] "))?;
+        let mut answer = String::new();
+        std::io::stdin().read_line(&mut answer)?;
+        Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
     }
 }
 

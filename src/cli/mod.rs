@@ -62,7 +62,7 @@ enum Verb {
     Rm(container::Rm),
     /// Show all that is known of containers, as JSON
     Inspect(container::Inspect),
-    /// Import, list, name and remove images
+    /// Import, load, list, name and remove images
     #[command(subcommand, arg_required_else_help = true)]
     Image(image::Verb),
     /// Make, list and remove snapshots
@@ -77,6 +77,8 @@ enum Verb {
     Rmi(image::Rm),
     /// Short for `image import`
     Import(image::Import),
+    /// Short for `image load`
+    Load(image::Load),
     /// Short for `image tag`
     Tag(image::Tag),
     /// Print a completion script for a shell
@@ -131,6 +133,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode> {
         Verb::Images(verb) => verb.run(&root),
         Verb::Rmi(verb) => return verb.run(&root),
         Verb::Import(verb) => verb.run(&root),
+        Verb::Load(verb) => verb.run(&root),
         Verb::Tag(verb) => verb.run(&root),
         Verb::Completion(verb) => verb.run(),
         Verb::Version => output::line(format_args!("tupper {}", env!("CARGO_PKG_VERSION"))),

@@ -33,7 +33,27 @@ pub(super) struct Listing {
     format: Format,
 }
 
+/// What the flags of a listing come to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Shape {
+    /// Ids only.
+    Quiet,
+    /// An aligned table.
+    Table,
+    /// An array of objects.
+    Json,
+}
+
 impl Listing {
+    /// What the flags come to.
+    pub(super) fn shape(&self) -> Shape {
+        match self.format {
+            _ if self.quiet => Shape::Quiet,
+            Format::Table => Shape::Table,
+            Format::Json => Shape::Json,
+        }
+    }
+
     /// Prints the objects as the flags say; one may have several rows in the table.
     pub(super) fn print<T>(
         &self,
@@ -43,12 +63,12 @@ impl Listing {
         titles: &[&str],
         rows: impl Fn(&T) -> Vec<Vec<String>>,
     ) -> Result<()> {
-        if self.quiet {
-            return text(&objects.iter().map(|object| id(&id_of(object), self.no_trunc) + "\n").collect::<String>());
-        }
-        match self.format {
-            Format::Json => json(&objects.iter().map(summary).collect()),
-            Format::Table => table(titles, &objects.iter().flat_map(rows).collect::<Vec<_>>()),
+        match self.shape() {
+            Shape::Quiet => {
+                text(&objects.iter().map(|object| id(&id_of(object), self.no_trunc) + "\n").collect::<String>())
+            }
+            Shape::Json => json(&objects.iter().map(summary).collect()),
+            Shape::Table => table(titles, &objects.iter().flat_map(rows).collect::<Vec<_>>()),
         }
     }
 }

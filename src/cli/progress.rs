@@ -1,10 +1,11 @@
 //! A progress bar on standard error, when that is a terminal.
 
+use std::collections::BTreeMap;
 use std::io::IsTerminal;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use indicatif::{ProgressBar, ProgressStyle};
-use tupper::image::Progress;
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use tupper::image::{LayerProgress, Progress, Step};
 
 /// A bar for reading a source of bytes. It disappears when it is dropped.
 pub(super) struct Bar(ProgressBar);
@@ -34,6 +35,57 @@ impl Bar {
                 bar.tick();
             }
         })
+    }
+}
+
+/// A bar for each layer of an image that is read, beside each other. They disappear when the image is there.
+pub(super) struct LayerBars {
+    /// Nothing when nobody would see them.
+    all: Option<MultiProgress>,
+}
+
+impl LayerBars {
+    pub(super) fn new(quiet: bool) -> LayerBars {
+        LayerBars { all: (!quiet && std::io::stderr().is_terminal()).then(MultiProgress::new) }
+    }
+
+    /// What the library calls for the layers of one image.
+    pub(super) fn callback(&self) -> LayerProgress {
+        let Some(all) = self.all.clone() else { return Arc::new(|_, _| {}) };
+        let bars: Mutex<BTreeMap<usize, ProgressBar>> = Mutex::new(BTreeMap::new());
+        Arc::new(move |number, step| {
+            let mut bars = bars.lock().unwrap_or_else(PoisonError::into_inner);
+            let bar = bars.entry(number).or_insert_with(|| {
+                let bar = ProgressBar::no_length().with_message(format!("layer {}", number + 1));
+                bar.set_style(style("{spinner} {msg:10} {bytes} ({bytes_per_sec})"));
+                all.add(bar)
+            });
+            match step {
+                Step::There => {
+                    bar.set_style(style("  {msg:10} is here already"));
+                    bar.finish();
+                }
+                Step::Read(read, length) => {
+                    if let Some(length) = length.filter(|_| bar.length().is_none()) {
+                        bar.set_style(style("  {msg:10} [{bar:30}] {bytes}/{total_bytes} ({bytes_per_sec})"));
+                        bar.set_length(length);
+                    }
+                    bar.set_position(read);
+                }
+                Step::Unpacked => {
+                    bar.set_style(style("  {msg:10} unpacked, {bytes}"));
+                    bar.finish();
+                }
+            }
+        })
+    }
+
+    /// Takes all bars away, so that a line of output has the place.
+    pub(super) fn clear(&self) {
+        if let Some(all) = &self.all {
+            // What cannot be drawn cannot be taken away.
+            let _ = all.clear();
+        }
     }
 }
 

@@ -4,26 +4,39 @@
 //! by chain id. Layers belong to nobody: an image is what keeps one, and the last image that goes takes it along.
 //! Snapshots share a layer's extents, not its life, so they stay whatever happens to images.
 
+mod add;
 mod config;
+mod draft;
+mod history;
 mod import;
+mod layers;
+mod load;
+mod progress;
+mod remove;
+mod room;
 
-use std::collections::HashSet;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
 
 use jiff::Timestamp;
 use oci_spec::image::ImageConfiguration;
 use serde::{Deserialize, Serialize};
-use sha2::{Digest as _, Sha256};
 
+pub use add::add;
 pub use config::Change;
-pub use import::{Import, Progress, import};
+pub use history::{Made, history};
+pub use import::{Import, import};
+pub(crate) use layers::{Unused, unused};
+pub use load::{Load, Loaded, load};
+pub use progress::{LayerProgress, Progress, Step};
+pub use remove::{Pruned, Removed, prune, remove};
 
 use crate::error::{Context, Error, Kind, Result};
 use crate::kernel::fs;
 use crate::name::{Digest, Id, ImageName};
 use crate::store::{Shelf, Store, record};
-use crate::subvolume::{Parent, Sealed, remove_object};
+use crate::subvolume::{Parent, Sealed};
+use layers::layer_record;
 
 /// The document that an image is named after.
 const CONFIG: &str = "config.json";
@@ -53,6 +66,9 @@ struct LayerRecord {
     size: u64,
     /// Entries in the tar.
     entries: u64,
+    /// When it was made, if no image came of it yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    unfinished: Option<Timestamp>,
 }
 
 /// An image as it lies in the store.
@@ -111,7 +127,7 @@ fn config_bytes(dir: BorrowedFd<'_>) -> Result<Vec<u8>> {
 pub(crate) fn damage(store: &Store, id: &Id) -> Result<Option<String>> {
     let image = Image::open(store, id)?;
     let config = config_bytes(store.open_object(Shelf::Images, id)?.as_fd())?;
-    if Digest::from_bytes(Sha256::digest(&config).into()).id() != *id {
+    if Digest::of(&config).id() != *id {
         return Ok(Some("config.json is not the document that the image is named after".to_string()));
     }
     let mut next = Some(image.chain);
@@ -169,173 +185,6 @@ pub fn tag(store: &Store, id: &Id, name: &ImageName) -> Result<()> {
         store.sync()
     };
     tag().call_context(|| format!("tag {name}"))
-}
-
-/// What a removal did, or would do.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Removed {
-    /// A name was taken away.
-    Untagged(ImageName),
-    /// The image is gone, with the layers that no other image uses.
-    Deleted(Id),
-}
-
-/// Removes an image, or, when it has several names and is called by one, that name only.
-///
-/// Kept containers that were made from it hold it back unless `force`; they are snapshots of their own and stay
-/// whole either way. With `dry_run` nothing is changed and what would be is returned. Atomic, and durable when it returns.
-pub fn remove(store: &Store, text: &str, force: bool, dry_run: bool) -> Result<Vec<Removed>> {
-    remove_named(store, text, force, dry_run).call_context(|| format!("remove image {text}"))
-}
-
-fn remove_named(store: &Store, text: &str, force: bool, dry_run: bool) -> Result<Vec<Removed>> {
-    let changing = store.lock_shelf(Shelf::Images)?;
-    let image = find(store, text)?;
-    let by_name: Option<ImageName> = text.parse().ok().filter(|name| image.names.contains(name));
-    if let Some(name) = by_name.filter(|_| image.names.len() > 1) {
-        if !dry_run {
-            store.remove_tag(&name)?;
-            drop(changing); // nobody has to wait for the disk
-            store.sync()?;
-        }
-        return Ok(vec![Removed::Untagged(name)]);
-    }
-    if image.names.len() > 1 && !force {
-        let names: Vec<String> = image.names.iter().map(ToString::to_string).collect();
-        return Err(Error::new(
-            Kind::InUse,
-            format!("image {}: has several names: {}", image.id.short(), names.join(", ")),
-        )
-        .with_hint("name one of them, or use --force to remove them all"));
-    }
-    if !force {
-        refuse_if_used(store, &image)?;
-    }
-    let mut removed: Vec<Removed> = image.names.iter().cloned().map(Removed::Untagged).collect();
-    removed.push(Removed::Deleted(image.id));
-    if dry_run {
-        return Ok(removed);
-    }
-    // This is what removes it: a name whose image is not there is no name. It stays in the trash until its names and
-    // layers are gone, so that they go, too, if we do not get that far.
-    let dir = store.open_object(Shelf::Images, &image.id)?;
-    let gone = remove_object(store, Shelf::Images, &image.id, dir.as_fd())?;
-    for name in &image.names {
-        store.remove_tag(name)?;
-    }
-    remove_unused_layers(store)?;
-    drop(changing); // nobody has to wait for the disk
-    gone.clear();
-    store.reclaim()?;
-    Ok(removed)
-}
-
-/// What no image keeps.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Unused {
-    /// An image that was not given its name any more.
-    Image(Id),
-    /// A name whose image is gone.
-    Tag(ImageName),
-    /// A layer that no image stands on.
-    Layer(Id),
-}
-
-/// Finds what images left that were removed, or never came to be; with `remove`, it is removed.
-pub(crate) fn unused(store: &Store, remove: bool) -> Result<Vec<Unused>> {
-    let _changing = store.lock_shelf(Shelf::Images)?;
-    let unnamed = unnamed(store, remove)?;
-    if remove {
-        for id in &unnamed {
-            let dir = store.open_object(Shelf::Images, id)?;
-            remove_object(store, Shelf::Images, id, dir.as_fd())?.clear();
-        }
-    }
-    let mut unused: Vec<Unused> = unnamed.iter().copied().map(Unused::Image).collect();
-    for (name, id) in store.tags()? {
-        if store.exists(Shelf::Images, &id)? {
-            continue;
-        }
-        if remove {
-            store.remove_tag(&name)?;
-        }
-        unused.push(Unused::Tag(name));
-    }
-    for chain in unused_layers(store, &unnamed)? {
-        if remove {
-            remove_layer(store, &chain)?;
-        }
-        unused.push(Unused::Layer(chain));
-    }
-    Ok(unused)
-}
-
-/// Images whose import was killed before they got their name: it is still in their directory. One that was given another
-/// since then stays; with `tidy`, it keeps that only. The caller holds the lock on images, and so none is being imported.
-fn unnamed(store: &Store, tidy: bool) -> Result<Vec<Id>> {
-    let tags = store.tags()?;
-    let mut unnamed = Vec::new();
-    for id in store.ids(Shelf::Images)? {
-        let dir = store.open_object(Shelf::Images, &id)?;
-        let links: Vec<_> = fs::list(dir.as_fd(), ".")?.into_iter().filter(|entry| entry != CONFIG).collect();
-        if !links.is_empty() && names_of(&tags, &id).is_empty() {
-            unnamed.push(id);
-        } else if tidy {
-            links.iter().try_for_each(|link| fs::unlink(dir.as_fd(), link))?;
-        }
-    }
-    Ok(unnamed)
-}
-
-/// The layers that no image stands on but those that are as good as gone, directly or on one above. The caller holds the lock on images, so none is about
-/// to be used; an image whose record cannot be read fails the search, since nobody knows what it stands on.
-fn unused_layers(store: &Store, gone: &[Id]) -> Result<Vec<Id>> {
-    let mut used = HashSet::new();
-    for id in store.ids(Shelf::Images)?.into_iter().filter(|id| !gone.contains(id)) {
-        let mut next = Some(Image::open(store, &id)?.chain);
-        while let Some(chain) = next.filter(|chain| used.insert(*chain)) {
-            next = match store.exists(Shelf::Layers, &chain)? {
-                true => layer_record(store, &chain)?.and_then(|record| record.parent),
-                false => None,
-            };
-        }
-    }
-    Ok(store.ids(Shelf::Layers)?.into_iter().filter(|chain| !used.contains(chain)).collect())
-}
-
-/// The caller holds the lock on images.
-fn remove_unused_layers(store: &Store) -> Result<()> {
-    unused_layers(store, &[])?.iter().try_for_each(|chain| remove_layer(store, chain))
-}
-
-fn remove_layer(store: &Store, chain: &Id) -> Result<()> {
-    let doing = || format!("remove layer {}", chain.short());
-    let dir = store.open_object(Shelf::Layers, chain).context(doing)?;
-    remove_object(store, Shelf::Layers, chain, dir.as_fd()).context(doing)?.clear();
-    Ok(())
-}
-
-fn layer_record(store: &Store, chain: &Id) -> Result<Option<LayerRecord>> {
-    record::read(store.open_object(Shelf::Layers, chain)?.as_fd())
-}
-
-/// Kept containers name the image that they were made from.
-fn refuse_if_used(store: &Store, image: &Image) -> Result<()> {
-    #[derive(Deserialize)]
-    struct Uses {
-        image: Option<Id>,
-    }
-    for id in store.ids(Shelf::Containers)? {
-        let Ok(dir) = store.open_object(Shelf::Containers, &id) else { continue };
-        if record::read::<Uses>(dir.as_fd())?.is_some_and(|uses| uses.image == Some(image.id)) {
-            let message = format!("image {}: used by container {}", image.id.short(), id.short());
-            return Err(Error::new(Kind::InUse, message).with_hint(format!(
-                "remove it first (tupper rm {}), or use --force: the container stays whole",
-                id.short()
-            )));
-        }
-    }
-    Ok(())
 }
 
 fn names_of(tags: &[(ImageName, Id)], id: &Id) -> Vec<ImageName> {

@@ -343,6 +343,21 @@ pub(crate) fn open_directory_beneath(at: BorrowedFd<'_>, path: impl AsRef<Path>)
     fcntl::openat2(at, path, how).map_err(|e| failed("open", at, path, e))
 }
 
+/// openat2(2) of a file below `at`, through no link at all, for reading. O_NONBLOCK keeps a FIFO from blocking.
+pub(crate) fn open_file_beneath(at: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd> {
+    let how = OpenHow::new()
+        .flags(OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY | OFlag::O_CLOEXEC)
+        .resolve(ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS);
+    fcntl::openat2(at, path, how).map_err(|e| failed("open", at, path, e))
+}
+
+/// openat(2) with O_TMPFILE: a file without a name, gone when it is closed.
+pub(crate) fn unnamed_file(at: BorrowedFd<'_>) -> Result<std::fs::File> {
+    let flags = OFlag::O_RDWR | OFlag::O_TMPFILE | OFlag::O_CLOEXEC;
+    let file = fcntl::openat(at, ".", flags, Mode::from_bits_truncate(0o600));
+    file.map(std::fs::File::from).map_err(|e| failed("make a file without a name in", at, THIS, e))
+}
+
 /// fcntl(2) F_DUPFD_CLOEXEC.
 pub(crate) fn duplicate(fd: BorrowedFd<'_>) -> Result<OwnedFd> {
     fd.try_clone_to_owned().map_err(Error::from).context(|| "duplicate a descriptor")

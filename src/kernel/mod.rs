@@ -6,6 +6,7 @@
 pub(crate) mod btrfs;
 pub(crate) mod capability;
 pub(crate) mod cgroup;
+pub(crate) mod directory;
 pub(crate) mod flock;
 pub(crate) mod fs;
 pub(crate) mod loopdev;

@@ -65,7 +65,7 @@ impl Failure {
     }
 }
 
-trait Doing<T> {
+pub(super) trait Doing<T> {
     fn doing(self, doing: &'static str) -> Result<T>;
 }
 
@@ -370,6 +370,52 @@ fn first_full_directory(at: &OwnedFd) -> nix::Result<Option<CString>> {
 
 fn c_string(path: &[u8]) -> nix::Result<CString> {
     CString::new(path).map_err(|_| Errno::EINVAL)
+}
+
+/// llistxattr(2) or flistxattr(2), and [`remove_xattr`] of all that they name but what is none of an archive's: what the
+/// host's security module and btrfs itself keep there.
+pub(crate) fn clear_xattrs(target: Target<'_>) -> Result<()> {
+    let path = match target {
+        Target::Open(_) => None,
+        Target::Name(path) => Some(c_string(path).doing("list the xattrs of")?),
+    };
+    let names = grown(|buffer| match (target, &path) {
+        (Target::Open(file), _) => {
+            // SAFETY: the buffer's pointer and length are those of a live slice.
+            #[expect(unsafe_code, reason = "nix has no xattr calls")]
+            unsafe {
+                libc::flistxattr(file.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len())
+            }
+        }
+        (Target::Name(_), path) => {
+            let path = path.as_deref().unwrap_or(c"");
+            // SAFETY: the path is a C string; the buffer's pointer and length are those of a live slice.
+            #[expect(unsafe_code, reason = "nix has no xattr calls")]
+            unsafe {
+                libc::llistxattr(path.as_ptr(), buffer.as_mut_ptr().cast(), buffer.len())
+            }
+        }
+    });
+    for name in names.doing("list the xattrs of")?.unwrap_or_default().split_inclusive(|&b| b == 0) {
+        let name = CStr::from_bytes_with_nul(name).map_err(|_| Errno::EIO).doing("list the xattrs of")?;
+        if name != c"security.selinux" && !name.to_bytes().starts_with(b"btrfs.") {
+            remove_xattr(target, name)?;
+        }
+    }
+    Ok(())
+}
+
+/// The inode number of the directory that we stand in.
+pub(crate) fn inode_here() -> Result<u64> {
+    metadata(b".", false).map(|found| found.st_ino)
+}
+
+/// The inode number that the next new entry of this btrfs subvolume gets or exceeds: they only grow within a subvolume,
+/// and in a snapshot go on above those of its source (btrfs_get_free_objectid, fs/btrfs/disk-io.c, since Linux 5.11; the
+/// mount option inode_cache, which reused numbers, is gone since then). An unnamed file is made to see it (O_TMPFILE).
+pub(crate) fn next_inode() -> Result<u64> {
+    let file = fcntl::openat(CWD, ".", OFlag::O_TMPFILE | OFlag::O_WRONLY | OFlag::O_CLOEXEC, Mode::empty());
+    stat::fstat(file.doing("make a file in")?).doing("stat").map(|found| found.st_ino)
 }
 
 /// llistxattr(2) and lgetxattr(2): all extended attributes of an entry, sorted by name.

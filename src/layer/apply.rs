@@ -8,8 +8,8 @@
 //! Long for one file because its parts share one invariant:
 //! the stack of directories is the way to where the thread stands.
 //!
-//! Names resolve as they would inside: absolute links and `..` end at this root. A name that begins with `.wh.` is a
-//! name; where layers lie on layers, whiteouts are to be looked for in [`Applier::apply`] before anything is made.
+//! Names resolve as they would inside: absolute links and `..` end at this root. In a root filesystem a name that
+//! begins with `.wh.` is a name; in a layer it hides what lies below ([`Lower`]).
 
 use std::io::BufRead;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -18,8 +18,8 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::kernel::fs::CWD;
 use crate::kernel::node::{self, Target, Time};
 
-use super::entries::{Entries, Entry, Node};
-use super::sparse::SparseMap;
+use super::lower::{Lower, Whiteout, whiteout};
+use crate::archive::{Entries, Entry, Node, SparseMap};
 
 /// Longest path given to the kernel at once; PATH_MAX is 4096 with the NUL (path_resolution(7)).
 const LONGEST: usize = 4000;
@@ -32,9 +32,10 @@ pub(super) struct Applied {
     pub(super) bytes: u64,
 }
 
-/// Applies all entries. The thread has to be confined to the directory.
-pub(super) fn apply<R: BufRead>(entries: &mut Entries<'_, R>) -> Result<Applied> {
-    let mut applier = Applier::new()?;
+/// Applies all entries, as those of a layer on top of what is there, or as those of a root filesystem. The thread has to
+/// be confined to the directory.
+pub(super) fn apply<R: BufRead>(entries: &mut Entries<'_, R>, layer: bool) -> Result<Applied> {
+    let mut applier = Applier::new(layer)?;
     while let Some(entry) = entries.next()? {
         applier.apply(&entry, entries)?;
     }
@@ -65,10 +66,12 @@ struct Applier {
     entries: u64,
     bytes: u64,
     unsupported: Vec<Vec<u8>>,
+    /// What a layer may hide; a root filesystem lies on nothing.
+    lower: Option<Lower>,
 }
 
 impl Applier {
-    fn new() -> Result<Applier> {
+    fn new(layer: bool) -> Result<Applier> {
         let mut root = existing(b".", b"")?;
         root.end = 0;
         Ok(Applier {
@@ -78,6 +81,7 @@ impl Applier {
             entries: 0,
             bytes: 0,
             unsupported: Vec::new(),
+            lower: layer.then(Lower::new).transpose()?,
         })
     }
 
@@ -91,6 +95,12 @@ impl Applier {
             Some(slash) => (&entry.path[..slash], &entry.path[slash + 1..]),
             None => (&b""[..], &entry.path[..]),
         };
+        if self.lower.is_some() {
+            let says = whiteout(&entry.path)?;
+            if says != Whiteout::None {
+                return self.whiteout(entry, parent, says);
+            }
+        }
         self.enter(parent)?;
         match &entry.node {
             Node::File(map) => self.file(entry, name, map.as_ref(), data),
@@ -107,6 +117,19 @@ impl Applier {
         }
     }
 
+    /// Hides what lies below; where nothing does, nothing is made.
+    fn whiteout(&mut self, entry: &Entry, parent: &[u8], says: Whiteout<'_>) -> Result<()> {
+        if says == Whiteout::Meta || !self.go(parent, false)? {
+            return Ok(());
+        }
+        match (&self.lower, says) {
+            (Some(lower), Whiteout::Name(name)) => lower.hide(name),
+            (Some(lower), Whiteout::Opaque) => lower.hide_all(),
+            _ => Ok(()),
+        }
+        .map_err(|failure| failure.of(&entry.path))
+    }
+
     /// The entry of the root itself: `./`.
     fn root(&mut self, entry: &Entry) -> Result<()> {
         if entry.node != Node::Directory {
@@ -114,6 +137,10 @@ impl Applier {
         }
         self.leave_to(0)?;
         self.stand(0)?;
+        if let Some(lower) = &mut self.lower {
+            let announced = node::inode_here().and_then(|inode| lower.announce(b".", inode));
+            announced.map_err(|failure| failure.of(b""))?;
+        }
         self.directory_metadata(entry, b".", false)?;
         let mut root = existing(b".", b"")?;
         root.end = 0;
@@ -170,6 +197,9 @@ impl Applier {
                 let found = node::metadata(name, false).map_err(fail)?;
                 if node::is_directory(&found) {
                     made = false;
+                    if let Some(lower) = &mut self.lower {
+                        lower.announce(name, found.st_ino).map_err(fail)?;
+                    }
                 } else {
                     node::remove(name).map_err(fail)?;
                     node::create_directory(name, entry.mode).map_err(fail)?;
@@ -225,16 +255,16 @@ impl Applier {
             None => node::create_hard_link(&absolute(target), name),
         };
         match link() {
-            Ok(()) => Ok(()),
+            Ok(()) => {}
             Err(failure) if failure.exists() => {
-                if same_file(place.as_ref().map(|place| place.as_fd()), target, split, name) {
-                    return Ok(());
+                if !same_file(place.as_ref().map(|place| place.as_fd()), target, split, name) {
+                    make_way(name).map_err(|failure| failure.of(&entry.path))?;
+                    link().map_err(|failure| missing_target(failure, shown(), &entry.path))?;
                 }
-                make_way(name).map_err(|failure| failure.of(&entry.path))?;
-                link().map_err(|failure| missing_target(failure, shown(), &entry.path))
             }
-            Err(failure) => Err(missing_target(failure, shown(), &entry.path)),
+            Err(failure) => return Err(missing_target(failure, shown(), &entry.path)),
         }
+        self.lower.as_mut().map_or(Ok(()), |lower| lower.linked(name, &entry.path))
     }
 
     fn xattrs(&mut self, entry: &Entry, target: Target<'_>) -> Result<()> {
@@ -271,15 +301,23 @@ impl Applier {
 
     /// Goes to the directory `parent`, leaving those that are not on the way and making those that are missing.
     fn enter(&mut self, parent: &[u8]) -> Result<()> {
+        self.go(parent, true).map(drop)
+    }
+
+    /// [`enter`](Applier::enter) that makes nothing unless told to: false when there is no such directory.
+    fn go(&mut self, parent: &[u8], make: bool) -> Result<bool> {
         let common = self.common(parent);
         self.leave_to(common)?;
         while self.path.len() < parent.len() {
             let start = if self.path.is_empty() { 0 } else { self.path.len() + 1 };
             let end = parent[start..].iter().position(|&b| b == b'/').map_or(parent.len(), |slash| start + slash);
             self.stand(self.stack.len() - 1)?;
+            if !make && !node::metadata(&parent[start..end], true).is_ok_and(|found| node::is_directory(&found)) {
+                return Ok(false);
+            }
             self.enter_unannounced(&parent[start..end], &parent[..end])?;
         }
-        self.stand(self.stack.len() - 1)
+        self.stand(self.stack.len() - 1).map(|()| true)
     }
 
     /// The index of the last frame that is on the way to `parent`.

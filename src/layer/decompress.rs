@@ -12,8 +12,12 @@ use liblzma::bufread::XzDecoder;
 use crate::error::{Error, Kind, Result};
 
 const BUFFER: usize = 256 << 10;
+/// The longest header of a zstd frame (RFC 8878, 3.1.1.1) with its magic; the other kinds' magic is shorter.
+const HEADER: u64 = 18;
 /// RFC 8878, 3.1.1.1.2: the window, of which zstd itself accepts no more by default.
 const ZSTD_WINDOW_LOG: u32 = 27;
+/// A window of 8 MiB, which RFC 8878 wants every decoder to have.
+const SMALL_WINDOW_LOG: u32 = 23;
 const XZ_MEMORY: u64 = 128 << 20;
 
 /// The kinds of stream that [`decompress`] knows.
@@ -55,21 +59,40 @@ impl Compression {
     }
 }
 
-/// The uncompressed stream of `bytes`.
-pub(super) fn decompress(mut bytes: Box<dyn Read + Send>) -> Result<Box<dyn Read + Send>> {
+/// Whether the stream is compressed, by its first bytes, which are read.
+pub fn is_compressed(bytes: &mut impl Read) -> Result<bool> {
     let mut start = Vec::new();
-    bytes.by_ref().take(6).read_to_end(&mut start)?;
+    bytes.take(6).read_to_end(&mut start)?;
+    Ok(Compression::of(&start) != Compression::Plain)
+}
+
+/// The uncompressed stream of `bytes`, plain or compressed by gzip, zstd, xz or bzip2.
+///
+/// # Errors
+/// Those of the first read; the reader's are those of the stream, `Invalid` for a damaged or truncated one.
+pub fn decompress(bytes: Box<dyn Read + Send>) -> Result<Box<dyn Read + Send>> {
+    decompress_in_turn(bytes, || {})
+}
+
+/// [`decompress`] of one stream of several at once: what needs much memory waits for its turn before it takes that.
+pub(super) fn decompress_in_turn(mut bytes: Box<dyn Read + Send>, turn: impl FnOnce()) -> Result<Box<dyn Read + Send>> {
+    let mut start = Vec::new();
+    bytes.by_ref().take(HEADER).read_to_end(&mut start)?;
     let compression = Compression::of(&start);
+    let small = compression != Compression::Xz && (compression != Compression::Zstd || zstd_window_is_small(&start));
     let all = Cursor::new(start).chain(bytes);
     if compression == Compression::Plain {
         return Ok(Box::new(all));
+    }
+    if !small {
+        turn();
     }
     let input = BufReader::with_capacity(BUFFER, all);
     let decoder: Box<dyn Read + Send> = match compression {
         Compression::Plain | Compression::Gzip => Box::new(Gzip { member: Some(GzDecoder::new(input)) }),
         Compression::Zstd => {
             let mut decoder = zstd::stream::read::Decoder::with_buffer(input)?;
-            decoder.window_log_max(ZSTD_WINDOW_LOG)?;
+            decoder.window_log_max(if small { SMALL_WINDOW_LOG } else { ZSTD_WINDOW_LOG })?;
             Box::new(decoder)
         }
         Compression::Xz => {
@@ -79,7 +102,23 @@ pub(super) fn decompress(mut bytes: Box<dyn Read + Send>) -> Result<Box<dyn Read
         }
         Compression::Bzip2 => Box::new(MultiBzDecoder::new(input)),
     };
-    Ok(Box::new(Named { decoder, compression, ended: false }))
+    Ok(Box::new(Named { decoder, compression, small, ended: false }))
+}
+
+/// Whether the first frame's window is at most 8 MiB (RFC 8878, 3.1.1.1). A skippable frame says nothing of the next.
+fn zstd_window_is_small(start: &[u8]) -> bool {
+    let [0x28, 0xb5, 0x2f, 0xfd, descriptor, rest @ ..] = start else { return false };
+    let single_segment = descriptor & 0x20 != 0;
+    if !single_segment {
+        // Exponent and mantissa: (1 + m / 8) << (10 + e).
+        return rest.first().is_some_and(|window| *window <= ((SMALL_WINDOW_LOG - 10) << 3) as u8);
+    }
+    // There is no window but the content, whose size follows the dictionary's id.
+    let dictionary = [0, 1, 2, 4][usize::from(descriptor & 3)];
+    let length = [1, 2, 4, 8][usize::from(descriptor >> 6)];
+    let Some(size) = rest.get(dictionary..dictionary + length) else { return false };
+    let size = size.iter().rev().fold(0u64, |size, byte| size << 8 | u64::from(*byte));
+    size <= 1 << SMALL_WINDOW_LOG
 }
 
 /// A gzip file: members one after another, and at most zeros behind the last, as gzip(1) accepts from tapes.
@@ -130,6 +169,8 @@ fn garbage() -> io::Error {
 struct Named {
     decoder: Box<dyn Read + Send>,
     compression: Compression,
+    /// No more than 8 MiB of zstd's window are accepted.
+    small: bool,
     ended: bool,
 }
 
@@ -157,6 +198,9 @@ impl Named {
             Compression::Xz => text.contains("memory limit") || text.contains("memory usage limit"),
             _ => false,
         };
+        if memory && self.small {
+            return Error::new(Kind::Invalid, "zstd window: larger than 8 MiB in a later frame than the first").into();
+        }
         if memory {
             return Error::new(Kind::Limit, format!("{name} window: larger than 128 MiB"))
                 .with_hint("compress the archive again with a smaller window, such as zstd --long=27 or xz -9")
@@ -273,6 +317,38 @@ mod tests {
         encoder.write_all(b"text").expect("to memory");
         let error = unpacked(&encoder.finish().expect("to memory")).expect_err("256 MiB");
         assert_eq!(error.kind(), Kind::Limit, "{error}");
+    }
+
+    #[test]
+    fn who_needs_much_memory_waits_for_its_turn() {
+        let zstd = |log: u32, length: usize, known: bool| {
+            let mut encoder = zstd::Encoder::new(Vec::new(), 1).expect("an encoder");
+            encoder.window_log(log).and_then(|()| encoder.include_contentsize(known)).expect("a window");
+            if known {
+                encoder.set_pledged_src_size(Some(length as u64)).expect("a size");
+            }
+            encoder.write_all(&noise(length)).expect("to memory");
+            encoder.finish().expect("to memory")
+        };
+        let skippable = [&[0x53, 0x2a, 0x4d, 0x18, 3, 0, 0, 0, 1, 2, 3][..], &zstd(20, 10, false)].concat();
+        for (bytes, waits) in [
+            (gzip(b"text"), false),
+            (b"plain".to_vec(), false),
+            (xz(b"text"), true),
+            (zstd(23, 100, false), false),
+            (zstd(24, 100, false), true),
+            (zstd(24, 100, true), false),
+            (zstd(24, 9 << 20, true), true),
+            (skippable, true),
+        ] {
+            let mut waited = false;
+            let stream = decompress_in_turn(Box::new(Cursor::new(bytes)), || waited = true);
+            stream.and_then(|mut stream| Ok(stream.read_to_end(&mut Vec::new())?)).expect("sound");
+            assert_eq!(waited, waits);
+        }
+        let larger_later = [zstd(20, 100, false), zstd(24, 100, false)].concat();
+        let error = unpacked(&larger_later).expect_err("a surprise");
+        assert!(error.to_string().contains("in a later frame"), "{error}");
     }
 
     #[test]

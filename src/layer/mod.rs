@@ -5,64 +5,28 @@
 //!          thread 1      2       thread 3, which has no root but the directory
 //! ```
 //!
-//! [`unpack`] takes bytes that nobody vouches for: everything about them is bounded ([`Limits`]), and the thread that
-//! applies them is confined before it reads the first. [`pack`] writes the canonical archive of a directory: the same
-//! tree gives the same bytes. This room knows neither where bytes come from nor what a store or an image is.
+//! [`unpack`] takes a root filesystem, [`Opened`] a layer that is put on top of others, whiteouts and all. Both take bytes
+//! that nobody vouches for: everything about them is bounded ([`Limits`]), and the thread that applies them is confined
+//! before it reads the first. [`pack`] writes the canonical archive of a directory: the same tree gives the same bytes.
+//! This room knows neither where bytes come from nor what a store or an image is.
 
-mod acl;
 mod apply;
 mod decompress;
-mod entries;
-mod header;
+mod lower;
 mod pack;
-mod pax;
 mod pipeline;
-mod sparse;
 
 use std::io::Read;
 use std::os::fd::BorrowedFd;
+use std::sync::Arc;
 
 use crate::error::{Context, Result};
 use crate::name::Digest;
 
+pub use crate::archive::Limits;
+pub use decompress::{decompress, is_compressed};
 pub use pack::{Packed, pack};
-
-/// What an archive may ask for. An archive that asks for more is refused with a [`Limit`](crate::error::Kind::Limit)
-/// error that names the limit.
-#[derive(Debug, Clone)]
-pub struct Limits {
-    /// Uncompressed bytes of the archive, which bound the bytes it can write too. Default: 256 GiB.
-    pub bytes: u64,
-    /// Size of one file as stat(2) tells it, holes included, in bytes. Default: 8 TiB.
-    pub file_size: u64,
-    /// Bytes behind the end of the archive: writers fill up to a block of a tape. Default: 64 MiB.
-    pub padding: u64,
-    /// Entries. Default: 10 million.
-    pub entries: u64,
-    /// Directories above an entry. Default: 16,384.
-    pub depth: usize,
-    /// Length of an entry's name or of a link's target, in bytes. Default: 64 KiB.
-    pub name: usize,
-    /// Extended (PAX) header records of one entry, in bytes. Default: 1 MiB.
-    pub pax: usize,
-    /// Pieces of one sparse file. Default: 1 million (16 MiB of memory).
-    pub sparse_pieces: usize,
-}
-
-impl Default for Limits {
-    fn default() -> Limits {
-        Limits {
-            bytes: 256 << 30,
-            file_size: 8 << 40,
-            padding: 64 << 20,
-            entries: 10_000_000,
-            depth: 16_384,
-            name: 64 << 10,
-            pax: 1 << 20,
-            sparse_pieces: 1_000_000,
-        }
-    }
-}
+pub use pipeline::Opened;
 
 /// What [`unpack`] unpacked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -87,11 +51,10 @@ pub struct Unpacked {
 /// [`Kind::Invalid`](crate::error::Kind) for a malformed or truncated archive, `Limit` for a limit, `Unsupported` for
 /// a kind of entry or compression that is not known, else the failed call's.
 pub fn unpack(bytes: Box<dyn Read + Send>, into: BorrowedFd<'_>, limits: &Limits) -> Result<Unpacked> {
-    unpack_watched(bytes, into, limits, &|_| Ok(()))
+    unpack_watched(bytes, into, limits, unwatched())
 }
 
-/// [`unpack`], and `watch` is told how many bytes, uncompressed, there are so far, before they are applied; its error
-/// ends it.
+/// [`unpack`] under the eyes of a [`Watch`].
 ///
 /// # Errors
 /// Those of [`unpack`] and of `watch`.
@@ -99,13 +62,17 @@ pub fn unpack_watched(
     bytes: Box<dyn Read + Send>,
     into: BorrowedFd<'_>,
     limits: &Limits,
-    watch: Watch<'_>,
+    watch: Watch,
 ) -> Result<Unpacked> {
-    pipeline::run(bytes, Some(into), limits, watch).context(|| "unpack layer")
+    Opened::open(|| Ok(bytes), limits, watch)?.run(pipeline::Into::Root(into)).context(|| "unpack layer")
 }
 
-/// Called with a count of bytes, every few hundred KiB.
-pub type Watch<'a> = &'a (dyn Fn(u64) -> Result<()> + Sync);
+/// Told of each few hundred KiB how many bytes they are, uncompressed, before they are applied; its error ends the unpack.
+pub type Watch = Arc<dyn Fn(u64) -> Result<()> + Send + Sync>;
+
+fn unwatched() -> Watch {
+    Arc::new(|_| Ok(()))
+}
 
 /// Reads an archive to its last byte as [`unpack`] does, and writes nothing: what it holds, or why it would be refused.
 ///
@@ -114,5 +81,5 @@ pub type Watch<'a> = &'a (dyn Fn(u64) -> Result<()> + Sync);
 /// # Errors
 /// Those of [`unpack`] that the archive itself is the reason for.
 pub fn check(bytes: Box<dyn Read + Send>, limits: &Limits) -> Result<Unpacked> {
-    pipeline::run(bytes, None, limits, &|_| Ok(())).context(|| "read layer")
+    Opened::open(|| Ok(bytes), limits, unwatched())?.run(pipeline::Into::Nothing).context(|| "read layer")
 }

@@ -1,73 +1,138 @@
 //! The stages of an unpack, each on a thread of its own, joined by bounded channels of buffers that go round.
 //!
-//! The reader decompresses into empty buffers, the caller's thread hashes them, the applier parses and applies them
-//! and gives them back. A stage that fails drops its ends of the channels, which ends the others; its error is the
-//! result. All threads have ended when [`run`] returns (the process may clone itself afterwards).
+//! The reader decompresses into empty buffers, the next thread hashes them, the applier parses and applies them and
+//! gives them back. A stage that fails drops its ends of the channels, which ends the others; its error is the result.
+//! The first two begin when a layer is opened, and go ahead of the third as far as the buffers reach. All threads have
+//! ended when an [`Opened`] is applied or dropped (the process may clone itself afterwards).
 
 use std::io::{self, BufRead, Read};
 use std::os::fd::BorrowedFd;
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
-use std::thread;
+use std::thread::{self, JoinHandle};
 
 use sha2::{Digest as _, Sha256};
 
+use crate::archive::{Entries, Limits};
 use crate::error::{Context, Error, Kind, Result};
 use crate::kernel::node;
 use crate::name::Digest;
 
 use super::apply::{self, Applied};
-use super::entries::Entries;
-use super::{Limits, Unpacked, Watch, decompress};
+use super::{Unpacked, Watch, decompress};
 
-/// Size and number of the buffers: 2 MiB in flight.
+/// Size and number of a layer's buffers: 4 MiB in flight.
 const BUFFER: usize = 256 << 10;
-const BUFFERS: usize = 8;
+const BUFFERS: usize = 16;
 
-/// Unpacks `bytes` below `into`; without it they are read and nothing is written.
-pub(super) fn run(
-    bytes: Box<dyn Read + Send>,
-    into: Option<BorrowedFd<'_>>,
-    limits: &Limits,
-    watch: Watch<'_>,
-) -> Result<Unpacked> {
-    let (filled, to_hash) = sync_channel(BUFFERS);
-    let (hashed, to_apply) = sync_channel(BUFFERS);
-    let (emptied, empty) = channel();
-    for _ in 0..BUFFERS {
-        // The receiver lives in this frame.
-        let _ = emptied.send(Vec::new());
-    }
-    thread::scope(|scope| {
+/// An archive that is being decompressed and hashed already.
+pub struct Opened {
+    stream: Stream,
+    /// Dropped when it is this layer's turn to take much memory.
+    turn: Sender<()>,
+    limits: Limits,
+    read: JoinHandle<Result<()>>,
+    hash: JoinHandle<Digest>,
+}
+
+/// What becomes of the entries.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Into<'a> {
+    /// They are read, and nothing is written.
+    Nothing,
+    /// They are a root filesystem.
+    Root(BorrowedFd<'a>),
+    /// They are a layer on top of what the directory holds.
+    Layer(BorrowedFd<'a>),
+}
+
+impl Opened {
+    /// Begins to read the archive that `open` opens, compressed or not, under the eyes of a [`Watch`].
+    ///
+    /// # Errors
+    /// When no thread can be started; what is wrong with the archive is the error of [`Opened::apply`].
+    pub fn open(
+        open: impl FnOnce() -> Result<Box<dyn Read + Send>> + Send + 'static,
+        limits: &Limits,
+        watch: Watch,
+    ) -> Result<Opened> {
+        let (filled, to_hash) = sync_channel(BUFFERS);
+        let (hashed, to_apply) = sync_channel(BUFFERS);
+        let (emptied, empty) = channel();
+        for _ in 0..BUFFERS {
+            // The receiver lives in this frame.
+            let _ = emptied.send(Vec::new());
+        }
+        let bytes = limits.bytes;
+        let (turn, wait) = channel();
+        // Nothing is ever sent: the wait ends when the other end is gone.
+        let wait = move || {
+            let _: std::result::Result<(), _> = wait.recv();
+        };
         let read = thread::Builder::new()
             .name("layer-read".into())
-            .spawn_scoped(scope, move || read(bytes, limits.bytes, watch, &empty, &filled))
+            .spawn(move || read(open()?, wait, bytes, &watch, &empty, &filled))
             .context(|| "start a thread")?;
-        let apply = thread::Builder::new().name("layer-apply".into()).spawn_scoped(scope, move || -> Result<_> {
-            if let Some(into) = into {
-                node::confine(into).map_err(|failure| failure.of(b""))?;
-            }
-            let stream = Stream { to_apply, emptied, buffer: Vec::new(), position: 0, ended: false };
-            let mut entries = Entries::new(stream, limits);
-            let applied = match into {
-                Some(_) => apply::apply(&mut entries),
-                None => count(&mut entries),
+        let hash = thread::Builder::new()
+            .name("layer-hash".into())
+            .spawn(move || hash(to_hash, hashed))
+            .context(|| "start a thread")?;
+        let stream = Stream { to_apply, emptied, buffer: Vec::new(), position: 0, ended: false };
+        Ok(Opened { stream, turn, limits: limits.clone(), read, hash })
+    }
+
+    /// Applies it as a layer on top of what the top directory of a btrfs subvolume holds, whiteouts and all (image-spec
+    /// layer.md). Otherwise as [`unpack`](super::unpack).
+    ///
+    /// # Errors
+    /// Those of [`unpack`](super::unpack), and `Invalid` for a malformed whiteout.
+    pub fn apply(self, into: BorrowedFd<'_>) -> Result<Unpacked> {
+        self.run(Into::Layer(into)).context(|| "unpack layer")
+    }
+
+    pub(super) fn run(self, into: Into<'_>) -> Result<Unpacked> {
+        let Opened { stream, turn, limits, read, hash } = self;
+        drop(turn);
+        let applied = thread::scope(|scope| {
+            let limits = &limits;
+            let apply = move || -> Result<_> {
+                if let Into::Root(root) | Into::Layer(root) = into {
+                    node::confine(root).map_err(|failure| failure.of(b""))?;
+                }
+                let mut entries = Entries::new(stream, limits);
+                let applied = match into {
+                    Into::Nothing => count(&mut entries),
+                    Into::Root(_) => apply::apply(&mut entries, false),
+                    Into::Layer(_) => apply::apply(&mut entries, true),
+                };
+                Ok((applied, entries.into_inner().ended))
             };
-            Ok((applied, entries.into_inner().ended))
+            // When it cannot start, its channel ends are gone and the reader ends too.
+            let apply = thread::Builder::new().name("layer-apply".into()).spawn_scoped(scope, apply);
+            apply.context(|| "start a thread").and_then(|apply| ended(apply.join()))
         });
-        // When the applier could not start, its channel ends are gone and the reader ends too.
-        let apply = apply.context(|| "start a thread")?;
-        let diff_id = hash(to_hash, hashed);
-        let read = read.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        let applied = apply.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        let (applied, ended) = applied?;
+        let (diff_id, read) = (ended(hash.join()), ended(read.join()));
+        let (applied, at_end) = applied?;
         // The reader is ahead of the applier, so the applier's error comes first in the stream, unless it is that the
         // stream broke off: then the reader knows why.
-        let Applied { entries, bytes } = match ended {
+        let Applied { entries, bytes } = match at_end {
             true => read.and(applied),
             false => applied.and_then(|applied| read.map(|()| applied)),
         }?;
         Ok(Unpacked { diff_id, entries, bytes })
-    })
+    }
+
+    /// Ends it unread.
+    pub fn cancel(self) {
+        let Opened { stream, turn, read, hash, .. } = self;
+        drop(stream);
+        drop(turn);
+        drop((hash.join(), read.join()));
+    }
+}
+
+/// A thread's result; its panic is ours.
+fn ended<T>(joined: thread::Result<T>) -> T {
+    joined.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
 /// What would be applied.
@@ -86,12 +151,13 @@ fn count<R: BufRead>(entries: &mut Entries<'_, R>) -> Result<Applied> {
 /// Decompresses to the end of the stream, or until nobody takes the buffers any more.
 fn read(
     bytes: Box<dyn Read + Send>,
+    turn: impl FnOnce(),
     limit: u64,
-    watch: Watch<'_>,
+    watch: &Watch,
     empty: &Receiver<Vec<u8>>,
     filled: &SyncSender<Vec<u8>>,
 ) -> Result<()> {
-    let mut stream = decompress::decompress(bytes)?;
+    let mut stream = decompress::decompress_in_turn(bytes, turn)?;
     let mut total = 0u64;
     while let Ok(mut buffer) = empty.recv() {
         buffer.resize(BUFFER, 0);
@@ -103,7 +169,7 @@ fn read(
         if total > limit {
             return Err(Error::new(Kind::Limit, format!("the archive is larger than {limit} bytes uncompressed")));
         }
-        watch(total)?;
+        watch(length as u64)?;
         buffer.truncate(length);
         if filled.send(buffer).is_err() {
             break;

@@ -43,6 +43,7 @@ mod staging;
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::{Deserialize, Serialize};
 
@@ -248,6 +249,11 @@ impl Store {
         Ok(Some(Store { root: root.to_path_buf(), dir, uuid: format.uuid, embedded: embedded::belongs_at(root)? }))
     }
 
+    /// A file without a name on the store's filesystem, for what is needed for a while.
+    pub(crate) fn unnamed_file(&self) -> Result<std::fs::File> {
+        fs::unnamed_file(self.shelf(Shelf::Staging)?.as_fd())
+    }
+
     /// The directory that was given as the store.
     pub fn root(&self) -> &Path {
         &self.root
@@ -317,15 +323,16 @@ impl Store {
 
     /// A loop file that runs out of host space loses writes that were already accepted: refuse before that.
     pub fn require_host_room(&self) -> Result<()> {
-        self.require_host_room_for(0)
-    }
-
-    /// [`require_host_room`](Store::require_host_room) for so many bytes more.
-    pub(crate) fn require_host_room_for(&self, more: u64) -> Result<()> {
         match self.embedded {
-            true => embedded::require_host_room(&self.root, more),
+            true => embedded::require_host_room(&self.root, 0),
             false => Ok(()),
         }
+    }
+
+    /// The disk under the store, to be looked at while much is written.
+    pub(crate) fn host_room(&self) -> Result<HostRoom> {
+        let root = self.embedded.then(|| self.root.clone());
+        Ok(HostRoom { root, dir: fs::duplicate(self.dir.as_fd())?, waiting: AtomicU64::new(0) })
     }
 
     /// [`require_host_room`](Store::require_host_room) for the little that a removal writes.
@@ -352,6 +359,31 @@ impl Store {
         if scarce && let Err(e) = self.reclaim() {
             log::debug!("give space back: {e}");
         }
+    }
+}
+
+/// The disk under an embedded store, which must not run full meanwhile.
+#[derive(Debug)]
+pub(crate) struct HostRoom {
+    /// ROOT; nothing for a store that is not embedded.
+    root: Option<PathBuf>,
+    dir: OwnedFd,
+    /// How much of what was written is not known to have its place there.
+    waiting: AtomicU64,
+}
+
+impl HostRoom {
+    /// Refuses to go on when there may be no room for what was written so far and so many bytes more. As long as there is
+    /// plenty this costs a look; when it becomes scarce, what was written is taken to the disk first, to know.
+    pub(crate) fn require(&self, more: u64) -> Result<()> {
+        let Some(root) = &self.root else { return Ok(()) };
+        let waiting = self.waiting.fetch_add(more, Ordering::Relaxed) + more;
+        if embedded::require_host_room(root, waiting).is_ok() {
+            return Ok(());
+        }
+        fs::sync_filesystem(self.dir.as_fd())?;
+        self.waiting.store(0, Ordering::Relaxed);
+        embedded::require_host_room(root, 0)
     }
 }
 

@@ -89,6 +89,12 @@ impl Store {
         Ok((name, dir))
     }
 
+    /// The same with the whole name given; `Kind::AlreadyExists` when somebody has it.
+    pub(crate) fn make_draft_named(&self, name: &str) -> Result<OwnedFd> {
+        let staging = self.staging(Lock::Shared)?;
+        make_locked(&staging, name).context(|| format!("make the draft {name}"))
+    }
+
     /// Says that snapshots or containers are about to be made, or to run.
     pub(crate) fn intend(&self) -> Result<Intent> {
         let (name, locked) = self.make_draft("intent")?;

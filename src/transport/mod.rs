@@ -1,7 +1,18 @@
 //! Where bytes come from: a file, standard input, a directory.
 //!
-//! What comes in is a stream of bytes and, where it is known, its length; what the bytes mean is for the rooms below to
-//! find out. This room does not know of tar.
+//! A root filesystem is a stream of bytes and, where it is known, its length; what the bytes mean is for the rooms below
+//! to find out. Images come as offers: a config, and layers as they travel, from archives and layouts ([`Stored`]).
+
+mod files;
+mod manifest;
+mod offer;
+mod platform;
+mod stored;
+mod verified;
+
+pub use offer::{Blob, Blobs, Offer};
+pub use platform::Platform;
+pub use stored::Stored;
 
 use std::fmt;
 use std::fs::File;

@@ -3,6 +3,7 @@
 mod check;
 mod containers;
 mod images;
+mod load;
 mod locks;
 mod run;
 mod shell;

@@ -8,3 +8,4 @@ mod hostile;
 mod layer;
 mod sandbox;
 mod scratch;
+mod whiteouts;

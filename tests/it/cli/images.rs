@@ -248,8 +248,9 @@ fn missing_sources_and_archives_of_other_kinds_are_told_apart() {
     fs::write(dir.join("index.json"), r#"{"schemaVersion":2,"manifests":[]}"#).expect("a file");
     sh("tar", &["-C", text(&dir), "-cf", text(&archive), "blobs", "index.json", "oci-layout"]);
     let error = store.run_with("image import", &[text(&archive)]).fails(1);
-    assert!(error.contains("image load") && error.contains("not there yet"), "{error}");
-    assert!(error.contains("export"), "no way out: {error}");
+    assert!(error.contains("an image archive") && error.contains("hint: `tupper image load`"), "{error}");
+    let error = store.run_with("image load -i", &[text(&busybox())]).fails(1);
+    assert!(error.contains("no image archive") && error.contains("`tupper image import`"), "{error}");
 }
 
 #[test]

@@ -2,6 +2,7 @@
 //!
 //! Nothing here skips: without root, btrfs or a Debian package the test that asked fails and says what is missing.
 
+pub mod archives;
 pub mod canary;
 pub mod command;
 pub mod disk;

@@ -14,13 +14,15 @@
 //! - Removal is one rename into the trash; what follows only gives the space and the name back. A subvolume is destroyed
 //!   only when it is the one that the store recorded.
 
+mod draft;
+
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::Thread;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+
+pub(crate) use draft::{Claim, Draft, Held, Turn};
 
 use crate::error::{Context, Error, Kind, Result};
 use crate::kernel::flock::{self, Lock};
@@ -31,112 +33,6 @@ use crate::store::record::{self, Identity};
 use crate::store::{Found, Shelf, Store, kind_word, trash_name};
 
 const ROOTFS: &str = "rootfs";
-
-/// How long a draft is filled before what it holds so far is taken to the disk, and again. A commit makes everybody
-/// wait for a few milliseconds; more often would cost more than it gains.
-const WRITE_BACK: Duration = Duration::from_millis(100);
-
-/// A subvolume that is being filled.
-#[derive(Debug)]
-pub(crate) struct Draft<'a> {
-    store: &'a Store,
-    name: String,
-    dir: OwnedFd,
-    rootfs: OwnedFd,
-    published: bool,
-}
-
-impl<'a> Draft<'a> {
-    /// An empty one.
-    pub(crate) fn create(store: &'a Store) -> Result<Draft<'a>> {
-        let (name, dir) = store.make_draft("draft")?;
-        let made = (|| -> Result<OwnedFd> {
-            btrfs::create(dir.as_fd(), ROOTFS)?;
-            let rootfs = fs::open_directory(dir.as_fd(), ROOTFS)?;
-            record::write_identity(dir.as_fd(), Identity::Itself(btrfs::info(rootfs.as_fd())?.uuid))?;
-            Ok(rootfs)
-        })();
-        match made {
-            Ok(rootfs) => Ok(Draft { store, name, dir, rootfs, published: false }),
-            Err(e) => {
-                clear_draft(store, &name);
-                Err(e)
-            }
-        }
-        .context(|| "make a draft subvolume")
-    }
-
-    /// Its top directory.
-    pub(crate) fn rootfs(&self) -> BorrowedFd<'_> {
-        self.rootfs.as_fd()
-    }
-
-    /// Runs what fills it, and meanwhile takes to the disk what has been written so far, so that little is left for
-    /// [`finish`](Draft::finish): the disk works while the next bytes are unpacked.
-    pub(crate) fn fill<T>(&self, fill: impl FnOnce(BorrowedFd<'_>) -> Result<T>) -> Result<T> {
-        let filling = AtomicBool::new(true);
-        std::thread::scope(|scope| {
-            let write_back = || {
-                loop {
-                    std::thread::park_timeout(WRITE_BACK);
-                    if !filling.load(Ordering::Acquire) {
-                        return;
-                    }
-                    // Only a head start: finish() syncs again and reports what fails.
-                    let _ = fs::sync_filesystem(self.dir.as_fd());
-                }
-            };
-            let thread = std::thread::Builder::new().name("write-back".into()).spawn_scoped(scope, write_back);
-            let _filled = EndOnDrop { filling: &filling, thread: thread.as_ref().ok().map(|t| t.thread().clone()) };
-            fill(self.rootfs.as_fd())
-        })
-    }
-
-    /// Takes it and its record to the disk, with everything written before. The long part of sealing, without a lock.
-    pub(crate) fn finish<T: Serialize>(&self, record: &T) -> Result<()> {
-        record::write(self.dir.as_fd(), record)?;
-        fs::sync_filesystem(self.dir.as_fd()).context(|| "write the draft to the disk")
-    }
-
-    /// Makes a [finished](Draft::finish) draft read-only and visible as the layer `chain`. If that layer is there
-    /// already, from somebody who was faster, that one is taken and the draft dropped.
-    ///
-    /// The publishing rename itself is durable only after the caller's next sync.
-    pub(crate) fn seal(mut self, chain: &Id) -> Result<Sealed> {
-        btrfs::set_read_only(self.rootfs.as_fd(), true).context(|| "seal the draft")?;
-        let staging = self.store.shelf(Shelf::Staging)?;
-        let layers = self.store.shelf(Shelf::Layers)?;
-        match fs::rename(staging.as_fd(), &self.name, layers.as_fd(), chain.to_string()) {
-            Ok(()) => self.published = true,
-            Err(e) if e.kind() == Kind::AlreadyExists => {}
-            Err(e) => return Err(e).context(|| "publish the layer"),
-        }
-        Sealed::open(self.store, chain)
-    }
-}
-
-/// Ends the write-back of a draft, whichever way its filling ends.
-struct EndOnDrop<'a> {
-    filling: &'a AtomicBool,
-    thread: Option<Thread>,
-}
-
-impl Drop for EndOnDrop<'_> {
-    fn drop(&mut self) {
-        self.filling.store(false, Ordering::Release);
-        if let Some(thread) = &self.thread {
-            thread.unpark();
-        }
-    }
-}
-
-impl Drop for Draft<'_> {
-    fn drop(&mut self) {
-        if !self.published {
-            clear_draft(self.store, &self.name);
-        }
-    }
-}
 
 /// A read-only subvolume that never changes again: what snapshots are made of.
 #[derive(Debug)]

@@ -6,16 +6,16 @@ use super::Limits;
 
 /// Where the data of a file goes; the rest of it are holes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct SparseMap {
+pub(crate) struct SparseMap {
     /// Offset and length of each piece, ascending, none overlapping, all within `size`.
-    pub(super) pieces: Vec<(u64, u64)>,
+    pub(crate) pieces: Vec<(u64, u64)>,
     /// The file's size, holes included.
-    pub(super) size: u64,
+    pub(crate) size: u64,
 }
 
 impl SparseMap {
     /// Checks a map: ascending, within the file, and of exactly the `stored` bytes that the archive holds.
-    pub(super) fn new(pieces: Vec<(u64, u64)>, size: u64, stored: u64, limits: &Limits) -> Result<SparseMap> {
+    pub(crate) fn new(pieces: Vec<(u64, u64)>, size: u64, stored: u64, limits: &Limits) -> Result<SparseMap> {
         let wrong = |what: &str| Err(Error::new(Kind::Invalid, format!("sparse map: {what}")));
         if pieces.len() > limits.sparse_pieces {
             let message = format!("sparse map: more than {} pieces", limits.sparse_pieces);
@@ -39,7 +39,7 @@ impl SparseMap {
     }
 
     /// The map from the flat list of offsets and lengths that PAX 0.0 and 0.1 records hold.
-    pub(super) fn pairs(flat: &[u64]) -> Result<Vec<(u64, u64)>> {
+    pub(crate) fn pairs(flat: &[u64]) -> Result<Vec<(u64, u64)>> {
         match flat.as_chunks::<2>() {
             (pairs, []) => Ok(pairs.iter().map(|&[offset, length]| (offset, length)).collect()),
             _ => Err(Error::new(Kind::Invalid, "sparse map: an offset without a length")),

@@ -21,20 +21,20 @@ const BLOCK: usize = 512;
 
 /// One entry, its names clean: no leading `/`, no `.` or `..`, no empty part; empty for the root itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Entry {
-    pub(super) path: Vec<u8>,
-    pub(super) node: Node,
-    pub(super) mode: u32,
-    pub(super) uid: u32,
-    pub(super) gid: u32,
-    pub(super) modified: Time,
-    pub(super) accessed: Time,
-    pub(super) xattrs: Vec<(std::ffi::CString, Vec<u8>)>,
+pub(crate) struct Entry {
+    pub(crate) path: Vec<u8>,
+    pub(crate) node: Node,
+    pub(crate) mode: u32,
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+    pub(crate) modified: Time,
+    pub(crate) accessed: Time,
+    pub(crate) xattrs: Vec<(std::ffi::CString, Vec<u8>)>,
 }
 
 /// What an entry is.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Node {
+pub(crate) enum Node {
     /// A regular file; without a map its data is all of it.
     File(Option<SparseMap>),
     /// Another name of an earlier entry, clean as an entry's own.
@@ -46,7 +46,7 @@ pub(super) enum Node {
 }
 
 /// The entries of an uncompressed stream.
-pub(super) struct Entries<'a, R> {
+pub(crate) struct Entries<'a, R> {
     stream: R,
     limits: &'a Limits,
     /// Bytes read so far, for errors.
@@ -67,16 +67,16 @@ struct Before {
 }
 
 impl<'a, R: BufRead> Entries<'a, R> {
-    pub(super) fn new(stream: R, limits: &'a Limits) -> Entries<'a, R> {
+    pub(crate) fn new(stream: R, limits: &'a Limits) -> Entries<'a, R> {
         Entries { stream, limits, position: 0, data: 0, padding: 0, count: 0, global: Records::default() }
     }
 
-    pub(super) fn into_inner(self) -> R {
+    pub(crate) fn into_inner(self) -> R {
         self.stream
     }
 
     /// The next entry; after the last one the stream has been read to its end.
-    pub(super) fn next(&mut self) -> Result<Option<Entry>> {
+    pub(crate) fn next(&mut self) -> Result<Option<Entry>> {
         self.skip_data()?;
         let at = self.position;
         let entry = self.next_header().context(|| format!("header at byte {at}"))?;
@@ -91,7 +91,7 @@ impl<'a, R: BufRead> Entries<'a, R> {
     }
 
     /// Hands out the data of the current entry, piece by piece, as it comes.
-    pub(super) fn each_piece(&mut self, mut take: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
+    pub(crate) fn each_piece(&mut self, mut take: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
         while self.data > 0 {
             let available = self.stream.fill_buf()?;
             if available.is_empty() {
@@ -103,6 +103,20 @@ impl<'a, R: BufRead> Entries<'a, R> {
             self.data -= length as u64;
             self.position += length as u64;
         }
+        Ok(())
+    }
+
+    /// Where the data of the current entry begins, and how long it is.
+    pub(crate) fn data(&self) -> (u64, u64) {
+        (self.position, self.data)
+    }
+
+    /// Leaves the rest of the current entry's data unread: `seek` moves the stream on by as many bytes.
+    pub(crate) fn seek_over(&mut self, seek: impl FnOnce(&mut R, i64) -> std::io::Result<()>) -> Result<()> {
+        let length = std::mem::take(&mut self.data).saturating_add(std::mem::take(&mut self.padding));
+        let far = |_| invalid("an entry is longer than any file");
+        seek(&mut self.stream, i64::try_from(length).map_err(far)?)?;
+        self.position = self.position.saturating_add(length);
         Ok(())
     }
 
@@ -339,7 +353,7 @@ impl<'a, R: BufRead> Entries<'a, R> {
         }
     }
 
-    /// A name without what would lead out of the root: `..` takes back a part and ends at the top.
+    /// A clean name within the limits.
     fn clean(&self, name: &[u8]) -> Result<Vec<u8>> {
         if name.len() > self.limits.name {
             return Err(self.long_name());
@@ -347,24 +361,8 @@ impl<'a, R: BufRead> Entries<'a, R> {
         if name.contains(&0) {
             return Err(invalid("a name contains a NUL byte"));
         }
-        let mut clean = Vec::with_capacity(name.len());
-        let mut depth = 0;
-        for part in name.split(|&b| b == b'/') {
-            match part {
-                b"" | b"." => {}
-                b".." => {
-                    clean.truncate(clean.iter().rposition(|&b| b == b'/').unwrap_or(0));
-                    depth = usize::saturating_sub(depth, 1);
-                }
-                part => {
-                    if !clean.is_empty() {
-                        clean.push(b'/');
-                    }
-                    clean.extend_from_slice(part);
-                    depth += 1;
-                }
-            }
-        }
+        let clean = clean(name);
+        let depth = clean.split(|&b| b == b'/').count();
         if depth > self.limits.depth {
             let message = format!("a name is more than {} directories deep", self.limits.depth);
             return Err(Error::new(Kind::Limit, message));
@@ -429,6 +427,24 @@ impl<'a, R: BufRead> Entries<'a, R> {
     fn read_block(&mut self, block: &mut [u8; BLOCK]) -> Result<bool> {
         read_block(&mut self.stream, &mut self.position, block)
     }
+}
+
+/// A name without what would lead out of the root: `..` takes back a part and ends at the top.
+pub(crate) fn clean(name: &[u8]) -> Vec<u8> {
+    let mut clean = Vec::with_capacity(name.len());
+    for part in name.split(|&b| b == b'/') {
+        match part {
+            b"" | b"." => {}
+            b".." => clean.truncate(clean.iter().rposition(|&b| b == b'/').unwrap_or(0)),
+            part => {
+                if !clean.is_empty() {
+                    clean.push(b'/');
+                }
+                clean.extend_from_slice(part);
+            }
+        }
+    }
+    clean
 }
 
 /// Reads a block; false when the stream has ended before it.

@@ -1,0 +1,53 @@
+//! The framing of a tar archive: entries one after another, and an index of what lies where.
+//!
+//! Every length and name in it is foreign and bounded ([`Limits`]). This room neither applies entries nor knows what an
+//! archive is for: a root filesystem, a layer, or a number of documents and layers.
+
+mod acl;
+mod entries;
+mod header;
+mod index;
+mod pax;
+mod sparse;
+
+use entries::clean;
+pub(crate) use entries::{Entries, Entry, Node};
+pub(crate) use index::Index;
+pub(crate) use sparse::SparseMap;
+
+/// What an archive may ask for. An archive that asks for more is refused with a [`Limit`](crate::error::Kind::Limit)
+/// error that names the limit.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// Uncompressed bytes of the archive, which bound the bytes it can write too. Default: 256 GiB.
+    pub bytes: u64,
+    /// Size of one file as stat(2) tells it, holes included, in bytes. Default: 8 TiB.
+    pub file_size: u64,
+    /// Bytes behind the end of the archive: writers fill up to a block of a tape. Default: 64 MiB.
+    pub padding: u64,
+    /// Entries. Default: 10 million.
+    pub entries: u64,
+    /// Directories above an entry. Default: 16,384.
+    pub depth: usize,
+    /// Length of an entry's name or of a link's target, in bytes. Default: 64 KiB.
+    pub name: usize,
+    /// Extended (PAX) header records of one entry, in bytes. Default: 1 MiB.
+    pub pax: usize,
+    /// Pieces of one sparse file. Default: 1 million (16 MiB of memory).
+    pub sparse_pieces: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits {
+            bytes: 256 << 30,
+            file_size: 8 << 40,
+            padding: 64 << 20,
+            entries: 10_000_000,
+            depth: 16_384,
+            name: 64 << 10,
+            pax: 1 << 20,
+            sparse_pieces: 1_000_000,
+        }
+    }
+}

@@ -1,0 +1,284 @@
+//! From an offer to an image: its layers, one on top of the other, each made once however many images have it.
+//!
+//! 1. from the lowest layer up: take the one that is there, or apply it to a draft and keep what that holds then
+//! 2. write the config; one sync takes it and the last layer to the disk
+//! 3. seal the last layer, rename the config's directory to the image's id, point the names at it
+//! 4. one more sync, then the id is returned
+//!
+//! While a layer is applied the next ones are opened, decompressed and hashed as far as their buffers reach.
+//!
+//! Layers that were kept before an image came of them are marked as unfinished. A gc leaves them for [`KEEP`], so that
+//! the next attempt goes on where this one was interrupted or killed; then nobody wants them any more. When the source
+//! itself is at fault, or the disk is full, they go at once.
+
+use std::collections::VecDeque;
+use std::io::Read;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use jiff::{SignedDuration, Timestamp};
+use oci_spec::image::ImageConfiguration;
+
+use super::draft::ImageDraft;
+use super::layers::{remove_layer, unused_layers};
+use super::progress::{LayerProgress, Step, Watched};
+use super::{CONFIG_LIMIT, LayerRecord, Record, room};
+use crate::error::{Context, Error, Kind, Result};
+use crate::interrupt;
+use crate::layer::{Limits, Opened, Watch};
+use crate::name::{Digest, Id};
+use crate::store::{Shelf, Store, record};
+use crate::subvolume::{Claim, Draft, Held, Turn};
+use crate::transport::{Blob, Blobs, Offer};
+
+/// How long the layers of an image that was not finished wait for the next attempt.
+pub(super) const KEEP: SignedDuration = SignedDuration::from_hours(7 * 24);
+
+/// More layers than any builder makes (overlayfs takes 500, docker 127).
+const LAYERS: usize = 512;
+
+/// Layers that are in the works at once: one is applied, the others are decompressed ahead of it.
+const IN_FLIGHT: usize = 3;
+
+/// Makes the offered image, or finds that it is there, and gives it the offered names: durable when it returns.
+///
+/// Several that add the same image at once, in whatever process, unpack each layer once.
+///
+/// # Errors
+/// `Invalid` when the config or a layer is not what was offered, `Limit` when it is too large, else those of the source
+/// and of the store. What was fully applied is kept for the next attempt unless the image itself is at fault.
+pub fn add(
+    store: &Store,
+    offer: &Offer,
+    blobs: &Arc<dyn Blobs>,
+    limits: &Limits,
+    progress: &LayerProgress,
+) -> Result<Id> {
+    let layers = plan(offer)?;
+    let mut made = Vec::new();
+    let watch = room::watch(store, limits)?;
+    let adding = Adding { store, offer, blobs, limits, watch, progress, layers };
+    adding.run(&mut made).inspect_err(|e| {
+        // The others are those of a connection or a disk, which may be better next time.
+        let hopeless = [Kind::Invalid, Kind::Limit, Kind::Unsupported, Kind::NotFound, Kind::NoSpace];
+        if hopeless.contains(&e.kind()) && interrupt::caught().is_none() {
+            discard(store, &made);
+        }
+    })
+}
+
+/// A layer that is to be there.
+struct Layer {
+    diff_id: Digest,
+    chain: Id,
+}
+
+/// The layers that the config wants, with their chain ids.
+fn plan(offer: &Offer) -> Result<Vec<Layer>> {
+    if offer.config.len() as u64 > CONFIG_LIMIT {
+        return Err(Error::new(Kind::Limit, format!("the config is larger than {CONFIG_LIMIT} bytes")));
+    }
+    let config: ImageConfiguration = serde_json::from_slice(&offer.config)
+        .map_err(|e| Error::new(Kind::Invalid, format!("the config is no image's: {e}")))?;
+    let diff_ids = config.rootfs().diff_ids();
+    if diff_ids.is_empty() {
+        return Err(Error::new(Kind::Unsupported, "the image has no layers: there is nothing to run in"));
+    }
+    if diff_ids.len() > LAYERS {
+        return Err(Error::new(Kind::Limit, format!("the image has more than {LAYERS} layers")));
+    }
+    if diff_ids.len() != offer.layers.len() {
+        let (wanted, got) = (diff_ids.len(), offer.layers.len());
+        return Err(Error::new(Kind::Invalid, format!("the config names {wanted} layers, the manifest {got}")));
+    }
+    let mut below: Option<Id> = None;
+    let mut layers = Vec::new();
+    for diff_id in diff_ids {
+        let diff_id: Digest = diff_id.parse().context(|| "the config's diff ids")?;
+        // image-spec config.md, "Layer ChainID".
+        let chain = match below {
+            None => diff_id.id(),
+            Some(below) => {
+                let text = format!("{} {diff_id}", Digest::from(below));
+                Digest::of(text.as_bytes()).id()
+            }
+        };
+        layers.push(Layer { diff_id, chain });
+        below = Some(chain);
+    }
+    Ok(layers)
+}
+
+struct Adding<'a> {
+    store: &'a Store,
+    offer: &'a Offer,
+    blobs: &'a Arc<dyn Blobs>,
+    limits: &'a Limits,
+    watch: Watch,
+    progress: &'a LayerProgress,
+    layers: Vec<Layer>,
+}
+
+impl Adding<'_> {
+    /// `made` gets the chain ids of the layers that this made visible.
+    fn run(&self, made: &mut Vec<Id>) -> Result<Id> {
+        let mut ahead = Ahead::new(self);
+        let mut held: Vec<Held> = Vec::new();
+        let mut draft: Option<Draft<'_>> = None;
+        let mut size = 0;
+        let last = self.layers.len() - 1;
+        for (number, layer) in self.layers.iter().enumerate() {
+            interrupt::check()?;
+            let claim = match Claim::layer(self.store, &layer.chain)? {
+                Turn::There(there) => {
+                    (self.progress)(number, Step::There);
+                    ahead.skip(number);
+                    size += read_record(&there, layer)?.size;
+                    held.push(there);
+                    draft = None;
+                    continue;
+                }
+                Turn::Ours(claim) => claim,
+            };
+            let opened = ahead.take(number)?;
+            let filling = match draft.take() {
+                Some(draft) => draft,
+                None => match held.last() {
+                    Some(below) => Draft::on(self.store, &below.parent()?)?,
+                    None => Draft::create(self.store)?,
+                },
+            };
+            let doing = || format!("layer {} of {} ({})", number + 1, self.layers.len(), layer.diff_id.id().short());
+            let unpacked = filling.fill(|rootfs| opened.apply(rootfs)).context(doing)?;
+            if unpacked.diff_id != layer.diff_id {
+                let message = format!("{}: its diff id is {}, not {}", doing(), unpacked.diff_id, layer.diff_id);
+                return Err(Error::new(Kind::Invalid, message));
+            }
+            (self.progress)(number, Step::Unpacked);
+            size += unpacked.bytes;
+            let record = LayerRecord {
+                diff_id: layer.diff_id,
+                parent: number.checked_sub(1).map(|below| self.layers[below].chain),
+                size: unpacked.bytes,
+                entries: unpacked.entries,
+                unfinished: Some(Timestamp::now()),
+            };
+            if number < last {
+                held.push(filling.keep(claim, &record)?);
+                made.push(layer.chain);
+                draft = Some(filling);
+            } else {
+                let image = self.image(size, false)?;
+                filling.finish(&record)?;
+                let publishing = self.store.lock_shelf(Shelf::Images)?;
+                held.push(filling.keep_last(claim, &record)?);
+                made.push(layer.chain);
+                return self.publish(image, &held, publishing);
+            }
+        }
+        // All layers were there.
+        let image = self.image(size, true)?;
+        let publishing = self.store.lock_shelf(Shelf::Images)?;
+        self.publish(image, &held, publishing)
+    }
+
+    fn image(&self, size: u64, durable: bool) -> Result<ImageDraft<'_>> {
+        let chain = self.layers[self.layers.len() - 1].chain;
+        let record = Record { chain, size, created: Timestamp::now() };
+        ImageDraft::create(self.store, &self.offer.config, &record, durable)
+    }
+
+    /// The image under its names: durable when this returns. `publishing` is the lock on images.
+    fn publish(&self, image: ImageDraft<'_>, held: &[Held], publishing: OwnedFd) -> Result<Id> {
+        let id = image.publish(&self.offer.names)?;
+        for layer in held {
+            // What keeps it from now on is that an image stands on it.
+            if let Some(record) = record::read::<LayerRecord>(layer.dir())?.filter(|record| record.unfinished.is_some())
+            {
+                record::write(layer.dir(), &LayerRecord { unfinished: None, ..record })?;
+            }
+        }
+        drop(publishing); // nobody has to wait for the disk
+        self.store.sync()?;
+        Ok(id)
+    }
+}
+
+fn read_record(held: &Held, layer: &Layer) -> Result<LayerRecord> {
+    let doing = || format!("layer {}", layer.chain.short());
+    record::read(held.dir()).context(doing)?.ok_or_else(|| Error::new(Kind::Store, "no record")).context(doing)
+}
+
+/// The layers that are opened ahead of the one that is applied.
+struct Ahead<'a, 'b> {
+    adding: &'a Adding<'b>,
+    opened: VecDeque<(usize, Opened)>,
+    /// The number of the next layer to open.
+    next: usize,
+}
+
+impl<'a, 'b> Ahead<'a, 'b> {
+    fn new(adding: &'a Adding<'b>) -> Ahead<'a, 'b> {
+        Ahead { adding, opened: VecDeque::new(), next: 0 }
+    }
+
+    /// A layer is there: what was read of it is not needed.
+    fn skip(&mut self, number: usize) {
+        if let Some(opened) = self.opened_as(number) {
+            opened.cancel();
+        }
+        self.next = self.next.max(number + 1);
+    }
+
+    /// The layer, opened; and the next ones begin.
+    fn take(&mut self, number: usize) -> Result<Opened> {
+        self.next = self.next.max(number);
+        let wanted = (number + IN_FLIGHT).min(self.adding.layers.len());
+        while self.next < wanted {
+            // One that is there will not be read; should it be gone by then, it is opened then.
+            let there = self.adding.store.exists(Shelf::Layers, &self.adding.layers[self.next].chain)?;
+            if self.next == number || !there {
+                self.opened.push_back((self.next, self.open(self.next)?));
+            }
+            self.next += 1;
+        }
+        self.opened_as(number).map_or_else(|| self.open(number), Ok)
+    }
+
+    fn opened_as(&mut self, number: usize) -> Option<Opened> {
+        let first = self.opened.front().is_some_and(|(opened, _)| *opened == number);
+        if first { self.opened.pop_front().map(|(_, opened)| opened) } else { None }
+    }
+
+    fn open(&self, number: usize) -> Result<Opened> {
+        let Adding { offer, blobs, limits, watch, progress, .. } = self.adding;
+        let (blob, blobs, progress): (Blob, _, _) =
+            (offer.layers[number].clone(), Arc::clone(blobs), Arc::clone(progress));
+        let open = move || -> Result<Box<dyn Read + Send>> {
+            let size = blob.size;
+            let tell = move |read, length| progress(number, Step::Read(read, length));
+            Ok(Box::new(Watched::new(blobs.open(&blob)?, size, Arc::new(tell))))
+        };
+        Opened::open(open, limits, Arc::clone(watch))
+    }
+}
+
+impl Drop for Ahead<'_, '_> {
+    fn drop(&mut self) {
+        self.opened.drain(..).for_each(|(_, opened)| opened.cancel());
+    }
+}
+
+/// Removes layers that an image at fault left, unless somebody else builds on them. What fails is left to a gc.
+fn discard(store: &Store, made: &[Id]) {
+    let discard = || -> Result<()> {
+        let _changing = store.lock_shelf(Shelf::Images)?;
+        for chain in unused_layers(store, &[])?.into_iter().filter(|chain| made.contains(chain)) {
+            remove_layer(store, &chain)?;
+        }
+        Ok(())
+    };
+    if let Err(e) = discard() {
+        log::warn!("remove the layers of what could not be added: {e}");
+    }
+}

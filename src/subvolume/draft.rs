@@ -1,0 +1,297 @@
+//! Drafts: subvolumes that are being filled, and the layers that come of them.
+//!
+//! One draft is filled with layer after layer. What it holds when one is done is kept by a read-only snapshot, whose
+//! commit makes it durable with its record; the last layer is the draft itself, sealed. So an image of N layers costs N
+//! commits and what is synced at its end.
+//!
+//! Two processes that want the same layer do not both make it: whoever makes one holds its [`Claim`], a locked directory
+//! `staging/layer-CHAIN` that becomes `layers/CHAIN` by one rename, and others wait for that lock. Whoever builds on a layer
+//! holds it by a shared lock ([`Held`]), so that nobody removes it meanwhile. Layers are claimed from the lowest up, so
+//! nobody waits for one who waits for him.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::Thread;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::{Parent, ROOTFS, Sealed, clear, clear_draft};
+use crate::error::{Context, Kind, Result};
+use crate::kernel::flock::{self, Lock};
+use crate::kernel::{btrfs, fs};
+use crate::name::Id;
+use crate::store::record::{self, Identity};
+use crate::store::{Left, Shelf, Store};
+
+/// How long a draft is filled before what it holds so far is taken to the disk, and again. A commit makes everybody
+/// wait for a few milliseconds; more often would cost more than it gains.
+const WRITE_BACK: Duration = Duration::from_millis(100);
+
+/// A subvolume that is being filled.
+#[derive(Debug)]
+pub(crate) struct Draft<'a> {
+    store: &'a Store,
+    name: String,
+    dir: OwnedFd,
+    rootfs: OwnedFd,
+    published: bool,
+}
+
+impl<'a> Draft<'a> {
+    /// An empty one.
+    pub(crate) fn create(store: &'a Store) -> Result<Draft<'a>> {
+        Draft::make(store, |dir| {
+            btrfs::create(dir, ROOTFS)?;
+            let rootfs = fs::open_directory(dir, ROOTFS)?;
+            record::write_identity(dir, Identity::Itself(btrfs::info(rootfs.as_fd())?.uuid))?;
+            Ok(rootfs)
+        })
+    }
+
+    /// A writable snapshot of a layer.
+    pub(crate) fn on(store: &'a Store, parent: &Parent) -> Result<Draft<'a>> {
+        Draft::make(store, |dir| {
+            record::write_identity(dir, Identity::ChildOf(parent.uuid))?;
+            btrfs::snapshot(parent.rootfs.as_fd(), dir, ROOTFS, false)?;
+            fs::open_directory(dir, ROOTFS)
+        })
+    }
+
+    fn make(store: &'a Store, make: impl FnOnce(BorrowedFd<'_>) -> Result<OwnedFd>) -> Result<Draft<'a>> {
+        let (name, dir) = store.make_draft("draft")?;
+        match make(dir.as_fd()) {
+            Ok(rootfs) => Ok(Draft { store, name, dir, rootfs, published: false }),
+            Err(e) => {
+                clear_draft(store, &name);
+                Err(e)
+            }
+        }
+        .context(|| "make a draft subvolume")
+    }
+
+    /// Its top directory.
+    pub(crate) fn rootfs(&self) -> BorrowedFd<'_> {
+        self.rootfs.as_fd()
+    }
+
+    /// Runs what fills it, and meanwhile takes to the disk what has been written so far, so that little is left for
+    /// [`finish`](Draft::finish): the disk works while the next bytes are unpacked.
+    pub(crate) fn fill<T>(&self, fill: impl FnOnce(BorrowedFd<'_>) -> Result<T>) -> Result<T> {
+        let filling = AtomicBool::new(true);
+        std::thread::scope(|scope| {
+            let write_back = || {
+                loop {
+                    std::thread::park_timeout(WRITE_BACK);
+                    if !filling.load(Ordering::Acquire) {
+                        return;
+                    }
+                    // Only a head start: finish() syncs again and reports what fails.
+                    let _ = fs::sync_filesystem(self.dir.as_fd());
+                }
+            };
+            let thread = std::thread::Builder::new().name("write-back".into()).spawn_scoped(scope, write_back);
+            let _filled = EndOnDrop { filling: &filling, thread: thread.as_ref().ok().map(|t| t.thread().clone()) };
+            fill(self.rootfs.as_fd())
+        })
+    }
+
+    /// Takes it and its record to the disk, with everything written before. The long part of sealing, without a lock.
+    pub(crate) fn finish<T: Serialize>(&self, record: &T) -> Result<()> {
+        record::write(self.dir.as_fd(), record)?;
+        fs::sync_filesystem(self.dir.as_fd()).context(|| "write the draft to the disk")
+    }
+
+    /// Keeps what it holds now as the layer that was claimed: durable, with its record, and visible when this returns.
+    pub(crate) fn keep<T: Serialize>(&self, mut claim: Claim<'a>, record: &T) -> Result<Held> {
+        record::write(claim.dir.as_fd(), record)?;
+        let uuid = btrfs::info(self.rootfs.as_fd())?.uuid;
+        record::write_identity(claim.dir.as_fd(), Identity::ChildOf(uuid))?;
+        btrfs::snapshot(self.rootfs.as_fd(), claim.dir.as_fd(), ROOTFS, true)?;
+        claim.publish()
+    }
+
+    /// Makes a [finished](Draft::finish) draft the layer that was claimed: read-only and visible.
+    ///
+    /// The publishing rename itself is durable only after the caller's next sync.
+    pub(crate) fn keep_last<T: Serialize>(self, mut claim: Claim<'a>, record: &T) -> Result<Held> {
+        record::write(claim.dir.as_fd(), record)?;
+        let uuid = btrfs::info(self.rootfs.as_fd())?.uuid;
+        record::write_identity(claim.dir.as_fd(), Identity::Itself(uuid))?;
+        fs::rename(self.dir.as_fd(), ROOTFS, claim.dir.as_fd(), ROOTFS)?;
+        btrfs::set_read_only(self.rootfs.as_fd(), true).context(|| "seal the draft")?;
+        claim.publish()
+    }
+
+    /// Makes a [finished](Draft::finish) draft read-only and visible as the layer `chain`. If that layer is there
+    /// already, from somebody who was faster, that one is taken and the draft dropped.
+    ///
+    /// The publishing rename itself is durable only after the caller's next sync.
+    pub(crate) fn seal(mut self, chain: &Id) -> Result<Sealed> {
+        btrfs::set_read_only(self.rootfs.as_fd(), true).context(|| "seal the draft")?;
+        let staging = self.store.shelf(Shelf::Staging)?;
+        let layers = self.store.shelf(Shelf::Layers)?;
+        match fs::rename(staging.as_fd(), &self.name, layers.as_fd(), chain.to_string()) {
+            Ok(()) => self.published = true,
+            Err(e) if e.kind() == Kind::AlreadyExists => {}
+            Err(e) => return Err(e).context(|| "publish the layer"),
+        }
+        Sealed::open(self.store, chain)
+    }
+}
+
+/// Ends the write-back of a draft, whichever way its filling ends.
+struct EndOnDrop<'a> {
+    filling: &'a AtomicBool,
+    thread: Option<Thread>,
+}
+
+impl Drop for EndOnDrop<'_> {
+    fn drop(&mut self) {
+        self.filling.store(false, Ordering::Release);
+        if let Some(thread) = &self.thread {
+            thread.unpark();
+        }
+    }
+}
+
+impl Drop for Draft<'_> {
+    fn drop(&mut self) {
+        if !self.published {
+            clear_draft(self.store, &self.name);
+        }
+    }
+}
+
+/// The right to make a layer: nobody else does meanwhile. Dropped, it is given up.
+#[derive(Debug)]
+pub(crate) struct Claim<'a> {
+    store: &'a Store,
+    chain: Id,
+    /// Locked.
+    dir: OwnedFd,
+    published: bool,
+}
+
+/// A layer that nobody removes as long as this lives.
+#[derive(Debug)]
+pub(crate) struct Held {
+    dir: OwnedFd,
+}
+
+/// Whose turn it is to make a layer.
+#[derive(Debug)]
+pub(crate) enum Turn<'a> {
+    /// Nobody's: it is there.
+    There(Held),
+    /// The caller's.
+    Ours(Claim<'a>),
+}
+
+impl<'a> Claim<'a> {
+    /// The layer if it is there, or the right to make it; while somebody else makes it, this waits.
+    pub(crate) fn layer(store: &'a Store, chain: &Id) -> Result<Turn<'a>> {
+        let name = format!("layer-{chain}");
+        loop {
+            if let Some(held) = Held::layer(store, chain)? {
+                return Ok(Turn::There(held));
+            }
+            match store.make_draft_named(&name) {
+                Ok(dir) => {
+                    let claim = Claim { store, chain: *chain, dir, published: false };
+                    // Who made it may have published it between our look and our claim.
+                    if !store.exists(Shelf::Layers, chain)? {
+                        return Ok(Turn::Ours(claim));
+                    }
+                }
+                Err(e) if e.kind() == Kind::AlreadyExists => wait(store, &name, chain)?,
+                Err(e) => return Err(e),
+            }
+        }
+    }
+
+    /// One rename, and the layer is there.
+    fn publish(&mut self) -> Result<Held> {
+        let (staging, layers) = (self.store.shelf(Shelf::Staging)?, self.store.shelf(Shelf::Layers)?);
+        match fs::rename(staging.as_fd(), self.name(), layers.as_fd(), self.chain.to_string()) {
+            Ok(()) => self.published = true,
+            // An import of the same bytes, which claims nothing beforehand, was faster.
+            Err(e) if e.kind() == Kind::AlreadyExists => {
+                if let Some(held) = Held::layer(self.store, &self.chain)? {
+                    return Ok(held);
+                }
+                return Err(e).context(|| "publish the layer");
+            }
+            Err(e) => return Err(e).context(|| "publish the layer"),
+        }
+        let dir = fs::duplicate(self.dir.as_fd())?;
+        flock::lock(dir.as_fd(), Lock::Shared, || format!("layer {}", self.chain.short()))?;
+        Ok(Held { dir })
+    }
+
+    fn name(&self) -> String {
+        format!("layer-{}", self.chain)
+    }
+}
+
+impl Drop for Claim<'_> {
+    fn drop(&mut self) {
+        if !self.published {
+            clear_draft(self.store, &self.name());
+        }
+    }
+}
+
+impl Held {
+    /// The layer, if it is there.
+    fn layer(store: &Store, chain: &Id) -> Result<Option<Held>> {
+        let dir = match store.open_object(Shelf::Layers, chain) {
+            Ok(dir) => dir,
+            Err(e) if e.kind() == Kind::NotFound => return Ok(None),
+            Err(e) => return Err(e),
+        };
+        flock::lock(dir.as_fd(), Lock::Shared, || format!("layer {}", chain.short()))?;
+        // Its removal may have been faster than the lock.
+        let there = same_directory(store, Shelf::Layers, &chain.to_string(), dir.as_fd())?;
+        Ok(there.then_some(Held { dir }))
+    }
+
+    /// The directory that holds its record.
+    pub(crate) fn dir(&self) -> BorrowedFd<'_> {
+        self.dir.as_fd()
+    }
+
+    /// It as the source of drafts.
+    pub(crate) fn parent(&self) -> Result<Parent> {
+        Parent::of(fs::open_directory(self.dir.as_fd(), ROOTFS)?)
+    }
+}
+
+/// Waits for who makes a layer; what is left of one who was killed at it is cleared away.
+fn wait(store: &Store, name: &str, chain: &Id) -> Result<()> {
+    let dir = match fs::open_directory(store.shelf(Shelf::Staging)?.as_fd(), name) {
+        Err(e) if e.kind() == Kind::NotFound => return Ok(()),
+        other => other?,
+    };
+    flock::lock(dir.as_fd(), Lock::Shared, || format!("layer {}", chain.short()))?;
+    if !same_directory(store, Shelf::Staging, name, dir.as_fd())? {
+        return Ok(());
+    }
+    drop(dir);
+    // Nobody is between making it and locking it now.
+    let _looking = store.staging(Lock::Exclusive)?;
+    if let Some(_locked) = store.take_left(&Left::Draft(name.to_string()))? {
+        clear(&store.shelf(Shelf::Staging)?, name)?;
+    }
+    Ok(())
+}
+
+/// Whether the open directory is the one of that name, still.
+fn same_directory(store: &Store, shelf: Shelf, name: &str, dir: BorrowedFd<'_>) -> Result<bool> {
+    let ours = fs::metadata(dir)?;
+    match fs::metadata_at(store.shelf(shelf)?.as_fd(), name) {
+        Ok(there) => Ok((ours.st_dev, ours.st_ino) == (there.st_dev, there.st_ino)),
+        Err(e) if e.kind() == Kind::NotFound => Ok(false),
+        Err(e) => Err(e),
+    }
+}
