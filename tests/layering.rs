@@ -16,6 +16,9 @@ const SEALED: &[(&str, &str, &[&str])] = &[
     ("nix", "::", &["kernel", "error"]), // error names errno values and their texts
     ("libc", "::", &["kernel", "error"]),
     ("btrfsutil", "::", &["kernel"]),
+    // The core is synchronous: fork and unshare(CLONE_NEWUSER) want a single thread.
+    ("tokio", "::", &["transport"]),
+    ("reqwest", "::", &["transport"]),
     ("clap", "::", &["cli"]),
     ("anyhow", "::", &["cli"]),
     ("indicatif", "::", &["cli"]),

@@ -4,9 +4,11 @@
 //! to find out. Images come as offers: a config, and layers as they travel, from archives and layouts ([`Stored`]).
 
 mod files;
+mod http;
 mod manifest;
 mod offer;
 mod platform;
+pub mod registry;
 mod stored;
 mod verified;
 
