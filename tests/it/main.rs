@@ -6,5 +6,6 @@ mod support;
 mod cli;
 mod hostile;
 mod layer;
+mod registry;
 mod sandbox;
 mod scratch;

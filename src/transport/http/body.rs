@@ -56,6 +56,7 @@ pub(crate) struct Download {
     waited: Duration,
     came: u64,
     ended: bool,
+    failed: bool,
 }
 
 impl Download {
@@ -79,6 +80,7 @@ impl Download {
             waited: Duration::ZERO,
             came: 0,
             ended: promise.size == Some(0),
+            failed: false,
         };
         if download.ended {
             download.verify()?;
@@ -139,8 +141,7 @@ impl Download {
     fn fill(&mut self) -> Result<()> {
         while self.piece.is_empty() && !self.ended {
             if let Err(failure) = self.step() {
-                // What is wrong is not given out, however often it is asked for.
-                (self.answer, self.piece) = (None, Bytes::new());
+                self.answer = None;
                 // Without a digest only a validator tells that the rest is of the same body.
                 if self.done > 0 && self.promise.digest.is_none() && self.validator.is_none() {
                     return Err(failure.into_error());
@@ -228,7 +229,12 @@ impl Read for Download {
         if buffer.is_empty() {
             return Ok(0);
         }
+        if self.failed {
+            return Err(Error::new(Kind::Invalid, format!("{}: it has failed already", self.what)).into());
+        }
+        self.failed = true;
         self.fill()?;
+        self.failed = false;
         let length = self.piece.len().min(buffer.len());
         self.piece.copy_to_slice(&mut buffer[..length]);
         Ok(length)

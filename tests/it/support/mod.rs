@@ -5,6 +5,7 @@
 pub mod canary;
 pub mod command;
 pub mod disk;
+pub mod http;
 pub mod pty;
 pub mod store;
 pub mod traces;
