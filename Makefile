@@ -13,8 +13,8 @@ DESTDIR ?=
 BUILD_PACKAGES := gcc libc6-dev pkg-config libbtrfsutil-dev libclang-dev
 # To run: mkfs.btrfs, mount and losetup.
 RUN_PACKAGES := btrfs-progs mount util-linux
-# To test: the demo's and the tests' images, the other decompressors, a file system to be embedded in, Docker.
-TEST_PACKAGES := busybox-static debootstrap docker.io e2fsprogs attr acl libcap2-bin gzip xz-utils zstd bzip2 procps kmod
+# To test: the demo's and the tests' images, the other decompressors, a file system to be embedded in, Docker, a registry.
+TEST_PACKAGES := busybox-static debootstrap docker.io docker-registry skopeo umoci openssl apache2-utils curl ca-certificates e2fsprogs attr acl libcap2-bin gzip xz-utils zstd bzip2 procps kmod
 PACKAGES := $(BUILD_PACKAGES) $(RUN_PACKAGES) $(TEST_PACKAGES)
 
 # Under sudo, the toolchain that rustup installed for the person who typed it.

@@ -22,6 +22,7 @@ const SEALED: &[(&str, &str, &[&str])] = &[
     ("clap", "::", &["cli"]),
     ("anyhow", "::", &["cli"]),
     ("indicatif", "::", &["cli"]),
+    ("console", "::", &["cli"]),
     ("println", "!", &["cli"]),
     ("eprintln", "!", &["cli"]),
     ("print", "!", &["cli"]),

@@ -10,6 +10,7 @@ mod draft;
 mod import;
 mod load;
 mod progress;
+mod pull;
 
 use std::collections::HashSet;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -24,6 +25,7 @@ pub use config::Change;
 pub use import::{Import, import};
 pub use load::{Load, Loaded, load};
 pub use progress::{LayerProgress, Progress, Step};
+pub use pull::pull;
 
 use crate::error::{Context, Error, Kind, Result};
 use crate::kernel::{flock, fs};

@@ -17,7 +17,7 @@ mod failure;
 mod session;
 mod tls;
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use reqwest::header::{self, HeaderMap, HeaderValue};
@@ -215,6 +215,38 @@ impl Http {
             None => Ok(made.insert(self.trust.config().context(|| "set up TLS")?).clone()),
         }
     }
+}
+
+/// What a URL leads to, as far as a server that is asked again vouches for the rest.
+///
+/// # Errors
+/// The server's refusal, and what kept it from answering.
+pub(crate) fn get(url: &Url) -> Result<Download> {
+    let place = url.host_str().map(|host| match url.port() {
+        Some(port) => format!("{host}:{port}"),
+        None => host.to_string(),
+    });
+    let home = std::env::var_os("HOME").map(std::path::PathBuf::from);
+    let directory = Trust::directory_of(None, home.as_deref(), &place.unwrap_or_default());
+    let http = Arc::new(Http::new(Trust { anybody: false, directory }, Settings::default()));
+    let (client, url, what) = (Arc::clone(&http), url.clone(), shown(url));
+    let ask: Ask = Box::new(move |headers| {
+        let mut request = Request::get(url.clone());
+        request.headers = headers;
+        let answer = client.send(&request)?;
+        match answer.status() {
+            StatusCode::OK | StatusCode::PARTIAL_CONTENT | StatusCode::RANGE_NOT_SATISFIABLE => Ok(answer),
+            status => {
+                let kind = match status.as_u16() {
+                    404 | 410 => Kind::NotFound,
+                    401 | 403 => Kind::Permission,
+                    _ => Kind::Io,
+                };
+                Err(Error::new(kind, format!("{} answers {status}", shown(answer.url()))).into())
+            }
+        }
+    });
+    Download::open(http, what, Promise::default(), ask)
 }
 
 /// What came of [`Http::fetch`].

@@ -309,7 +309,7 @@ impl Repository {
                 error.with_hint("see whether the name and the tag are spelled as they are there")
             }
             StatusCode::TOO_MANY_REQUESTS => {
-                Error::new(Kind::Limit, format!("{} has had too many requests{because}", self.host))
+                Error::new(Kind::Io, format!("{} has had too many requests{because}", self.host))
                     .with_hint("try again later")
             }
             status => Error::new(Kind::Io, format!("{place} answers {status}{because}")),

@@ -7,8 +7,8 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 use tupper::error::{Error, Result};
-use tupper::transport::registry::{Client, Found, Options, Platform, Settings, Surroundings};
-use tupper::transport::{Blobs, Offer};
+use tupper::transport::registry::{Client, Found, Options, Settings, Surroundings};
+use tupper::transport::{Blobs, Offer, Platform};
 
 use crate::support::http::{Asked, Reply, Server};
 
