@@ -13,11 +13,13 @@ DESTDIR ?=
 BUILD_PACKAGES := gcc libc6-dev pkg-config libbtrfsutil-dev libclang-dev
 # To run: mkfs.btrfs, mount and losetup.
 RUN_PACKAGES := btrfs-progs mount util-linux
-# To test: the demo's and the tests' images, the other decompressors, a file system to be embedded in, Docker.
-TEST_PACKAGES := busybox-static debootstrap docker.io e2fsprogs attr acl libcap2-bin gzip xz-utils zstd bzip2 procps kmod \
+# To test: the demo's and the tests' images, the other decompressors, a file system to be embedded in; and in the virtual
+# machine, where tests/it runs again, these too.
+INSIDE_PACKAGES := busybox-static e2fsprogs attr acl libcap2-bin gzip xz-utils zstd bzip2 procps kmod openssl ca-certificates
+# The peers, registries, failing devices, the virtual machine.
+TEST_PACKAGES := $(INSIDE_PACKAGES) debootstrap docker.io docker-registry podman runc skopeo umoci apache2-utils curl \
   strace nbdkit libnbd-bin fuse3 mmdebstrap qemu-system-x86
-# In the virtual machine: what tests/it needs.
-VM_PACKAGES := $(RUN_PACKAGES) $(filter-out debootstrap docker.io strace nbdkit libnbd-bin fuse3 mmdebstrap qemu-system-x86,$(TEST_PACKAGES))
+VM_PACKAGES := $(RUN_PACKAGES) $(INSIDE_PACKAGES)
 PACKAGES := $(BUILD_PACKAGES) $(RUN_PACKAGES) $(TEST_PACKAGES)
 
 # Under sudo, the toolchain that rustup installed for the person who typed it.

@@ -200,7 +200,7 @@ impl From<ObjectName> for String {
 /// The name of an image: `REGISTRY/REPOSITORY:TAG`, as podman completes it.
 ///
 /// `debian`, `debian:12` and `localhost/debian:12` parse; a name without a registry gets `localhost`, one without a
-/// tag `latest`. At most 255 bytes in all, because the store keeps it as a file name.
+/// tag `latest`, and `docker.io/debian` is `docker.io/library/debian` (containers-registries.conf(5)). At most 255 bytes in all, because the store keeps it as a file name.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ImageName {
     registry: String,
@@ -262,8 +262,12 @@ impl FromStr for ImageName {
         if tag.is_empty() || tag.len() > 128 || tag.starts_with(['.', '-']) || !tag_ok {
             return Err(bad("the tag is not letters, digits, '_', '.' or '-' (at most 128)"));
         }
-        let name =
-            ImageName { registry: registry.to_string(), repository: repository.to_string(), tag: tag.to_string() };
+        let registry = if registry == "index.docker.io" { "docker.io" } else { registry };
+        let repository = match repository {
+            official if registry == "docker.io" && !official.contains('/') => format!("library/{official}"),
+            repository => repository.to_string(),
+        };
+        let name = ImageName { registry: registry.to_string(), repository, tag: tag.to_string() };
         match name.to_string().len() {
             0..=255 => Ok(name),
             n => Err(bad(&format!("{n} bytes long with registry and tag, more than 255"))),
@@ -298,6 +302,8 @@ mod tests {
             ("quay.io/a/b-c__d.e:v1.0", "quay.io/a/b-c__d.e:v1.0"),
             ("127.0.0.1:5000/deb:multi", "127.0.0.1:5000/deb:multi"),
             ("host:5000/deb", "host:5000/deb:latest"),
+            ("docker.io/debian:12", "docker.io/library/debian:12"),
+            ("docker.io/a/b", "docker.io/a/b:latest"),
         ] {
             assert_eq!(text.parse::<ImageName>().expect(text).to_string(), whole);
         }

@@ -16,9 +16,13 @@ const SEALED: &[(&str, &str, &[&str])] = &[
     ("nix", "::", &["kernel", "error"]), // error names errno values and their texts
     ("libc", "::", &["kernel", "error"]),
     ("btrfsutil", "::", &["kernel"]),
+    // The core is synchronous: fork and unshare(CLONE_NEWUSER) want a single thread.
+    ("tokio", "::", &["transport"]),
+    ("reqwest", "::", &["transport"]),
     ("clap", "::", &["cli"]),
     ("anyhow", "::", &["cli"]),
     ("indicatif", "::", &["cli"]),
+    ("console", "::", &["cli"]),
     ("println", "!", &["cli"]),
     ("eprintln", "!", &["cli"]),
     ("print", "!", &["cli"]),

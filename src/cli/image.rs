@@ -18,6 +18,7 @@ use tupper::transport::{Platform, Source};
 
 use super::output::{self, Listing, Shape};
 use super::progress::{Bar, LayerBars};
+use super::registry::Pull;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Verb {
@@ -25,6 +26,8 @@ pub(super) enum Verb {
     Import(Import),
     /// Load the images of an archive or a layout: what `docker save` or `podman save` writes
     Load(Load),
+    /// Pull an image from a registry
+    Pull(Pull),
     /// List images
     #[command(visible_alias = "list")]
     Ls(Ls),
@@ -46,6 +49,7 @@ impl Verb {
         match self {
             Verb::Import(verb) => verb.run(root)?,
             Verb::Load(verb) => verb.run(root)?,
+            Verb::Pull(verb) => verb.run(root)?,
             Verb::Ls(verb) => verb.run(root)?,
             Verb::Inspect(verb) => return verb.run(root),
             Verb::Tag(verb) => verb.run(root)?,
@@ -60,8 +64,8 @@ impl Verb {
 #[derive(Debug, Args)]
 #[command(after_help = "Example: docker export ID | tupper image import - --name debian:12")]
 pub(super) struct Import {
-    /// A tar file (plain, gzip, zstd, xz or bzip2), a directory, or - for standard input
-    #[arg(value_name = "FILE|DIR|-")]
+    /// A tar file (plain, gzip, zstd, xz or bzip2), a directory, an http or https URL, or - for standard input
+    #[arg(value_name = "FILE|DIR|URL|-")]
     source: String,
     /// The image's name
     #[arg(long, short, value_name = "NAME[:TAG]")]

@@ -9,6 +9,7 @@ mod image;
 mod logger;
 mod output;
 mod progress;
+mod registry;
 mod run;
 mod snapshot;
 mod store;
@@ -62,7 +63,7 @@ enum Verb {
     Rm(container::Rm),
     /// Show all that is known of containers, as JSON
     Inspect(container::Inspect),
-    /// Import, load, list, name and remove images
+    /// Import, load, pull, list, name and remove images
     #[command(subcommand, arg_required_else_help = true)]
     Image(image::Verb),
     /// Make, list and remove snapshots
@@ -79,8 +80,14 @@ enum Verb {
     Import(image::Import),
     /// Short for `image load`
     Load(image::Load),
+    /// Short for `image pull`
+    Pull(registry::Pull),
     /// Short for `image tag`
     Tag(image::Tag),
+    /// Log in to a registry
+    Login(registry::Login),
+    /// Log out of a registry
+    Logout(registry::Logout),
     /// Print a completion script for a shell
     Completion(completion::Completion),
     /// Print the version
@@ -134,7 +141,10 @@ fn dispatch(cli: Cli) -> Result<ExitCode> {
         Verb::Rmi(verb) => return verb.run(&root),
         Verb::Import(verb) => verb.run(&root),
         Verb::Load(verb) => verb.run(&root),
+        Verb::Pull(verb) => verb.run(&root),
         Verb::Tag(verb) => verb.run(&root),
+        Verb::Login(verb) => verb.run(),
+        Verb::Logout(verb) => verb.run(),
         Verb::Completion(verb) => verb.run(),
         Verb::Version => output::line(format_args!("tupper {}", env!("CARGO_PKG_VERSION"))),
         Verb::Man(verb) => verb.run(),

@@ -62,7 +62,7 @@ fn open(store: &Store, source: &Source, platform: &Platform, progress: Progress)
     let file = match source {
         Source::Directory(path) => return Stored::in_directory(path, platform),
         Source::File(path) => Some(File::open(path).map_err(Error::from)?),
-        Source::Stdin => None,
+        Source::Stdin | Source::Url(_) => None,
     };
     if let Some(file) = file.filter(|file| file.metadata().is_ok_and(|found| found.is_file()))
         && !layer::is_compressed(&mut (&file).take(8))?

@@ -12,6 +12,7 @@ mod import;
 mod layers;
 mod load;
 mod progress;
+mod pull;
 mod remove;
 mod room;
 
@@ -29,6 +30,7 @@ pub use import::{Import, import};
 pub(crate) use layers::{Unused, unused};
 pub use load::{Load, Loaded, load};
 pub use progress::{LayerProgress, Progress, Step};
+pub use pull::pull;
 pub use remove::{Pruned, Removed, prune, remove};
 
 use crate::error::{Context, Error, Kind, Result};

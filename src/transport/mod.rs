@@ -1,12 +1,15 @@
-//! Where bytes come from: a file, standard input, a directory.
+//! Where bytes come from: a file, standard input, a directory, a URL.
 //!
 //! A root filesystem is a stream of bytes and, where it is known, its length; what the bytes mean is for the rooms below
-//! to find out. Images come as offers: a config, and layers as they travel, from archives and layouts ([`Stored`]).
+//! to find out. Images come as offers: a config, and layers as they travel, from archives and layouts ([`Stored`])
+//! and from registries ([`registry`]).
 
 mod files;
+mod http;
 mod manifest;
 mod offer;
 mod platform;
+pub mod registry;
 mod stored;
 mod verified;
 
@@ -30,6 +33,8 @@ pub enum Source {
     File(PathBuf),
     /// A directory, to be packed.
     Directory(PathBuf),
+    /// A file that a web server has.
+    Url(http::Url),
 }
 
 /// A stream of bytes.
@@ -41,16 +46,19 @@ pub struct Bytes {
 }
 
 impl Source {
-    /// What `name` names: `-` is standard input, anything else a path.
+    /// What `name` names: `-` is standard input, `http://…` and `https://…` are URLs, anything else is a path.
     ///
     /// # Errors
-    /// That of stat(2) when there is no such file; [`Kind::Invalid`] when the name is empty.
+    /// That of stat(2) when there is no such file; [`Kind::Invalid`] when the name is empty or no URL.
     pub fn locate(name: &str) -> Result<Source> {
         if name == "-" {
             return Ok(Source::Stdin);
         }
         if name.is_empty() {
             return Err(Error::new(Kind::Invalid, "the path of the source is empty"));
+        }
+        if name.starts_with("http://") || name.starts_with("https://") {
+            return http::parse(name).map(Source::Url);
         }
         let path = PathBuf::from(name);
         let found = std::fs::metadata(&path).context(|| format!("read {name}"))?;
@@ -65,10 +73,10 @@ impl Source {
         }
     }
 
-    /// Opens the stream. The errors of its reader are those of read(2).
+    /// Opens the stream. The errors of its reader are those of read(2), or of the network.
     ///
     /// # Errors
-    /// That of open(2); [`Kind::Invalid`] for a directory, which is no stream.
+    /// That of open(2), or the server's; [`Kind::Invalid`] for a directory, which is no stream.
     pub fn open(&self) -> Result<Bytes> {
         match self {
             Source::Stdin => Ok(Bytes { reader: Box::new(std::io::stdin()), length: None }),
@@ -77,6 +85,10 @@ impl Source {
                 let file = File::open(path).context(fail)?;
                 let found = file.metadata().context(fail)?;
                 Ok(Bytes { length: found.is_file().then_some(found.len()), reader: Box::new(file) })
+            }
+            Source::Url(url) => {
+                let body = http::get(url)?;
+                Ok(Bytes { length: body.size(), reader: Box::new(body) })
             }
             Source::Directory(path) => {
                 Err(Error::new(Kind::Invalid, format!("read {}: it is a directory", path.display())))
@@ -90,6 +102,7 @@ impl fmt::Display for Source {
         match self {
             Source::Stdin => f.write_str("standard input"),
             Source::File(path) | Source::Directory(path) => write!(f, "{}", path.display()),
+            Source::Url(url) => f.write_str(&http::shown(url)),
         }
     }
 }
@@ -115,5 +128,8 @@ mod tests {
         assert!(missing.to_string().contains("/b: no such file"), "{missing}");
         assert!(locate(scratch.path()).expect("a directory").open().is_err());
         assert!(Source::locate("").expect_err("no name").to_string().contains("empty"));
+        let url = Source::locate("https://me:secret@example.com/a.tar?key=secret").expect("a URL");
+        assert_eq!(url.to_string(), "https://example.com/a.tar");
+        assert!(Source::locate("http://").is_err());
     }
 }

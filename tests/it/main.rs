@@ -6,6 +6,7 @@ mod support;
 mod cli;
 mod hostile;
 mod layer;
+mod registry;
 mod sandbox;
 mod scratch;
 mod whiteouts;

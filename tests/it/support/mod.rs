@@ -6,6 +6,7 @@ pub mod archives;
 pub mod canary;
 pub mod command;
 pub mod disk;
+pub mod http;
 pub mod pty;
 pub mod store;
 pub mod traces;

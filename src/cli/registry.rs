@@ -1,0 +1,177 @@
+//! `tupper image pull`, `login`, `logout`
+
+use std::io::{IsTerminal, Read};
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use clap::Args;
+use console::Term;
+use tupper::check;
+use tupper::error::{Context, Error, Kind};
+use tupper::image;
+use tupper::interrupt;
+use tupper::layer::Limits;
+use tupper::store::Store;
+use tupper::transport::Platform;
+use tupper::transport::registry::{Client, Credential, Options, Reference, Surroundings};
+
+use super::output;
+use super::progress::LayerBars;
+
+/// The flags of all that talks to a registry.
+#[derive(Debug, Args)]
+struct Access {
+    /// Whether the registry has to prove by TLS who it is; as registries.conf says without it
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    tls_verify: Option<bool>,
+    /// The file with the credentials
+    #[arg(long, value_name = "FILE")]
+    authfile: Option<PathBuf>,
+    /// A directory with certificates: *.crt of authorities, *.cert and *.key to show
+    #[arg(long, value_name = "DIR")]
+    cert_dir: Option<PathBuf>,
+}
+
+impl Access {
+    fn client(self, credential: Option<Credential>) -> Result<Client> {
+        let options = Options {
+            tls_verify: self.tls_verify,
+            credential,
+            auth_file: self.authfile,
+            cert_dir: self.cert_dir,
+            ..Options::default()
+        };
+        Ok(Client::new(options, Surroundings::of_process())?)
+    }
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Example: tupper pull docker.io/library/debian:12")]
+pub(super) struct Pull {
+    /// The image: [REGISTRY/]REPOSITORY[:TAG][@DIGEST]
+    #[arg(value_name = "IMAGE")]
+    reference: Reference,
+    /// Which image of those that are there for several platforms; this machine's without it
+    #[arg(long, value_name = "OS/ARCHITECTURE")]
+    platform: Option<Platform>,
+    /// Who to be to the registry
+    #[arg(long, value_name = "USER:PASSWORD", value_parser = credential)]
+    creds: Option<Credential>,
+    #[command(flatten)]
+    access: Access,
+    /// No progress bars
+    #[arg(long, short)]
+    quiet: bool,
+}
+
+fn credential(text: &str) -> Result<Credential, String> {
+    // The text is a secret, and so no part of the error.
+    let (user, password) = text.split_once(':').ok_or("not USER:PASSWORD")?;
+    Ok(Credential::password(user, password))
+}
+
+impl Pull {
+    pub(super) fn run(self, root: &Path) -> Result<()> {
+        interrupt::catch()?;
+        let platform = self.platform.unwrap_or_else(Platform::host);
+        let client = self.access.client(self.creds)?;
+        let bars = LayerBars::new(self.quiet);
+        let doing = || output::one_line(format_args!("pull {}", self.reference));
+        // Before the store, which a name that leads nowhere does not need.
+        let found = client.find(&self.reference, &platform).context(doing)?;
+        let store = Store::open_or_init(root)?;
+        check::tidy(&store);
+        let id = image::pull(&store, found, &Limits::default(), &bars.callback()).context(doing);
+        bars.clear();
+        output::line(id?)
+    }
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Example: tupper login -u me --password-stdin quay.io < password")]
+pub(super) struct Login {
+    /// HOST[:PORT]
+    registry: String,
+    /// The user's name
+    #[arg(long, short)]
+    username: Option<String>,
+    /// The password; better read from standard input, where nobody sees it
+    #[arg(long, short)]
+    password: Option<String>,
+    /// Read the password from standard input
+    #[arg(long, conflicts_with = "password")]
+    password_stdin: bool,
+    /// Print the name of the user who is logged in, and do nothing
+    #[arg(long, conflicts_with_all = ["username", "password", "password_stdin"])]
+    get_login: bool,
+    #[command(flatten)]
+    access: Access,
+}
+
+impl Login {
+    pub(super) fn run(self) -> Result<()> {
+        let client = self.access.client(None)?;
+        let known = client.logged_in(&self.registry)?;
+        if self.get_login {
+            let user = known.as_ref().and_then(Credential::user);
+            let error = || Error::new(Kind::NotFound, format!("not logged in to {}", self.registry));
+            return output::line(user.ok_or_else(error)?);
+        }
+        let user = match self.username {
+            Some(user) => user,
+            None => ask("Username", false)?,
+        };
+        let password = match self.password {
+            Some(password) => password,
+            None if self.password_stdin => {
+                let mut text = String::new();
+                std::io::stdin().take(64 << 10).read_to_string(&mut text).context(|| "read the password")?;
+                text.trim_end_matches(['\r', '\n']).to_string()
+            }
+            None => ask("Password", true)?,
+        };
+        if user.is_empty() || password.is_empty() || user.contains(':') {
+            return Err(Error::new(Kind::Invalid, "a user name without colon and a password are needed").into());
+        }
+        client.login(&self.registry, &user, &password).context(|| format!("log in to {}", self.registry))?;
+        output::line("Login Succeeded!")
+    }
+}
+
+/// Asks on the terminal.
+fn ask(what: &str, secret: bool) -> Result<String> {
+    let terminal = Term::stderr();
+    if !terminal.is_term() || !std::io::stdin().is_terminal() {
+        let error = Error::new(Kind::Invalid, format!("no {}, and no terminal to ask on", what.to_lowercase()));
+        return Err(error.with_hint("give -u NAME and --password-stdin").into());
+    }
+    let answer = terminal
+        .write_str(&format!("{what}: "))
+        .and_then(|()| if secret { terminal.read_secure_line() } else { terminal.read_line() });
+    Ok(answer.context(|| format!("ask for the {}", what.to_lowercase()))?)
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Logout {
+    /// HOST[:PORT]
+    #[arg(required_unless_present = "all", conflicts_with = "all")]
+    registry: Option<String>,
+    /// All registries
+    #[arg(long, short)]
+    all: bool,
+    /// The file with the credentials
+    #[arg(long, value_name = "FILE")]
+    authfile: Option<PathBuf>,
+}
+
+impl Logout {
+    pub(super) fn run(self) -> Result<()> {
+        let access = Access { tls_verify: None, authfile: self.authfile, cert_dir: None };
+        let was = access.client(None)?.logout(self.registry.as_deref())?;
+        match &self.registry {
+            Some(registry) if !was => Err(Error::new(Kind::NotFound, format!("not logged in to {registry}")).into()),
+            Some(registry) => output::line(format_args!("Removed login credentials for {registry}")),
+            None => output::line("Removed login credentials for all registries"),
+        }
+    }
+}
