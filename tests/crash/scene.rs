@@ -20,7 +20,7 @@ use crate::support::{busybox, eventually, sh};
 use crate::trace::{self, first};
 
 /// The kernel ends some things a moment after the call that ended them: loop devices, cgroups.
-const PATIENCE: Duration = Duration::from_secs(1);
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// What is in the snapshot `keep`.
 const KEPT: &str = "from before\n";
@@ -123,7 +123,7 @@ impl Scene {
             let mut command = scene.command(line);
             command.stdout(Stdio::null()).stderr(Stdio::null());
             scene.beside = Some(command.spawn().expect("tupper"));
-            eventually("the container runs", Duration::from_secs(10), || !scene.ok("ps -q").is_empty());
+            eventually("the container runs", Duration::from_secs(120), || !scene.ok("ps -q").is_empty());
         }
         scene.learn();
         scene
@@ -217,9 +217,9 @@ impl Scene {
         }
     }
 
-    /// Asks for the state again until it is one that was waited for, or patience ends.
-    pub fn settle(&mut self, mut is_it: impl FnMut(&[String]) -> bool) {
-        let end = Instant::now() + PATIENCE;
+    /// Asks for the state again until it is one that was waited for, or patience ends: soon where nobody cleaned up.
+    pub fn settle(&mut self, cleaning: Cleaning, mut is_it: impl FnMut(&[String]) -> bool) {
+        let end = Instant::now() + if cleaning == Cleaning::None { PATIENCE / 20 } else { PATIENCE };
         while !is_it(&self.state()) && Instant::now() < end {
             std::thread::sleep(Duration::from_millis(20));
         }

@@ -170,7 +170,7 @@ impl Scene {
         self.clean(cleaning)?;
         let may: Vec<_> = references.iter().filter(|reference| reference.cleaning == cleaning).collect();
         let mut outcome = Err(String::new());
-        self.settle(|state| {
+        self.settle(cleaning, |state| {
             let same = may.iter().find(|reference| reference.state == state);
             outcome = same.map(|reference| reference.what.as_str()).ok_or_else(|| nearest(state, &may));
             same.is_some()

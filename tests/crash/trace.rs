@@ -27,7 +27,7 @@ use nix::unistd::{Pid, gettid};
 use crate::changes;
 
 /// No run takes longer: what lives on is a hang, or a process that nothing ends.
-const LIMIT: Duration = Duration::from_secs(30);
+const LIMIT: Duration = Duration::from_secs(120);
 
 /// A system call that changes something, as it is about to be made.
 #[derive(Debug, Clone)]

@@ -49,7 +49,7 @@ impl Docker {
             .spawn()
             .unwrap_or_else(|e| panic!("dockerd: {e}; type: make setup"));
         let mut docker = Docker { daemon: Some(daemon), run, disk, _host: host };
-        eventually("dockerd answers", Duration::from_secs(60), || {
+        eventually("dockerd answers", Duration::from_secs(120), || {
             let ended =
                 docker.daemon.as_mut().is_some_and(|daemon| daemon.try_wait().is_ok_and(|status| status.is_some()));
             assert!(

@@ -90,7 +90,7 @@ impl Recorder {
             .spawn()
             .unwrap_or_else(|e| panic!("nbdfuse: {e}; type: make setup"));
         let mount = Mount { dir: dir.path().to_path_buf(), nbdfuse };
-        eventually("nbdfuse is ready", Duration::from_secs(20), || {
+        eventually("nbdfuse is ready", Duration::from_secs(120), || {
             std::fs::metadata(path("device")).is_ok_and(|meta| meta.len() == SIZE)
         });
         let device = sh("losetup", &["--find", "--show", "--direct-io=on", &path("device")]);

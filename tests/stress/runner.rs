@@ -17,7 +17,7 @@ use crate::support::sh;
 use crate::support::store::Store;
 
 /// A command that takes longer waits for something that does not come.
-const STUCK: Duration = Duration::from_secs(60);
+const STUCK: Duration = Duration::from_secs(300);
 
 pub struct Runner<'a> {
     store: &'a Store,

@@ -47,7 +47,7 @@ impl Beside {
 
 /// The kernel makes nothing read-only in which a file is open for writing, if only for a moment more.
 fn remount(disk: &Disk, how: &str) {
-    eventually(&format!("it is {how}"), Duration::from_secs(20), || {
+    eventually(&format!("it is {how}"), Duration::from_secs(120), || {
         let mut mount = Command::new("mount");
         mount.args(["-o", &format!("remount,{how}")]).arg(disk.path()).stderr(Stdio::null());
         mount.status().is_ok_and(|status| status.success())
@@ -72,7 +72,7 @@ fn a_filesystem_becomes_read_only_during_an_import() {
     }
     let staging = store.root().join("fs/staging");
     let drafts = || staging.read_dir().into_iter().flatten().flatten().map(|entry| entry.path().join("rootfs/500"));
-    eventually("a part is unpacked", Duration::from_secs(20), || drafts().any(|path| path.exists()));
+    eventually("a part is unpacked", Duration::from_secs(120), || drafts().any(|path| path.exists()));
     remount(&disk, "ro");
     // It may have given up before it has read all.
     let _ = (0..2000).try_for_each(|number| import.write(&entry(&format!("more-{number}"))));
@@ -98,7 +98,7 @@ fn a_command_that_ends_on_a_read_only_filesystem_gives_its_status_all_the_same()
             false => store.command(line, &["read x; exit 7"]),
         };
         let mut run = Beside::start(line);
-        eventually("it runs", Duration::from_secs(20), || !store.ok("ps -q").is_empty());
+        eventually("it runs", Duration::from_secs(120), || !store.ok("ps -q").is_empty());
         remount(&disk, "ro");
         run.write(b"\n").expect("it reads");
         let done = run.end().status(7);
@@ -161,7 +161,7 @@ impl Device {
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         let nbdfuse = command.spawn().unwrap_or_else(|e| panic!("nbdfuse: {e}; type: make setup"));
         let device = Device { nbdfuse, dir };
-        eventually("nbdfuse is ready", Duration::from_secs(20), || {
+        eventually("nbdfuse is ready", Duration::from_secs(120), || {
             std::fs::metadata(path("device")).is_ok_and(|found| found.len() == SIZE)
         });
         device.mount();

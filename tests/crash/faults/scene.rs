@@ -10,7 +10,7 @@ use crate::support::traces::Traces;
 use crate::support::{busybox, disk, sh};
 
 /// The kernel ends some things a moment after the call that ended them: loop devices, orphaned processes.
-const PATIENCE: Duration = Duration::from_secs(2);
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// What is in the snapshot `keep`.
 const KEPT: &str = "from before\n";

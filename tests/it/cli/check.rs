@@ -145,7 +145,7 @@ fn what_somebody_holds_is_no_garbage() {
     let draft = fs(&store, "staging/draft-1");
     std::fs::create_dir(&draft).expect("a draft");
     let mut holder = std::process::Command::new("flock").arg(&draft).args(["sleep", "100"]).spawn().expect("flock");
-    eventually("it is locked", Duration::from_secs(10), || {
+    eventually("it is locked", Duration::from_secs(120), || {
         !std::process::Command::new("flock").arg("-n").arg(&draft).arg("true").status().expect("flock").success()
     });
     assert_eq!(check(&store), BTreeSet::new());
@@ -315,7 +315,7 @@ fn a_command_that_outlives_its_tupper_is_ended() {
             .expect("a run");
         let mut on = [0; 3];
         std::io::Read::read_exact(running.stdout.as_mut().expect("a pipe"), &mut on).expect("it runs");
-        eventually("it is noted", Duration::from_secs(10), || !store.ok("ps -q").is_empty());
+        eventually("it is noted", Duration::from_secs(120), || !store.ok("ps -q").is_empty());
         running.kill().and_then(|()| running.wait()).expect("killed");
         let found = check(&store);
         assert!(found.iter().any(|line| line.starts_with("garbage container ")), "{found:?}");

@@ -65,7 +65,7 @@ fn a_running_one_is_listed_and_not_removed_unforced() {
     let before = store.traces();
     let mut command = store.command("run --name busy --init busybox sleep 60", &[]);
     let child = command.spawn().expect("tupper");
-    crate::support::eventually("it runs", std::time::Duration::from_secs(10), || !store.ok("ps -q").is_empty());
+    crate::support::eventually("it runs", std::time::Duration::from_secs(120), || !store.ok("ps -q").is_empty());
     assert_eq!(store.json("ps --format json")[0]["State"], "running");
     // What the other tests find nothing of is to be seen while it is there.
     let during = store.traces();
@@ -90,9 +90,9 @@ fn a_killed_one_has_ended_and_starts_again() {
         let script = "test -e /again && exit 4; touch /again; sleep 100";
         let mut running = store.command(&format!("run {flags} --name job busybox sh -c"), &[script]);
         let mut running = running.stdout(Stdio::null()).spawn().expect("a run");
-        eventually("it runs", Duration::from_secs(20), || !store.ok("ps -q").is_empty());
+        eventually("it runs", Duration::from_secs(120), || !store.ok("ps -q").is_empty());
         running.kill().and_then(|()| running.wait()).expect("killed");
-        eventually("it has ended", Duration::from_secs(20), || store.ok("ps -q").is_empty());
+        eventually("it has ended", Duration::from_secs(120), || store.ok("ps -q").is_empty());
         let listed = store.json("ps -a --format json");
         assert_eq!(
             (listed[0]["State"].as_str(), listed[0]["ExitCode"].as_i64()),

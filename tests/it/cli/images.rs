@@ -333,7 +333,7 @@ fn names_are_taken_over_and_removed() {
     store.fails(1, "image rm app:1");
     store.ok("image rm other");
     assert_eq!(store.ok("image ls -q"), "");
-    crate::support::eventually("the layers are gone", std::time::Duration::from_secs(10), || {
+    crate::support::eventually("the layers are gone", std::time::Duration::from_secs(120), || {
         store.disk.subvolumes() == ["store/fs"]
     });
     assert_eq!(shelves(&store), [""; 0].map(PathBuf::from));
@@ -365,7 +365,7 @@ fn the_draft_of_a_killed_import_goes_with_the_next() {
     let bytes = fs::read(busybox()).expect("the tarball");
     import.stdin.as_mut().expect("a pipe").write_all(&bytes[..bytes.len() / 2]).expect("written");
     let drafts = || fs::read_dir(store.root().join("fs/staging")).expect("staging").count();
-    eventually("the import has begun", Duration::from_secs(20), || {
+    eventually("the import has begun", Duration::from_secs(120), || {
         store.root().join("fs/staging").exists() && drafts() == 1
     });
     // It is somebody's: another import leaves it alone.
@@ -387,7 +387,7 @@ fn an_interrupted_import_leaves_nothing() {
     let mut input = import.stdin.take().expect("a pipe");
     input.write_all(&bytes[..bytes.len() / 2]).expect("written");
     let staging = store.root().join("fs/staging");
-    eventually("the import has begun", Duration::from_secs(20), || {
+    eventually("the import has begun", Duration::from_secs(120), || {
         fs::read_dir(&staging).is_ok_and(|drafts| drafts.count() == 1)
     });
     let pid = nix::unistd::Pid::from_raw(i32::try_from(import.id()).expect("a pid"));

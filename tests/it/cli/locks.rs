@@ -66,7 +66,7 @@ impl Waiting {
 
     /// What it says once it says something.
     fn speaks(&self) -> String {
-        eventually("a word on what it waits for", Duration::from_secs(20), || self.said().ends_with('\n'));
+        eventually("a word on what it waits for", Duration::from_secs(120), || self.said().ends_with('\n'));
         self.said()
     }
 
@@ -99,7 +99,7 @@ fn a_short_wait_says_nothing() {
     let holder = Holder::new(&store, "images", "--exclusive");
     let waiting = Waiting::spawn(store.command("image tag busybox other", &[]));
     let inode = std::os::unix::fs::MetadataExt::ino(&store.root().join("fs/images").metadata().expect("stat"));
-    eventually("it waits", Duration::from_secs(20), || {
+    eventually("it waits", Duration::from_secs(120), || {
         let table = std::fs::read_to_string("/proc/locks").expect("read the locks");
         table.lines().any(|line| {
             line.contains(&format!("-> FLOCK  ADVISORY  WRITE {} ", waiting.child.id()))
@@ -128,7 +128,7 @@ fn all_who_share_it_are_counted() {
 fn a_run_that_was_stopped_is_named_by_who_wants_its_container() {
     let store = Store::new();
     let run = Waiting::spawn(store.command("run --name web busybox sleep 1000", &[]));
-    eventually("it runs", Duration::from_secs(20), || store.ok("ps").contains("web"));
+    eventually("it runs", Duration::from_secs(120), || store.ok("ps").contains("web"));
     let supervisor = Pid::from_raw(i32::try_from(run.child.id()).expect("a pid"));
     kill(supervisor, Signal::SIGSTOP).expect("stop it");
     let waiting = Waiting::spawn(store.command("rm --force web", &[]));

@@ -283,7 +283,7 @@ fn signals_are_forwarded() {
     let out = store.disk.path().join("out");
     let mut command = store.command("run --rm busybox sh -c", &[trap]);
     let child = command.stdout(fs::File::create(&out).expect("a file")).spawn().expect("tupper");
-    crate::support::eventually("it is ready", std::time::Duration::from_secs(10), || {
+    crate::support::eventually("it is ready", std::time::Duration::from_secs(120), || {
         fs::read_to_string(&out).is_ok_and(|text| text.contains("ready"))
     });
     let pid = nix::unistd::Pid::from_raw(child.id().try_into().expect("a pid"));

@@ -15,11 +15,11 @@ fn a_throwaway_shell_on_a_terminal() {
     pty.expect("24 80");
     pty.expect("[xterm]");
     pty.resize(50, 132);
-    pty.send("sleep 0.2; stty size\n");
+    pty.send("until stty size | grep '^50 13[2]'; do sleep 0.1; done\n");
     pty.expect("50 132");
     // Ctrl-C reaches the process inside and leaves the shell alive.
-    pty.send("sleep 100; echo interrupted with $?\n");
-    std::thread::sleep(std::time::Duration::from_millis(500));
+    pty.send("sh -c 'echo sleeps-$((40 + 1)); exec sleep 1000'; echo interrupted with $?\n");
+    pty.expect("sleeps-41");
     pty.send("\x03");
     pty.send("echo still-$((40 + 2))\n");
     pty.expect("still-42");

@@ -75,7 +75,7 @@ fn it_comes_back_after_a_reboot() {
     tupper.ok("snapshot create busybox web");
     tupper.ok("store umount");
     assert_eq!(mounts_below(tupper.root()), [""; 0].map(Path::new));
-    crate::support::eventually("the loop device is gone", std::time::Duration::from_secs(5), || {
+    crate::support::eventually("the loop device is gone", std::time::Duration::from_secs(120), || {
         loop_devices_below(tupper.root()).is_empty()
     });
 
@@ -111,7 +111,7 @@ fn a_device_that_backs_the_file_already_is_used_again() {
     tupper.ok("store init");
     let fs = tupper.root().join("fs");
     sh("umount", &[fs.to_str().expect("plain")]);
-    crate::support::eventually("the loop device is gone", std::time::Duration::from_secs(5), || {
+    crate::support::eventually("the loop device is gone", std::time::Duration::from_secs(120), || {
         loop_devices_below(tupper.root()).is_empty()
     });
     let device = sh("losetup", &["--find", "--show", tupper.root().join("store.btrfs").to_str().expect("plain")]);
@@ -141,7 +141,7 @@ fn what_formats_for_a_killed_init_does_not_reach_the_next_store() {
     let path = format!("{}:{}", tools.path().display(), std::env::var("PATH").expect("a PATH"));
     let slow = Tupper::new(host.path().join("store")).with_env("PATH", path);
     let mut init = slow.command("store init", &[]).spawn().expect("tupper");
-    let limit = std::time::Duration::from_secs(20);
+    let limit = std::time::Duration::from_secs(120);
     crate::support::eventually("it formats", limit, || started.exists());
     init.kill().expect("kill it");
     init.wait().expect("wait for it");

@@ -210,6 +210,16 @@ impl Supervisor {
         kill(self.pid, signal).expect("kill");
     }
 
+    /// Until it has taken the signal: of one kind, no two can be pending (signal(7)).
+    pub fn signal_and_wait(&self, signal: Signal) {
+        self.signal(signal);
+        eventually("it takes the signal", || {
+            let status = fs::read_to_string(format!("/proc/{}/status", self.pid)).expect("a process");
+            let masks = status.lines().filter(|line| line.starts_with("SigPnd:") || line.starts_with("ShdPnd:"));
+            masks.filter_map(|line| line.split_whitespace().nth(1)).all(|mask| mask.bytes().all(|digit| digit == b'0'))
+        });
+    }
+
     /// The process id of PID 1 on the host, once the command runs.
     pub fn container_pid(&mut self) -> i32 {
         let mut line = Vec::new();
@@ -259,11 +269,11 @@ pub fn wait_for(file: &mut File, text: &str) -> String {
     String::from_utf8_lossy(&seen).into_owned()
 }
 
-/// Until `condition` holds; fails after ten seconds.
+/// Until `condition` holds; fails after two minutes.
 pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(10);
+    let deadline = Instant::now() + Duration::from_secs(120);
     while !condition() {
-        assert!(Instant::now() < deadline, "not within ten seconds: {what}");
+        assert!(Instant::now() < deadline, "not within two minutes: {what}");
         std::thread::sleep(Duration::from_millis(10));
     }
 }

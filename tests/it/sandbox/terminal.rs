@@ -115,8 +115,7 @@ fn the_terminal_is_put_back_when_the_start_fails_or_a_signal_ends_it() {
     person.sees("ready");
     eventually("raw mode", || person.is_raw());
     for _ in 0..3 {
-        person.supervisor.signal(Signal::SIGTERM);
-        std::thread::sleep(std::time::Duration::from_millis(50));
+        person.supervisor.signal_and_wait(Signal::SIGTERM);
     }
     assert_eq!(person.leaves().end, "signal 9 false");
 
@@ -138,9 +137,14 @@ fn scripted(root: &Root, script: &str) -> (std::os::unix::net::UnixStream, Super
 fn the_end_of_input_is_passed_on() {
     let root = Root::new();
     for input in ["word\n", "word", ""] {
-        let (mut ours, supervisor) = scripted(&root, "stty -echo; cat; echo; echo end");
+        let (mut ours, supervisor) = scripted(&root, "stty -echo; echo ready; cat; echo; echo end");
         // The shell turns the echo off before anything is typed.
-        std::thread::sleep(std::time::Duration::from_millis(300));
+        let mut ready = Vec::new();
+        while !ready.ends_with(b"ready\r\n") {
+            let mut byte = [0];
+            ours.read_exact(&mut byte).expect("read");
+            ready.extend(byte);
+        }
         ours.write_all(input.as_bytes()).expect("write");
         ours.shutdown(std::net::Shutdown::Write).expect("shutdown");
         let mut seen = String::new();

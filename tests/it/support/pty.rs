@@ -12,7 +12,7 @@ use nix::sys::termios::{self, Termios};
 use super::command;
 use super::sh;
 
-const LIMIT: Duration = Duration::from_secs(20);
+const LIMIT: Duration = Duration::from_secs(120);
 
 /// A command whose standard streams and controlling terminal are one pty.
 pub struct Pty {
