@@ -6,9 +6,10 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use rustix::fs::StatVfsMountFlags;
 use tempfile::TempDir;
 
-use super::real::{clean, failed_by, furnish, header, intact};
+use super::real::{clean, failed_by, fill, furnish, header, intact};
 use super::scene::text;
 use crate::support::command::{Done, Tupper, wait};
 use crate::support::disk::{self, Disk};
@@ -137,6 +138,38 @@ fn an_embedded_store_that_is_read_only() {
     remount(&disk, "rw");
     intact(&store);
     clean(&store);
+}
+
+#[test]
+fn an_embedded_filesystem_that_gave_up_is_mounted_anew() {
+    let _host = Host::alone();
+    let disk = Disk::ext4(1 << 30);
+    let store = Tupper::new(disk.path().join("store"));
+    store.ok("store init --size 700M");
+    let keep = furnish(&store);
+    let (fs, ballast) = (store.root().join("fs"), disk.path().join("ballast"));
+    std::fs::create_dir(&ballast).expect("a directory");
+    fill(&ballast, false);
+    // What is written past tupper, by a container or the host, is accepted, and then there is no room for it.
+    let read_only = || rustix::fs::statvfs(&fs).is_ok_and(|found| found.f_flag.contains(StatVfsMountFlags::RDONLY));
+    for number in 0..100 {
+        let _ = std::fs::write(keep.join(format!("lost-{number}")), vec![7; 8 << 20]);
+        let _ = Command::new("sync").arg("--file-system").arg(&fs).stderr(Stdio::null()).status();
+        if read_only() {
+            break;
+        }
+    }
+    assert!(read_only(), "it has not given up");
+    // What it could not write is not to be read again: proc_sys_vm(5).
+    std::fs::write("/proc/sys/vm/drop_caches", "3").expect("root");
+    for line in ["image ls", "snapshot ls", "ps -a", "inspect box", "store check", "store info", "snapshot rm web"] {
+        try_it(&store, line);
+    }
+    store.ok("store umount");
+    std::fs::remove_dir_all(&ballast).expect("removed");
+    intact(&store);
+    clean(&store);
+    store.ok_with("image import --name more", &[text(&busybox())]);
 }
 
 /// A btrfs on a device that fails when it is told to: a loop device on nbdfuse(1) on nbdkit(1).

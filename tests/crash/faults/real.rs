@@ -56,7 +56,7 @@ pub fn failed_by(done: Done, status: i32, causes: &[&str]) {
 }
 
 /// Takes all the room there is for data, and then, with many files that lie in the metadata, all of that.
-fn fill(dir: &Path, metadata: bool) {
+pub fn fill(dir: &Path, metadata: bool) {
     let mut size = 1024 * MIB;
     for number in 0.. {
         let file = File::create(dir.join(format!("fill-{number}"))).expect("a file");
