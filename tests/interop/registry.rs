@@ -63,7 +63,7 @@ impl Registry {
             .spawn()
             .unwrap_or_else(|e| panic!("docker-registry: {e}; type: make setup"));
         let mut registry = Registry { daemon, dir, port };
-        eventually("the registry answers", Duration::from_secs(30), || {
+        eventually("the registry answers", Duration::from_secs(120), || {
             let ended = registry.daemon.try_wait().is_ok_and(|status| status.is_some());
             assert!(!ended, "docker-registry ended:\n{}", registry.log());
             std::net::TcpStream::connect(("127.0.0.1", port)).is_ok()
