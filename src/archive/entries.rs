@@ -395,6 +395,11 @@ impl<'a, R: BufRead> Entries<'a, R> {
         Ok(bytes)
     }
 
+    /// How much of the entry's data is still to be read.
+    pub(crate) fn left(&self) -> u64 {
+        self.data
+    }
+
     fn start_data(&mut self, size: u64) {
         self.data = size;
         self.padding = size.wrapping_neg() % BLOCK as u64;

@@ -27,6 +27,9 @@ use crate::error::Error;
 /// The errno of a device that failed, and of a filesystem that gave up for that.
 pub(crate) const EIO: i32 = libc::EIO;
 
+/// The errno of a process that has too many files open.
+pub(crate) const EMFILE: i32 = libc::EMFILE;
+
 /// The error of a failed call: `doing: reason`.
 pub(crate) fn failed(doing: impl Display, errno: Errno) -> Error {
     Error::from_errno(doing, errno as i32)

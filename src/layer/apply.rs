@@ -13,12 +13,15 @@
 
 use std::io::BufRead;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::thread;
 
 use crate::error::{Context, Error, Kind, Result};
+use crate::kernel;
 use crate::kernel::fs::CWD;
 use crate::kernel::node::{self, Target, Time};
 
 use super::lower::{Lower, Whiteout, whiteout};
+use super::writer::{self, Metadata, SMALL, Writer};
 use crate::archive::{Entries, Entry, Node, SparseMap};
 
 /// Longest path given to the kernel at once; PATH_MAX is 4096 with the NUL (path_resolution(7)).
@@ -35,10 +38,21 @@ pub(super) struct Applied {
 /// Applies all entries, as those of a layer on top of what is there, or as those of a root filesystem. The thread has to
 /// be confined to the directory.
 pub(super) fn apply<R: BufRead>(entries: &mut Entries<'_, R>, layer: bool) -> Result<Applied> {
-    let mut applier = Applier::new(layer)?;
+    thread::scope(|scope| {
+        let (writer, thread) = writer::start(scope)?;
+        let applied = apply_all(entries, layer, writer);
+        let written = thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        // It is behind, so its error came first in the archive.
+        written.and(applied)
+    })
+}
+
+fn apply_all<R: BufRead>(entries: &mut Entries<'_, R>, layer: bool, writer: Writer) -> Result<Applied> {
+    let mut applier = Applier::new(layer, writer)?;
     while let Some(entry) = entries.next()? {
         applier.apply(&entry, entries)?;
     }
+    applier.writer.hand_over()?;
     applier.leave_to(0)?;
     applier.leave_root()?;
     Ok(Applied { entries: applier.entries, bytes: applier.bytes })
@@ -68,10 +82,11 @@ struct Applier {
     unsupported: Vec<Vec<u8>>,
     /// What a layer may hide; a root filesystem lies on nothing.
     lower: Option<Lower>,
+    writer: Writer,
 }
 
 impl Applier {
-    fn new(layer: bool) -> Result<Applier> {
+    fn new(layer: bool, writer: Writer) -> Result<Applier> {
         let mut root = existing(b".", b"")?;
         root.end = 0;
         Ok(Applier {
@@ -82,6 +97,7 @@ impl Applier {
             bytes: 0,
             unsupported: Vec::new(),
             lower: layer.then(Lower::new).transpose()?,
+            writer,
         })
     }
 
@@ -156,7 +172,19 @@ impl Applier {
         map: Option<&SparseMap>,
         data: &mut Entries<'_, R>,
     ) -> Result<()> {
-        let file = self.make(name, &entry.path, || node::create_file(name, entry.mode))?;
+        let create = || node::create_file(name, entry.mode);
+        let file = match self.make(name, &entry.path, create) {
+            Err(e) if e.errno() == Some(kernel::EMFILE) => {
+                self.writer.wait()?;
+                self.make(name, &entry.path, create)?
+            }
+            other => other?,
+        };
+        let metadata = self.metadata(entry);
+        if map.is_none() && entry.xattrs.is_empty() && data.left() <= SMALL {
+            self.bytes += self.writer.take(file, &entry.path, metadata, data)?;
+            return Ok(());
+        }
         let fail = |failure: node::Failure| failure.of(&entry.path);
         let bytes = &mut self.bytes;
         match map {
@@ -169,24 +197,27 @@ impl Applier {
         self.finish(entry, Target::Open(file.as_fd()))
     }
 
-    /// Owner, then mode, then attributes, then times: chown(2) clears setuid bits and capabilities, and times move
-    /// with whatever is written.
-    fn finish(&mut self, entry: &Entry, target: Target<'_>) -> Result<()> {
-        let fail = |failure: node::Failure| failure.of(&entry.path);
+    /// What is set of anything but a directory.
+    fn metadata(&self, entry: &Entry) -> Metadata {
         let (setgid, default_acl) = self.top().map_or((false, false), |top| (top.setgid, top.default_acl));
         let symlink = matches!(entry.node, Node::Symlink(_));
         let owned = entry.uid != 0 || entry.gid != 0 || setgid;
-        if owned {
-            node::set_owner(target, entry.uid, entry.gid).map_err(fail)?;
+        let moded = !symlink && (default_acl || (owned && entry.mode & 0o6000 != 0));
+        Metadata {
+            owner: owned.then_some((entry.uid, entry.gid)),
+            no_acl: default_acl && !symlink,
+            mode: moded.then_some(entry.mode),
+            accessed: entry.accessed,
+            modified: entry.modified,
         }
-        if default_acl && !symlink {
-            node::remove_xattr(target, c"system.posix_acl_access").map_err(fail)?;
-        }
-        if !symlink && (default_acl || (owned && entry.mode & 0o6000 != 0)) {
-            node::set_mode(target, entry.mode).map_err(fail)?;
-        }
+    }
+
+    fn finish(&mut self, entry: &Entry, target: Target<'_>) -> Result<()> {
+        let fail = |failure: node::Failure| failure.of(&entry.path);
+        let metadata = self.metadata(entry);
+        metadata.set(target).map_err(fail)?;
         self.xattrs(entry, target)?;
-        node::set_times(target, entry.accessed, entry.modified).map_err(fail)
+        metadata.set_times(target).map_err(fail)
     }
 
     fn directory(&mut self, entry: &Entry, name: &[u8]) -> Result<()> {

@@ -15,6 +15,7 @@ mod decompress;
 mod lower;
 mod pack;
 mod pipeline;
+mod writer;
 
 use std::io::Read;
 use std::os::fd::BorrowedFd;
