@@ -15,7 +15,7 @@ BUILD_PACKAGES := gcc libc6-dev pkg-config libbtrfsutil-dev libclang-dev
 RUN_PACKAGES := btrfs-progs mount util-linux
 # To test: the demo's and the tests' images, the other decompressors, a file system to be embedded in; and in the virtual
 # machine, where tests/it runs again, these too.
-INSIDE_PACKAGES := busybox-static e2fsprogs attr acl libcap2-bin gzip xz-utils zstd bzip2 procps kmod openssl ca-certificates
+INSIDE_PACKAGES := busybox-static e2fsprogs attr acl libcap2-bin gzip xz-utils zstd bzip2 procps kmod iproute2 openssl ca-certificates
 # The peers, registries, failing devices, the virtual machine.
 TEST_PACKAGES := $(INSIDE_PACKAGES) debootstrap docker.io docker-registry podman runc skopeo umoci apache2-utils curl \
   strace nbdkit libnbd-bin fuse3 xfsprogs mmdebstrap qemu-system-x86

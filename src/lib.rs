@@ -21,6 +21,7 @@ pub(crate) mod kernel;
 pub(crate) mod archive;
 
 pub mod interrupt;
+pub mod prompt;
 
 pub mod store;
 pub mod subvolume;

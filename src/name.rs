@@ -200,7 +200,8 @@ impl From<ObjectName> for String {
 /// The name of an image: `REGISTRY/REPOSITORY:TAG`, as podman completes it.
 ///
 /// `debian`, `debian:12` and `localhost/debian:12` parse; a name without a registry gets `localhost`, one without a
-/// tag `latest`, and `docker.io/debian` is `docker.io/library/debian` (containers-registries.conf(5)). At most 255 bytes in all, because the store keeps it as a file name.
+/// tag `latest`, and `docker.io/debian` is `docker.io/library/debian` (containers-registries.conf(5)). At most 255 bytes in
+/// all, because the store keeps it as a file name.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ImageName {
     registry: String,

@@ -1,6 +1,6 @@
 //! `tupper image pull`, `login`, `logout`
 
-use std::io::{IsTerminal, Read};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
@@ -11,6 +11,7 @@ use tupper::error::{Context, Error, Kind};
 use tupper::image;
 use tupper::interrupt;
 use tupper::layer::Limits;
+use tupper::prompt;
 use tupper::store::Store;
 use tupper::transport::Platform;
 use tupper::transport::registry::{Client, Credential, Options, Reference, Surroundings};
@@ -54,9 +55,9 @@ pub(super) struct Pull {
     /// Which image of those that are there for several platforms; this machine's without it
     #[arg(long, value_name = "OS/ARCHITECTURE")]
     platform: Option<Platform>,
-    /// Who to be to the registry
-    #[arg(long, value_name = "USER:PASSWORD", value_parser = credential)]
-    creds: Option<Credential>,
+    /// Who to be to the registry; without a password it is asked for
+    #[arg(long, value_name = "USER[:PASSWORD]")]
+    creds: Option<String>,
     #[command(flatten)]
     access: Access,
     /// No progress bars
@@ -64,17 +65,18 @@ pub(super) struct Pull {
     quiet: bool,
 }
 
-fn credential(text: &str) -> Result<Credential, String> {
-    // The text is a secret, and so no part of the error.
-    let (user, password) = text.split_once(':').ok_or("not USER:PASSWORD")?;
-    Ok(Credential::password(user, password))
+fn credential(text: &str) -> Result<Credential> {
+    match text.split_once(':') {
+        Some((user, password)) => Ok(Credential::password(user, password)),
+        None => Ok(Credential::password(text, ask("Password", true)?)),
+    }
 }
 
 impl Pull {
     pub(super) fn run(self, root: &Path) -> Result<()> {
         interrupt::catch()?;
         let platform = self.platform.unwrap_or_else(Platform::host);
-        let client = self.access.client(self.creds)?;
+        let client = self.access.client(self.creds.as_deref().map(credential).transpose()?)?;
         let bars = LayerBars::new(self.quiet);
         let doing = || output::one_line(format_args!("pull {}", self.reference));
         // Before the store, which a name that leads nowhere does not need.
@@ -110,6 +112,7 @@ pub(super) struct Login {
 
 impl Login {
     pub(super) fn run(self) -> Result<()> {
+        interrupt::catch()?;
         let client = self.access.client(None)?;
         let known = client.logged_in(&self.registry)?;
         if self.get_login {
@@ -141,14 +144,13 @@ impl Login {
 /// Asks on the terminal.
 fn ask(what: &str, secret: bool) -> Result<String> {
     let terminal = Term::stderr();
-    if !terminal.is_term() || !std::io::stdin().is_terminal() {
+    let show = || Ok(terminal.write_str(&format!("{what}: "))?);
+    let answer = if terminal.is_term() { prompt::line(secret, show) } else { Ok(None) };
+    let missing = || {
         let error = Error::new(Kind::Invalid, format!("no {}, and no terminal to ask on", what.to_lowercase()));
-        return Err(error.with_hint("give -u NAME and --password-stdin").into());
-    }
-    let answer = terminal
-        .write_str(&format!("{what}: "))
-        .and_then(|()| if secret { terminal.read_secure_line() } else { terminal.read_line() });
-    Ok(answer.context(|| format!("ask for the {}", what.to_lowercase()))?)
+        error.with_hint("give -u NAME and --password-stdin")
+    };
+    Ok(answer.context(|| format!("ask for the {}", what.to_lowercase()))?.ok_or_else(missing)?)
 }
 
 #[derive(Debug, Args)]

@@ -106,6 +106,13 @@ pub(crate) fn raw(settings: &Settings) -> Settings {
     Settings(raw.into())
 }
 
+/// A copy with ECHO off and ECHONL on: of what is typed only the line's end is shown (termios(3)).
+pub(crate) fn without_echo(settings: &Settings) -> Settings {
+    let mut hidden = *settings;
+    hidden.0.c_lflag = hidden.0.c_lflag & !libc::ECHO | libc::ECHONL;
+    hidden
+}
+
 /// The character that means end of file to readers behind `master`, if its line discipline reads lines (termios(3),
 /// "Canonical and noncanonical mode"; a master shows its slave's settings, ioctl_tty(2)).
 pub(crate) fn end_of_file_character(master: BorrowedFd<'_>) -> Option<u8> {

@@ -19,6 +19,7 @@ use serde::Serialize;
 use super::{Parent, ROOTFS, Sealed, clear, clear_draft};
 use crate::error::{Context, Kind, Result};
 use crate::kernel::flock::{self, Lock};
+use crate::kernel::node::{self, Target, Time};
 use crate::kernel::{btrfs, fs};
 use crate::name::Id;
 use crate::store::record::{self, Identity};
@@ -39,11 +40,14 @@ pub(crate) struct Draft<'a> {
 }
 
 impl<'a> Draft<'a> {
-    /// An empty one.
+    /// An empty one. Its top directory is of 1970, as umoci leaves it: in an archive that says nothing of the top it would
+    /// otherwise be of the moment, and one image would be two trees.
     pub(crate) fn create(store: &'a Store) -> Result<Draft<'a>> {
         Draft::make(store, |dir| {
             btrfs::create(dir, ROOTFS)?;
             let rootfs = fs::open_directory(dir, ROOTFS)?;
+            let epoch = Time { seconds: 0, nanoseconds: 0 };
+            node::set_times(Target::Open(rootfs.as_fd()), epoch, epoch).map_err(|failure| failure.of(b"."))?;
             record::write_identity(dir, Identity::Itself(btrfs::info(rootfs.as_fd())?.uuid))?;
             Ok(rootfs)
         })

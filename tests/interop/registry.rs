@@ -9,8 +9,9 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
+use crate::support::certificates;
 use crate::support::command::{Done, Tupper, finish};
-use crate::support::store::Store;
+use crate::support::store::{Store, alone};
 use crate::support::tree::Tree;
 use crate::support::{busybox, eventually, sh};
 
@@ -156,42 +157,6 @@ impl Layout {
         sh("umoci", &["unpack", "--image", &image, bundle.to_str().expect("a plain path")]);
         Tree::read(&bundle.join("rootfs"))
     }
-}
-
-/// A directory with an authority `ca.crt`, and in it a server's certificate for 127.0.0.1 that it signed.
-fn authority(dir: &Path) {
-    let openssl = |line: &str| {
-        let args: Vec<&str> = line.split_whitespace().collect();
-        let done = Command::new("openssl").args(&args).current_dir(dir).output().expect("openssl");
-        assert!(done.status.success(), "{line}: {}", String::from_utf8_lossy(&done.stderr));
-    };
-    fs::write(dir.join("san"), "subjectAltName=IP:127.0.0.1,DNS:localhost\nbasicConstraints=CA:FALSE\n")
-        .expect("a file");
-    openssl(
-        "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout ca.key -out ca.crt -days 2 -subj /CN=authority",
-    );
-    openssl(
-        "req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout server.key -out server.csr -subj /CN=server",
-    );
-    openssl("x509 -req -in server.csr -CA ca.crt -CAkey ca.key -CAcreateserial -out server.crt -days 2 -extfile san");
-    fs::create_dir(dir.join("certs")).expect("a directory");
-    fs::copy(dir.join("ca.crt"), dir.join("certs/ca.crt")).expect("a copy");
-}
-
-/// The store's tupper without any file of the host's that says something of registries.
-fn alone(store: &Store) -> (TempDir, Tupper) {
-    let home = tempfile::Builder::new().prefix("tupper-home-").tempdir().expect("a scratch directory");
-    let conf = home.path().join("registries.conf");
-    fs::write(&conf, "").expect("a file");
-    let path = |name: &str| home.path().join(name).into_os_string();
-    let tupper = Tupper::new(store.root())
-        .with_env("HOME", home.path())
-        .with_env("XDG_RUNTIME_DIR", path("run"))
-        .with_env("XDG_CONFIG_HOME", path("config"))
-        .with_env("DOCKER_CONFIG", path("docker"))
-        .with_env("REGISTRY_AUTH_FILE", "")
-        .with_env("CONTAINERS_REGISTRIES_CONF", conf);
-    (home, tupper)
 }
 
 fn tree(tupper: &Tupper, image: &str) -> Tree {
@@ -354,7 +319,7 @@ fn a_helper_keeps_the_password() {
 
 #[test]
 fn tls_is_trusted_when_its_authority_is() {
-    let (registry, layout, store) = (Registry::with_tls(authority), Layout::new(), Store::empty());
+    let (registry, layout, store) = (Registry::with_tls(certificates::authority), Layout::new(), Store::empty());
     let (_home, tupper) = alone(&store);
     registry.push(&layout, "a:1", &[]);
     let image = registry.image("a:1");
@@ -371,14 +336,7 @@ fn tls_is_trusted_when_its_authority_is() {
 
 #[test]
 fn a_certificate_that_names_itself_is_trusted_by_name() {
-    // The recipe of Docker's manual for a registry of one's own: authority and server in one.
-    let itself = |dir: &Path| {
-        let line = "req -x509 -newkey rsa:2048 -nodes -keyout server.key -out server.crt -days 2 -subj /CN=me \
-                    -addext subjectAltName=IP:127.0.0.1";
-        let done = Command::new("openssl").args(line.split_whitespace()).current_dir(dir).output().expect("openssl");
-        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
-    };
-    let (registry, layout, store) = (Registry::with_tls(itself), Layout::new(), Store::empty());
+    let (registry, layout, store) = (Registry::with_tls(certificates::itself), Layout::new(), Store::empty());
     let (home, tupper) = alone(&store);
     registry.push(&layout, "a:1", &[]);
     let certs = home.path().join(".config/containers/certs.d").join(registry.host());

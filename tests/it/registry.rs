@@ -1,8 +1,14 @@
-//! Registries that lie, stall, loop and forget: what a pull makes of them, at the library. Each is a server of the test's
-//! own on loopback. Images in a store, and registries that tell the truth, are in `tests/interop`.
+//! Registries that lie, stall, loop and forget: what a pull makes of them. Each is a server of the test's own on
+//! loopback. Registries that tell the truth are in `tests/interop`.
 
 mod auth;
 mod blobs;
 mod fixture;
+mod interrupted;
+mod login;
 mod manifests;
+mod memory;
+mod names;
 mod redirects;
+mod tls;
+mod url;

@@ -125,7 +125,7 @@ impl Download {
         }
         self.owed = length;
         if let Some((length, size)) = length.zip(self.promise.size) {
-            let whole = length + self.done - self.skip;
+            let whole = length.saturating_add(self.done - self.skip);
             if whole != size {
                 return Err(self.wrong(format!("the server has {whole} bytes of it, {size} were promised")));
             }

@@ -11,10 +11,11 @@ use std::sync::{Arc, OnceLock};
 
 use hickory_resolver::TokioResolver;
 use hickory_resolver::config::{LookupIpStrategy, NameServerConfig, ResolverConfig};
+use hickory_resolver::net::NetError;
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Error, Kind, Result};
 
 /// The resolver of one session. It is made at the first name, inside that session's runtime.
 #[derive(Default)]
@@ -31,10 +32,19 @@ impl Resolve for Resolver {
                     made.get_or_init(|| new)
                 }
             };
-            let found = resolver.lookup_ip(name.as_str()).await?;
+            let found = resolver.lookup_ip(name.as_str()).await.map_err(explained)?;
             let found: Vec<SocketAddr> = found.iter().map(|address| SocketAddr::new(address, 0)).collect();
             Ok(Box::new(found.into_iter()) as Addrs)
         })
+    }
+}
+
+/// In words, where hickory shows its query.
+fn explained(error: NetError) -> Box<dyn std::error::Error + Send + Sync> {
+    match error {
+        error if error.is_nx_domain() => Error::new(Kind::NotFound, "there is no such name").into(),
+        error if error.is_no_records_found() => Error::new(Kind::NotFound, "the name has no address").into(),
+        error => error.into(),
     }
 }
 

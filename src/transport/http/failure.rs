@@ -18,6 +18,8 @@ pub(crate) struct Failure {
 pub(crate) enum Cause {
     /// Nobody listens there.
     ConnectionRefused,
+    /// Its name leads to no address.
+    NoAddress,
     /// What answers does not speak TLS.
     NotTls,
     /// Its certificate is not trusted.
@@ -40,9 +42,9 @@ impl Failure {
         self.cause
     }
 
-    /// The same, worth another try: in the middle of a body a server that is gone may come back.
+    /// The same, worth another try: in the middle of a body a server or a network that is gone may come back.
     pub(crate) fn again(mut self) -> Failure {
-        self.transient |= self.cause == Cause::ConnectionRefused;
+        self.transient |= matches!(self.cause, Cause::ConnectionRefused | Cause::NoAddress);
         self
     }
 
@@ -70,15 +72,16 @@ impl Failure {
             (Some(rustls::Error::InvalidCertificate(_)), _) => (Cause::Untrusted, false),
             (Some(rustls::Error::InvalidMessage(_)), _) => (Cause::NotTls, false),
             (Some(_), _) => (Cause::Other, false),
+            _ if error.is_dns() => (Cause::NoAddress, false),
             (None, Some(io::ErrorKind::ConnectionRefused)) => (Cause::ConnectionRefused, false),
             // What cannot even be asked for will not get better.
-            _ => (Cause::Other, !(error.is_builder() || error.is_dns() || ours.is_some())),
+            _ => (Cause::Other, !(error.is_builder() || ours.is_some())),
         };
         let (reason, hint) = match (tls, cause) {
             (Some(rustls::Error::InvalidCertificate(why)), _) => (certificate(why), Some(UNTRUSTED)),
             (_, Cause::NotTls) => ("the server does not speak TLS".to_string(), Some(NOT_TLS)),
             (_, Cause::ConnectionRefused) => ("connection refused".to_string(), Some(NOBODY)),
-            _ if error.is_dns() => (format!("find its address: {reason}"), None),
+            (_, Cause::NoAddress) => (format!("find its address: {reason}"), None),
             _ if error.is_timeout() => ("it takes too long".to_string(), None),
             _ => (reason, None),
         };

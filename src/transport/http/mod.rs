@@ -175,7 +175,7 @@ impl Http {
     }
 
     /// [`send`](Http::send) and [`read`](Http::read) as one: a cut in the middle of the document is a reason to try
-    /// again, too. `None` for the bytes where the status is no success; the caller then has the answer.
+    /// again, too.
     pub(crate) fn fetch(&self, request: &Request, limit: u64, what: &str) -> Result<Fetched, Failure> {
         let mut pauses = Pauses::new(&self.settings);
         loop {

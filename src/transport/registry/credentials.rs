@@ -188,7 +188,9 @@ impl AuthFile {
         if text.iter().all(u8::is_ascii_whitespace) {
             return Ok(Some(AuthFile::default()));
         }
-        serde_json::from_slice(&text).map(Some).map_err(|e| Error::new(Kind::Invalid, e.to_string())).context(doing)
+        // serde_json's words may repeat what stands there.
+        let bad = |e: serde_json::Error| format!("no auth file (line {}, column {})", e.line(), e.column());
+        serde_json::from_slice(&text).map(Some).map_err(|e| Error::new(Kind::Invalid, bad(e))).context(doing)
     }
 
     /// Written beside it and renamed, so that nobody ever reads a half, or one that others may read.
@@ -386,7 +388,12 @@ mod tests {
 
     #[test]
     fn files_that_are_no_auth_files_are_errors_that_tell_no_secret() {
-        for text in ["[", r#"{"auths":{"a.io":{"auth":"c2VjcmV0"}}}"#, r#"{"auths":{"a.io":{"auth":"secret!"}}}"#] {
+        for text in [
+            "[",
+            r#"{"auths":"secret"}"#,
+            r#"{"auths":{"a.io":{"auth":"c2VjcmV0"}}}"#,
+            r#"{"auths":{"a.io":{"auth":"secret!"}}}"#,
+        ] {
             let (_dir, keyring) = keyring(text);
             let error = keyring.find("a.io").expect_err(text).to_string();
             assert!(error.contains("auth.json") && !error.contains("secret"), "{error}");

@@ -8,7 +8,7 @@
 //!
 //! What comes from a registry is believed when its digest is right, and its digest comes from what was believed before:
 //! the manifest's from the name (`@sha256:…`) or from nobody (a tag), all others from the manifest. Documents have a
-//! limit of 4 MiB, an index may lead to another [four deep](DEPTH).
+//! limit of 4 MiB, an index may lead to another, four deep.
 //!
 //! The types of manifests are those of oci-spec. oci-client is not used: its `pull` holds layers in memory, what it resumes
 //! it does not verify from the first byte, redirects and the pace of repeats are not its caller's to decide, and it

@@ -400,3 +400,13 @@ fn an_interrupted_import_leaves_nothing() {
     assert_eq!(fs::read_dir(&staging).expect("staging").count(), 0);
     assert_eq!(store.ok("image ls -q"), "");
 }
+
+#[test]
+fn a_top_directory_without_an_entry_is_the_same_each_time() {
+    let store = Store::new();
+    let listed = sh("tar", &["-tf", busybox().to_str().expect("a plain path")]);
+    assert!(!listed.lines().any(|line| line == "./"), "the archive has an entry for the top");
+    let top = PathBuf::from(store.ok(&format!("snapshot path {}", store.ok("snapshot create busybox"))));
+    let top = fs::metadata(top).expect("a directory");
+    assert_eq!((top.mode(), top.uid(), top.gid(), top.mtime(), top.mtime_nsec()), (0o40755, 0, 0, 0, 0));
+}

@@ -36,10 +36,12 @@ impl Image {
 
     /// The same with a manifest that was changed.
     pub fn with(change: impl FnOnce(&mut Value)) -> Image {
-        let layers: Vec<Vec<u8>> = [300_000u32, 70_000]
-            .iter()
-            .map(|length| (0..*length).map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8).collect())
-            .collect();
+        let noise = |length: &u32| (0..*length).map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+        Image::of([300_000u32, 70_000].iter().map(noise).collect(), change)
+    }
+
+    /// One of these layers, which travel as they are.
+    pub fn of(layers: Vec<Vec<u8>>, change: impl FnOnce(&mut Value)) -> Image {
         let diff_ids: Vec<String> = layers.iter().map(|layer| digest(layer)).collect();
         let config =
             json!({"architecture": "amd64", "os": "linux", "rootfs": {"type": "layers", "diff_ids": diff_ids}});

@@ -1,11 +1,15 @@
 //! An HTTP server of a test's own, which answers as the test says: late, short, wrong, or not at all.
 
+use std::cell::RefCell;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
+
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
 /// What a client asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -95,6 +99,15 @@ pub struct Server {
 
 impl Server {
     pub fn start(answer: impl Fn(&Asked) -> Reply + Send + Sync + 'static) -> Server {
+        Server::speaking(None, answer)
+    }
+
+    /// One that speaks TLS.
+    pub fn with_tls(config: ServerConfig, answer: impl Fn(&Asked) -> Reply + Send + Sync + 'static) -> Server {
+        Server::speaking(Some(Arc::new(config)), answer)
+    }
+
+    fn speaking(tls: Option<Arc<ServerConfig>>, answer: impl Fn(&Asked) -> Reply + Send + Sync + 'static) -> Server {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let address = listener.local_addr().expect("an address");
         let asked: Arc<Mutex<Vec<Asked>>> = Arc::default();
@@ -110,8 +123,9 @@ impl Server {
                     }
                     let Ok(stream) = stream else { continue };
                     let (asked, stop, answer) = (Arc::clone(&asked), Arc::clone(&stop), Arc::clone(&answer));
+                    let tls = tls.clone();
                     // A client that goes away in the middle is what many a test is about.
-                    connections.push(std::thread::spawn(move || drop(serve(stream, &asked, &stop, &*answer))));
+                    connections.push(std::thread::spawn(move || drop(accept(stream, tls, &asked, &stop, &*answer))));
                 }
                 for connection in connections {
                     connection.join().expect("a connection's thread");
@@ -150,10 +164,34 @@ impl Drop for Server {
     }
 }
 
-fn serve(stream: TcpStream, log: &Mutex<Vec<Asked>>, stop: &AtomicBool, answer: &Answer) -> std::io::Result<()> {
+fn accept(
+    stream: TcpStream,
+    tls: Option<Arc<ServerConfig>>,
+    log: &Mutex<Vec<Asked>>,
+    stop: &AtomicBool,
+    answer: &Answer,
+) -> std::io::Result<()> {
     stream.set_nodelay(true)?;
-    let mut out = stream.try_clone()?;
-    let mut input = BufReader::new(Patient { stream, stop });
+    let out = stream.try_clone()?;
+    let patient = Patient { stream, stop };
+    match tls {
+        None => serve(patient, out, log, stop, answer),
+        Some(config) => {
+            let tls = ServerConnection::new(config).map_err(std::io::Error::other)?;
+            let tls = Rc::new(RefCell::new(StreamOwned::new(tls, patient)));
+            serve(Tls(Rc::clone(&tls)), Tls(tls), log, stop, answer)
+        }
+    }
+}
+
+fn serve(
+    input: impl Read,
+    mut out: impl Write,
+    log: &Mutex<Vec<Asked>>,
+    stop: &AtomicBool,
+    answer: &Answer,
+) -> std::io::Result<()> {
+    let mut input = BufReader::new(input);
     loop {
         let Some(first) = input.fill_buf()?.first().copied() else { return Ok(()) };
         if first == 0x16 {
@@ -207,6 +245,27 @@ fn serve(stream: TcpStream, log: &Mutex<Vec<Asked>>, stop: &AtomicBool, answer: 
     }
 }
 
+/// Both directions of a TLS connection.
+struct Tls<'a>(Rc<RefCell<StreamOwned<ServerConnection, Patient<'a>>>>);
+
+impl Read for Tls<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        self.0.borrow_mut().read(buffer)
+    }
+}
+
+impl Write for Tls<'_> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let mut stream = self.0.borrow_mut();
+        let length = stream.write(bytes)?;
+        stream.flush().map(|()| length)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.0.borrow_mut().flush()
+    }
+}
+
 /// Reads until the client closes or the server is told to stop.
 struct Patient<'a> {
     stream: TcpStream,
@@ -226,5 +285,15 @@ impl Read for Patient<'_> {
                 result => return result,
             }
         }
+    }
+}
+
+impl Write for Patient<'_> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.stream.write(bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.stream.flush()
     }
 }

@@ -4,6 +4,7 @@
 
 pub mod archives;
 pub mod canary;
+pub mod certificates;
 pub mod command;
 pub mod disk;
 pub mod http;

@@ -3,8 +3,11 @@
 //! Cgroups, processes and run state are the host's, so a test that counts them must run alone: it takes the
 //! lock that every other store of this test binary holds shared.
 
+use std::fs;
 use std::ops::Deref;
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use tempfile::TempDir;
 
 use super::command::Tupper;
 use super::disk::Disk;
@@ -81,4 +84,20 @@ impl Deref for Store {
     fn deref(&self) -> &Tupper {
         &self.tupper
     }
+}
+
+/// The store's tupper without any file of the host's that says something of registries.
+pub fn alone(store: &Store) -> (TempDir, Tupper) {
+    let home = tempfile::Builder::new().prefix("tupper-home-").tempdir().expect("a scratch directory");
+    let conf = home.path().join("registries.conf");
+    fs::write(&conf, "").expect("a file");
+    let path = |name: &str| home.path().join(name).into_os_string();
+    let tupper = Tupper::new(store.root())
+        .with_env("HOME", home.path())
+        .with_env("XDG_RUNTIME_DIR", path("run"))
+        .with_env("XDG_CONFIG_HOME", path("config"))
+        .with_env("DOCKER_CONFIG", path("docker"))
+        .with_env("REGISTRY_AUTH_FILE", "")
+        .with_env("CONTAINERS_REGISTRIES_CONF", conf);
+    (home, tupper)
 }
