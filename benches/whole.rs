@@ -10,13 +10,15 @@
 mod support;
 
 use std::fs::{self, File};
+use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use support::command::Tupper;
-use support::disk::Disk;
-use support::{busybox, debian, need_root, sh};
+use support::disk::{self, Disk};
+use support::{busybox, debian, eventually, need_root, sh};
+use tempfile::TempDir;
 
 fn main() {
     need_root();
@@ -24,7 +26,8 @@ fn main() {
     let word = std::env::args().skip(1).find(|arg| !arg.starts_with('-')).unwrap_or_default();
     let bench = Bench::new();
     println!("{} · {} CPUs · btrfs, 8 KiB nodes, on a loop device", sh("uname", &["-sr"]), sh("nproc", &[]));
-    let tables: [(&str, Table); 4] = [("version", version), ("run", run), ("snapshot", snapshot), ("import", import)];
+    let tables: [(&str, Table); 5] =
+        [("version", version), ("run", run), ("snapshot", snapshot), ("import", import), ("pull", pull)];
     tables.iter().filter(|(name, _)| name.contains(&word)).for_each(|(_, table)| table(&bench));
 }
 
@@ -216,6 +219,112 @@ fn import(bench: &Bench) {
     let rows = vec![row("floor: tar -xf into a subvolume, then sync", untar), row("tupper image import", fresh)];
     let size = tarball.metadata().expect("the tarball").len() >> 20;
     measure(&format!("Import of a Debian, {size} MiB"), bench.runs.div_ceil(3), 1, 1, rows);
+}
+
+/// An image of four layers, from a layout beside the store and from a registry on this machine.
+fn pull(bench: &Bench) {
+    let image = Layers::of(&bench.debian, &bench.disk.path());
+    let registry = Registry::with(&image);
+    let tree = bench.disk.path().join("layered");
+    let untar = || {
+        if tree.exists() {
+            sh("btrfs", &["--quiet", "subvolume", "delete", text(&tree)]);
+        }
+        bench.settle();
+        sh("btrfs", &["--quiet", "subvolume", "create", text(&tree)]);
+        let script =
+            "t=$0; for l; do gzip -dc \"$l\" | tar -C \"$t\" -xf - || exit; done; btrfs filesystem sync \"$t\"";
+        timed(Command::new("sh").args(["-c", script, text(&tree)]).args(&image.blobs))
+    };
+    // A store of its own, in which no layer of it is there.
+    let store = Tupper::new(bench.disk.path().join("pulled"));
+    let fresh = |line: &str| {
+        bench.settle();
+        let time = timed(store.command(line, &[]).stdout(Stdio::null()));
+        store.ok("image prune --all --force");
+        time
+    };
+    let load = format!("image load --quiet -i {}", text(&image.layout));
+    let pull = format!("image pull --quiet --tls-verify=false {}/bench:1", registry.address);
+    let rows = vec![
+        row("floor: gzip -dc into tar -xf a layer, then sync", untar),
+        row("tupper image load, an OCI layout", || fresh(&load)),
+        row("tupper image pull, a registry on loopback", || fresh(&pull)),
+    ];
+    let size: u64 = image.blobs.iter().map(|blob| blob.metadata().expect("a blob").len()).sum();
+    measure(&format!("An image of 4 layers, {} MiB compressed", size >> 20), bench.runs.div_ceil(3), 1, 1, rows);
+}
+
+/// An image in an OCI layout, as umoci makes it.
+struct Layers {
+    layout: PathBuf,
+    /// The layers as they travel, lowest first.
+    blobs: Vec<PathBuf>,
+}
+
+impl Layers {
+    /// A tree twice over: whole, and again in three parts.
+    fn of(tree: &Path, scratch: &Path) -> Layers {
+        let layout = scratch.join("layout");
+        let image = format!("{}:1", text(&layout));
+        sh("umoci", &["init", "--layout", text(&layout)]);
+        sh("umoci", &["new", "--image", &image]);
+        for part in [".", "./usr/share", "./usr/lib", "./var"] {
+            let archive = scratch.join("layer.tar");
+            let under = if part == "." { "s,^,," } else { "s,^\\./,./again/," };
+            sh("tar", &["-C", text(tree), "--transform", under, "-cf", text(&archive), part]);
+            sh("umoci", &["raw", "add-layer", "--image", &image, text(&archive)]);
+        }
+        let index = json(&layout.join("index.json"));
+        let blob = |descriptor: &serde_json::Value| {
+            layout
+                .join("blobs/sha256")
+                .join(descriptor["digest"].as_str().expect("a digest").trim_start_matches("sha256:"))
+        };
+        let manifest = json(&blob(&index["manifests"][0]));
+        let blobs = manifest["layers"].as_array().expect("layers").iter().map(blob).collect();
+        Layers { layout, blobs }
+    }
+}
+
+fn json(path: &Path) -> serde_json::Value {
+    serde_json::from_slice(&fs::read(path).expect("a document")).expect("JSON")
+}
+
+/// docker-registry(1) on loopback, with one image in it.
+struct Registry {
+    server: Child,
+    address: String,
+    _files: TempDir,
+}
+
+impl Registry {
+    fn with(image: &Layers) -> Registry {
+        let files = disk::scratch();
+        let address =
+            TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a free port").to_string();
+        let config = files.path().join("config.yml");
+        let storage = text(&files.path().join("registry")).to_string();
+        let lines = format!(
+            "version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {storage}}}}}\nhttp: {{addr: \"{address}\"}}\n"
+        );
+        fs::write(&config, lines).expect("a file");
+        let mut command = Command::new("docker-registry");
+        command.args(["serve", text(&config)]).stdout(Stdio::null()).stderr(Stdio::null());
+        let server = command.spawn().unwrap_or_else(|e| panic!("docker-registry: {e}; type: make setup"));
+        let registry = Registry { server, address, _files: files };
+        eventually("the registry listens", Duration::from_secs(120), || TcpStream::connect(&registry.address).is_ok());
+        let (from, to) = (format!("oci:{}:1", text(&image.layout)), format!("docker://{}/bench:1", registry.address));
+        sh("skopeo", &["copy", "--quiet", "--dest-tls-verify=false", &from, &to]);
+        registry
+    }
+}
+
+impl Drop for Registry {
+    fn drop(&mut self) {
+        let _ = self.server.kill();
+        let _ = self.server.wait();
+    }
 }
 
 /// From before the fork to after the wait; a failure ends the bench.
