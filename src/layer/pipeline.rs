@@ -98,7 +98,11 @@ impl Opened {
                 if let Into::Root(root) | Into::Layer(root) = into {
                     node::confine(root).map_err(|failure| failure.of(b""))?;
                 }
-                let mut entries = Entries::new(stream, limits);
+                let mut entries = match into {
+                    Into::Nothing | Into::Root(_) => Entries::new(stream, limits),
+                    // Its diff id is the caller's to compare.
+                    Into::Layer(_) => Entries::of_verified(stream, limits),
+                };
                 let applied = match into {
                     Into::Nothing => count(&mut entries),
                     Into::Root(_) => apply::apply(&mut entries, false),

@@ -15,7 +15,7 @@ RUN mkdir -p /opt/a/b /opt/keep && echo one >/opt/a/one && echo two >/opt/a/b/tw
 RUN cp -a /usr/share /opt/share && chmod 3771 /opt/keep && chown 70000:33 /opt/keep && mkfifo -m 640 /opt/fifo
 RUN rm -rf /opt/a && mkdir -p /opt/a && echo new >/opt/a/new && rm /etc/motd && chown -R 7:8 /opt/share/perl5
 RUN rm -rf /opt/share/doc /usr/share/man && echo file >/opt/share/doc && mv /opt/share/zoneinfo /opt/zone && ln /opt/a/new /opt/new
-RUN cp -a /usr/lib /opt/lib && cp /bin/true /opt/su && chown 1000:33 /opt/su && chmod 6755 /opt/su
+RUN cp -a /usr/lib/*-linux-gnu/gconv /opt/lib && cp /bin/true /opt/su && chown 1000:33 /opt/su && chmod 6755 /opt/su
 RUN find /opt/lib -type f -name '*.so*' -delete; rm /opt/share/doc; mkdir /opt/share/doc; touch /opt/share/doc/x; chmod 700 /opt/lib
 ENV A=b
 CMD ["sh", "-c", "echo $A"]
@@ -64,12 +64,13 @@ fn layers(tupper: &Tupper) -> BTreeSet<String> {
     names.map(|entry| entry.expect("an entry").file_name().into_string().expect("text")).collect()
 }
 
+/// One test, because most of its time would be the start of a daemon for each.
 #[test]
 fn images_are_loaded_as_others_unpack_them() {
-    // One daemon for both: most of the time is its start.
     let docker = Docker::start();
     what_docker_builds(&docker);
     what_podman_saves(&docker);
+    what_umoci_makes(&docker);
 }
 
 /// Loaded, it is what docker holds and what umoci unpacks, whatever carries it.
@@ -100,28 +101,19 @@ fn what_docker_builds(docker: &Docker) {
     assert_same(&Tree::read(&bundle.join("rootfs")), &found);
     // What docker itself keeps of it.
     let tag = tupper.root().join("fs/tags/localhost%multi:7");
-    let record = sh("getfattr", &["--only-values", "-n", "user.tupper.record", text(&fs::canonicalize(tag).expect("a tag"))]);
+    let record =
+        sh("getfattr", &["--only-values", "-n", "user.tupper.record", text(&fs::canonicalize(tag).expect("a tag"))]);
     let record: serde_json::Value = serde_json::from_str(&record).expect("JSON");
     let held = Tree::read(&docker.layer(record["chain"].as_str().expect("a chain id")));
     assert_same(&without_times(&held), &without_times(&found));
 
-    // As it travels otherwise: the same layers, whatever compresses them and whoever wrote the config anew.
-    let before = layers(&tupper);
-    let from = format!("oci:{}:x", text(&layout));
-    for (kind, compression) in
-        [("oci", "zstd"), ("oci-archive", "gzip"), ("oci-archive", "zstd"), ("docker-archive", "gzip")]
-    {
-        let path = dir.join(format!("{kind}.{compression}"));
-        let to = format!("{kind}:{}:x:1", text(&path));
-        sh("skopeo", &["copy", "-q", "--dest-compress-format", compression, &from, &to]);
-        tupper.ok(&format!("image load -i {}", text(&path)));
-        assert!(tupper.json("image inspect x:1").is_array(), "{to}");
-        assert_eq!(layers(&tupper), before, "{to}");
-    }
-    // And unpacked anew, from zstd, which is another way through.
+    // From zstd, which is another way through, and under a store of its own, so that it is unpacked again.
+    let zstd = dir.join("zstd");
+    let (from, to) = (format!("oci:{}:x", text(&layout)), format!("oci:{}:x:1", text(&zstd)));
+    sh("skopeo", &["copy", "-q", "--dest-compress-format", "zstd", &from, &to]);
     let again = Tupper::new(dir.join("again"));
-    again.ok(&format!("image load -i {}", text(&dir.join("oci.zstd"))));
-    assert_eq!(layers(&again), before);
+    again.ok(&format!("image load -i {}", text(&zstd)));
+    assert_eq!(layers(&again), layers(&tupper));
     assert_same(&found, &snapshot(&again, "x:1"));
     for tupper in [&tupper, &again] {
         assert_eq!(tupper.ok("store check"), "");
@@ -160,5 +152,60 @@ fn what_podman_saves(docker: &Docker) {
         tupper.ok_with("image rm", &[name]);
         assert_eq!(layers(&tupper).len(), 0, "{format}");
     }
+    // From hand to hand: the same layers, whatever compresses them and whoever wrote the config anew.
+    let from = format!("docker-archive:{}:small:3", text(&saved));
+    for (kind, compression) in [("oci", "gzip"), ("oci-archive", "zstd"), ("docker-archive", "gzip"), ("dir", "zstd")] {
+        let path = dir.join(format!("skopeo.{kind}.{compression}"));
+        let to = match kind {
+            "dir" => format!("dir:{}", text(&path)),
+            _ => format!("{kind}:{}:localhost/small:3", text(&path)),
+        };
+        sh("skopeo", &["copy", "-q", "--dest-compress-format", compression, &from, &to]);
+        let loaded = tupper.ok(&format!("image load -i {}", text(&path)));
+        let name = loaded.strip_prefix("Loaded image: ").expect("a name").trim_start_matches("sha256:");
+        assert_eq!(layers(&tupper), before, "{to}");
+        assert_same(&tree, &snapshot(&tupper, name));
+        tupper.ok_with("image rm", &[name]);
+    }
+    assert_eq!(tupper.ok("store check"), "");
+}
+
+/// Umoci writes opaque whiteouts, which the others only read: loaded, they hide what they hide when umoci unpacks them.
+fn what_umoci_makes(docker: &Docker) {
+    let dir = docker.disk.path();
+    let layout = dir.join("umoci");
+    let image = format!("{}:x", text(&layout));
+    let saved = format!("docker-archive:{}:small:3", text(&dir.join("small.tar")));
+    sh("skopeo", &["copy", "-q", &saved, &format!("oci:{image}")]);
+    let content = dir.join("content");
+    fs::create_dir_all(content.join("deep")).expect("directories");
+    fs::write(content.join("deep/new"), "new\n").expect("a file");
+    let umoci = |args: &[&str]| sh("umoci", args);
+    umoci(&["insert", "--image", &image, "--opaque", text(&content), "/d"]);
+    umoci(&["insert", "--image", &image, text(&content), "/etc"]);
+    umoci(&["insert", "--image", &image, "--opaque", text(&content.join("deep")), "/etc/deep"]);
+    umoci(&["insert", "--image", &image, "--whiteout", "/bin/ls"]);
+    // And a layer as it finds it between two trees.
+    let bundle = dir.join("changed");
+    umoci(&["unpack", "--image", &image, text(&bundle)]);
+    let root = bundle.join("rootfs");
+    fs::remove_dir_all(root.join("d/deep")).expect("removable");
+    fs::write(root.join("d/deep"), "a file now\n").expect("a file");
+    fs::remove_file(root.join("bin/cat")).expect("removable");
+    fs::create_dir(root.join("bin/cat")).expect("a directory");
+    sh("setfattr", &["-n", "user.note", "-v", "kept", text(&root.join("d/deep"))]);
+    sh("setcap", &["cap_net_raw+ep", text(&root.join("d/deep"))]);
+    umoci(&["repack", "--image", &image, text(&bundle)]);
+
+    let bundle = dir.join("unpacked");
+    umoci(&["unpack", "--image", &image, text(&bundle)]);
+    let expected = Tree::read(&bundle.join("rootfs"));
+    assert!(expected.entry("d/deep").xattrs.contains_key("security.capability"));
+    assert!(!expected.0.contains_key(Path::new("bin/ls")) && !expected.0.contains_key(Path::new("d/e")));
+    let tupper = Tupper::new(dir.join("of-umoci"));
+    assert_eq!(tupper.ok(&format!("image load -i {}", text(&layout))), "Loaded image: localhost/x:latest");
+    assert_same(&expected, &snapshot(&tupper, "x"));
+    assert_eq!(layers(&tupper).len(), 8);
+    assert_eq!(tupper.ok("run --rm x busybox cat /d/deep /etc/deep/new"), "a file now\nnew");
     assert_eq!(tupper.ok("store check"), "");
 }

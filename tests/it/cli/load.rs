@@ -448,6 +448,27 @@ fn members_are_links_twice_there_or_cut() {
     assert_clean(&store);
 }
 
+/// `umoci insert` closes no archive: neither the blocks at the end are there nor what fills up the last file.
+#[test]
+fn a_layer_may_lack_its_end_when_its_digest_is_right() {
+    let store = Store::empty();
+    let whole = Tar::default().directory("d").file("d/f", b"text").end();
+    for (number, length) in [0, 512, 1024 + 4, 1536, 2048, whole.len()].into_iter().enumerate() {
+        let layer = &whole[..length];
+        let path = Files::layout(Some("localhost/x:1"), &[&layers()[0], layer], <[u8]>::to_vec)
+            .save(&store.disk.path(), "open.tar");
+        load(&store, &path);
+        let expected = if number < 2 { "d d/x etc etc/base etc/gone" } else { "d d/f d/x etc etc/base etc/gone" };
+        assert_eq!(tree(&store, "x:1"), expected, "{length}");
+    }
+    for length in [1, 511, 513, 1024 + 3, 1024 + 5, 1535, 1537, 2047] {
+        let files = Files::layout(Some("localhost/x:1"), &[&layers()[0], &whole[..length]], <[u8]>::to_vec);
+        let error = store.run_with("image load -i", &[text(&files.save(&store.disk.path(), "cut.tar"))]).fails(1);
+        assert!(error.ends_with("the archive is truncated"), "{length}: {error}");
+    }
+    assert_clean(&store);
+}
+
 /// Enough layers for somebody to come in between.
 fn many() -> Vec<Vec<u8>> {
     (0..40).map(|n| Tar::default().file(format!("f{n}"), &vec![b'x'; 100_000]).end()).collect()
