@@ -12,10 +12,10 @@ use std::io::BufRead;
 use crate::error::{Context, Error, Kind, Result};
 use crate::kernel::node::{Special, Time};
 
-use super::Limits;
 use super::header::{check_sum, major, minor, numeric, owner, size_of, unsigned};
 use super::pax::{self, Records};
-use super::sparse::SparseMap;
+use super::sparse::{SparseMap, too_many_pieces};
+use super::{Limits, exceeded};
 
 const BLOCK: usize = 512;
 
@@ -92,8 +92,10 @@ impl<'a, R: BufRead> Entries<'a, R> {
         if entry.is_some() {
             self.count += 1;
             if self.count > self.limits.entries {
-                let message = format!("the archive has more than {} entries", self.limits.entries);
-                return Err(Error::new(Kind::Limit, message));
+                return Err(exceeded(
+                    format!("the archive has more than {} entries", self.limits.entries),
+                    "--max-entries",
+                ));
             }
         }
         Ok(entry)
@@ -151,13 +153,13 @@ impl<'a, R: BufRead> Entries<'a, R> {
             let size = size_of(&header)?;
             match header.entry_type().as_byte() {
                 b'x' | b'X' => {
-                    let bytes = self.read_extra(size, self.limits.pax, "extended header")?;
+                    let bytes = self.read_extra(size, self.limits.pax, "extended header", "--max-pax")?;
                     let mut records = self.global.clone();
                     records.read(&bytes, self.limits.sparse_pieces)?;
                     once(&mut before.records, records, "extended headers")?;
                 }
                 b'g' => {
-                    let bytes = self.read_extra(size, self.limits.pax, "global extended header")?;
+                    let bytes = self.read_extra(size, self.limits.pax, "global extended header", "--max-pax")?;
                     self.global.read(&bytes, self.limits.sparse_pieces)?;
                     let Records { path, link, size, sparse, xattrs, .. } = &self.global;
                     // The values of a single file; for all of them they only make readers disagree.
@@ -167,8 +169,8 @@ impl<'a, R: BufRead> Entries<'a, R> {
                     if xattrs.iter().map(|(name, value)| name.count_bytes() + value.len()).sum::<usize>()
                         > self.limits.pax
                     {
-                        let message = format!("global extended headers: more than {} bytes", self.limits.pax);
-                        return Err(Error::new(Kind::Limit, message));
+                        let what = format!("global extended headers: larger than {} bytes", self.limits.pax);
+                        return Err(exceeded(what, "--max-pax"));
                     }
                 }
                 b'L' => once(&mut before.name, self.read_name(size)?, "long names")?,
@@ -317,8 +319,7 @@ impl<'a, R: BufRead> Entries<'a, R> {
                 digits.clear();
                 if numbers.len() == 1 {
                     if numbers[0] > self.limits.sparse_pieces as u64 {
-                        let message = format!("sparse map: more than {} pieces", self.limits.sparse_pieces);
-                        return Err(Error::new(Kind::Limit, message));
+                        return Err(too_many_pieces(self.limits.sparse_pieces));
                     }
                     expected += 2 * numbers[0];
                 }
@@ -338,9 +339,7 @@ impl<'a, R: BufRead> Entries<'a, R> {
                 pieces.push((unsigned(offset)?, unsigned(length)?));
             }
             match pieces.len() > self.limits.sparse_pieces {
-                true => {
-                    Err(Error::new(Kind::Limit, format!("sparse map: more than {} pieces", self.limits.sparse_pieces)))
-                }
+                true => Err(too_many_pieces(self.limits.sparse_pieces)),
                 false => Ok(()),
             }
         };
@@ -362,7 +361,9 @@ impl<'a, R: BufRead> Entries<'a, R> {
 
     fn apparent(&self, size: u64) -> Result<()> {
         match size > self.limits.file_size {
-            true => Err(Error::new(Kind::Limit, format!("the file is larger than {} bytes", self.limits.file_size))),
+            true => {
+                Err(exceeded(format!("the file is larger than {} bytes", self.limits.file_size), "--max-file-size"))
+            }
             false => Ok(()),
         }
     }
@@ -378,27 +379,27 @@ impl<'a, R: BufRead> Entries<'a, R> {
         let clean = clean(name);
         let depth = clean.split(|&b| b == b'/').count();
         if depth > self.limits.depth {
-            let message = format!("a name is more than {} directories deep", self.limits.depth);
-            return Err(Error::new(Kind::Limit, message));
+            let what = format!("a name is more than {} directories deep", self.limits.depth);
+            return Err(exceeded(what, "--max-depth"));
         }
         Ok(clean)
     }
 
     fn long_name(&self) -> Error {
-        Error::new(Kind::Limit, format!("a name is longer than {} bytes", self.limits.name))
+        exceeded(format!("a name is longer than {} bytes", self.limits.name), "--max-name")
     }
 
     /// The data of a GNU long name: a C string.
     fn read_name(&mut self, size: u64) -> Result<Vec<u8>> {
-        let mut name = self.read_extra(size, self.limits.name, "long name")?;
+        let mut name = self.read_extra(size, self.limits.name, "long name", "--max-name")?;
         name.truncate(name.iter().position(|&b| b == 0).unwrap_or(name.len()));
         Ok(name)
     }
 
     /// All data of a header that is about the next one.
-    fn read_extra(&mut self, size: u64, limit: usize, what: &str) -> Result<Vec<u8>> {
+    fn read_extra(&mut self, size: u64, limit: usize, what: &str, flag: &str) -> Result<Vec<u8>> {
         if size > limit as u64 {
-            return Err(Error::new(Kind::Limit, format!("{what}: larger than {limit} bytes")));
+            return Err(exceeded(format!("{what}: larger than {limit} bytes"), flag));
         }
         self.start_data(size);
         let mut bytes = Vec::new();
@@ -432,7 +433,7 @@ impl<'a, R: BufRead> Entries<'a, R> {
                         Kind::Invalid,
                         format!("no archive: no entry before its end, and more than {limit} bytes behind it"),
                     ),
-                    _ => Error::new(Kind::Limit, format!("more than {limit} bytes behind the end of the archive")),
+                    _ => exceeded(format!("more than {limit} bytes behind the end of the archive"), "--max-padding"),
                 });
             }
         }

@@ -11,11 +11,11 @@ use tupper::check;
 use tupper::error::{Error, Kind};
 use tupper::image::{self, Change, Image, Loaded, Pruned, Removed};
 use tupper::interrupt;
-use tupper::layer::Limits;
 use tupper::name::ImageName;
 use tupper::store::Store;
 use tupper::transport::{Platform, Source};
 
+use super::limits::LimitArgs;
 use super::output::{self, Listing, Shape};
 use super::progress::{Bar, LayerBars};
 use super::registry::Pull;
@@ -79,6 +79,8 @@ pub(super) struct Import {
     /// No progress bar
     #[arg(long, short)]
     quiet: bool,
+    #[command(flatten)]
+    limits: LimitArgs,
 }
 
 impl Import {
@@ -93,7 +95,7 @@ impl Import {
             name: self.name,
             changes: self.change,
             message: self.message,
-            limits: Limits::default(),
+            limits: self.limits.into(),
         };
         let id = image::import(&store, &import, bar.callback())?;
         drop(bar);
@@ -113,6 +115,8 @@ pub(super) struct Load {
     /// No progress bars
     #[arg(long, short)]
     quiet: bool,
+    #[command(flatten)]
+    limits: LimitArgs,
 }
 
 impl Load {
@@ -129,7 +133,7 @@ impl Load {
         let bar = Bar::new(&output::one_line(format_args!("reading {source}")), self.quiet);
         let bars = LayerBars::new(self.quiet);
         let load =
-            image::Load { source, platform: self.platform.unwrap_or_else(Platform::host), limits: Limits::default() };
+            image::Load { source, platform: self.platform.unwrap_or_else(Platform::host), limits: self.limits.into() };
         let mut printed = Ok(());
         let loaded = &mut |loaded: Loaded| {
             bars.clear();

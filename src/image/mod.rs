@@ -43,8 +43,8 @@ use layers::layer_record;
 /// The document that an image is named after.
 const CONFIG: &str = "config.json";
 
-/// A config larger than this is refused: real ones are a few KiB.
-const CONFIG_LIMIT: u64 = 4 << 20;
+/// A config larger than this is refused, whatever [`Limits`](crate::layer::Limits) say: each listing reads it.
+const CONFIG_LIMIT: u64 = 64 << 20;
 
 /// What the store records of an image.
 #[derive(Debug, Clone, Serialize, Deserialize)]

@@ -12,8 +12,8 @@ use std::thread::{self, JoinHandle};
 
 use sha2::{Digest as _, Sha256};
 
-use crate::archive::{Entries, Limits};
-use crate::error::{Context, Error, Kind, Result};
+use crate::archive::{Entries, Limits, exceeded};
+use crate::error::{Context, Result};
 use crate::kernel::node;
 use crate::name::Digest;
 
@@ -62,7 +62,7 @@ impl Opened {
             // The receiver lives in this frame.
             let _ = emptied.send(Vec::new());
         }
-        let bytes = limits.bytes;
+        let bytes = limits.bytes.unwrap_or(u64::MAX);
         let (turn, wait) = channel();
         // Nothing is ever sent: the wait ends when the other end is gone.
         let wait = move || {
@@ -171,7 +171,7 @@ fn read(
         }
         total += length as u64;
         if total > limit {
-            return Err(Error::new(Kind::Limit, format!("the archive is larger than {limit} bytes uncompressed")));
+            return Err(exceeded(format!("the archive is larger than {limit} bytes uncompressed"), "--max-size"));
         }
         watch(length as u64)?;
         buffer.truncate(length);

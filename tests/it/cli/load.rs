@@ -569,7 +569,7 @@ fn several_at_once_unpack_each_layer_once() {
                 scope.spawn(|| {
                     let opened = tupper::store::Store::open(store.root()).expect("a store").expect("made");
                     let file = File::open(&path).expect("a file");
-                    let stored = Stored::in_archive(file, &Platform::host()).expect("an archive");
+                    let stored = Stored::in_archive(file, &Platform::host(), &Limits::default()).expect("an archive");
                     let (unpacked, there) = (Arc::clone(&unpacked), Arc::clone(&there));
                     let progress: image::LayerProgress = Arc::new(move |number, step| match step {
                         Step::Unpacked => unpacked.lock().expect("whole").push(number),
