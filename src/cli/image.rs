@@ -276,6 +276,7 @@ impl History {
                         json!({
                             "id": if number == 0 { image.id.to_string() } else { MISSING.to_string() },
                             "created": step.created.map(|created| created.to_string()),
+                            "Created": step.created.map(|created| created.to_string()),
                             "CreatedBy": step.created_by,
                             "size": step.size,
                             "comment": step.comment,
@@ -364,6 +365,14 @@ fn names(image: &Image) -> Vec<String> {
     image.names.iter().map(ToString::to_string).collect()
 }
 
+/// The image's repositories, each with the digest of the manifest that it came with.
+fn digests(image: &Image) -> Vec<String> {
+    let digest = |digest| image.names.iter().map(move |n| format!("{}/{}@{digest}", n.registry(), n.repository()));
+    let mut digests: Vec<String> = image.manifest.into_iter().flat_map(digest).collect();
+    digests.dedup();
+    digests
+}
+
 /// podman-images(1), `--format json`.
 fn summary(image: &Image) -> Value {
     let labels = image.config.config().as_ref().and_then(|config| config.labels().clone());
@@ -371,7 +380,8 @@ fn summary(image: &Image) -> Value {
         "Id": image.id,
         "ParentId": "",
         "RepoTags": names(image),
-        "RepoDigests": [],
+        "RepoDigests": digests(image),
+        "Digest": image.manifest.map_or_else(String::new, |digest| digest.to_string()),
         "Names": names(image),
         "Size": image.size,
         "SharedSize": 0,
@@ -382,24 +392,29 @@ fn summary(image: &Image) -> Value {
     })
 }
 
-/// podman-image-inspect(1).
+/// podman-image-inspect(1). What podman tells of the manifest beside its digest is not kept.
 fn details(image: &Image) -> Value {
     let config = image.config.config();
+    let history = image.config.history().as_deref().unwrap_or_default();
     json!({
         "Id": image.id,
+        "Digest": image.manifest.map_or_else(String::new, |digest| digest.to_string()),
         "RepoTags": names(image),
-        "RepoDigests": [],
+        "RepoDigests": digests(image),
         "Parent": "",
-        "Comment": image.config.history().as_ref().and_then(|h| h.last()).and_then(|h| h.comment().clone()).unwrap_or_default(),
+        "Comment": history.last().and_then(|step| step.comment().clone()).unwrap_or_default(),
         "Created": image.created.to_string(),
+        "Version": "",
         "Author": image.config.author().clone().unwrap_or_default(),
         "Architecture": image.config.architecture().to_string(),
         "Os": image.config.os().to_string(),
+        "User": config.as_ref().and_then(|config| config.user().clone()).unwrap_or_default(),
         "Config": config,
         "Labels": config.as_ref().and_then(|config| config.labels().clone()),
         "Size": image.size,
         "VirtualSize": image.size,
+        "GraphDriver": { "Name": "btrfs", "Data": null },
         "RootFS": { "Type": "layers", "Layers": image.config.rootfs().diff_ids() },
-        "History": image.config.history(),
+        "History": history,
     })
 }

@@ -185,7 +185,7 @@ impl Adding<'_> {
 
     fn image(&self, size: u64, durable: bool) -> Result<ImageDraft<'_>> {
         let chain = self.layers[self.layers.len() - 1].chain;
-        let record = Record { chain, size, created: Timestamp::now() };
+        let record = Record { chain, size, created: Timestamp::now(), manifest: self.offer.manifest };
         ImageDraft::create(self.store, &self.offer.config, &record, durable)
     }
 

@@ -55,6 +55,9 @@ struct Record {
     size: u64,
     /// When it came into this store.
     created: Timestamp,
+    /// The digest of the manifest that it came with, the first time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    manifest: Option<Digest>,
 }
 
 /// What the store records of a layer.
@@ -86,6 +89,9 @@ pub struct Image {
     pub created: Timestamp,
     /// Unpacked bytes in all layers.
     pub size: u64,
+    /// The digest of the manifest that it came with the first time; nothing for one that was imported, or came in a
+    /// docker archive.
+    pub manifest: Option<Digest>,
     chain: Id,
 }
 
@@ -99,7 +105,8 @@ impl Image {
             let config: ImageConfiguration =
                 serde_json::from_slice(&json).map_err(|e| Error::new(Kind::Store, format!("read config.json: {e}")))?;
             let created = config.created().as_ref().and_then(|text| text.parse().ok()).unwrap_or(record.created);
-            Ok(Image { id: *id, names: Vec::new(), config, created, size: record.size, chain: record.chain })
+            let Record { chain, size, manifest, .. } = record;
+            Ok(Image { id: *id, names: Vec::new(), config, created, size, manifest, chain })
         };
         read().context(|| format!("image {}", id.short()))
     }

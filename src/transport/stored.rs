@@ -132,7 +132,7 @@ fn docker_image(files: &Files, item: Item, limits: &Limits) -> Result<Offer> {
         let (_, size) = files.open(&location).context(|| "layer of an image")?;
         Ok(Blob { digest: named_digest(&location)?, size: Some(size), location })
     });
-    Ok(Offer { names, config, layers: layers.collect::<Result<_>>()? })
+    Ok(Offer { names, manifest: None, config, layers: layers.collect::<Result<_>>()? })
 }
 
 /// The digest that a member of an OCI-shaped archive is named after.
@@ -225,7 +225,7 @@ fn image(files: &Files, manifest: &[u8], location: fn(Digest) -> String, limits:
     }
     let config = document(files, config, location)?;
     let layers = layers.into_iter().map(|layer| Blob { location: location(layer.digest), ..layer.into() });
-    Ok(Offer { names: Vec::new(), config, layers: layers.collect() })
+    Ok(Offer { names: Vec::new(), manifest: Some(Digest::of(manifest)), config, layers: layers.collect() })
 }
 
 fn config_too_large(limits: &Limits) -> Error {

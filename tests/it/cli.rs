@@ -2,6 +2,7 @@
 
 mod check;
 mod containers;
+mod history;
 mod images;
 mod load;
 mod locks;

@@ -125,7 +125,13 @@ impl Client {
             let (bytes, kind) = repository.manifest(&version, promise)?;
             match Document::parse(&bytes, kind.as_deref()).context(|| format!("manifest {version}"))? {
                 Document::Image { config, layers } => {
-                    return Ok(Found { name: name.image_name(), config, layers, repository });
+                    return Ok(Found {
+                        name: name.image_name(),
+                        manifest: Digest::of(&bytes),
+                        config,
+                        layers,
+                        repository,
+                    });
                 }
                 Document::Index(index) => {
                     let chosen = manifest::choose(&index, platform)?;
@@ -189,6 +195,7 @@ fn registry_name(text: &str) -> Result<String> {
 /// An image that a registry has.
 pub struct Found {
     name: Option<ImageName>,
+    manifest: Digest,
     config: Pointer,
     layers: Vec<Pointer>,
     repository: Arc<Repository>,
@@ -216,7 +223,8 @@ impl Found {
         }
         let config = self.repository.small_blob(self.config, &format!("config {}", self.config.digest))?;
         let layers = self.layers.iter().copied().map(Blob::from).collect();
-        Ok(Offer { names: self.name.iter().cloned().collect(), config, layers })
+        let names = self.name.iter().cloned().collect();
+        Ok(Offer { names, manifest: Some(self.manifest), config, layers })
     }
 }
 

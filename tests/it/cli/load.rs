@@ -38,12 +38,12 @@ fn layers() -> [Vec<u8>; 4] {
     ]
 }
 
-fn text(path: &Path) -> &str {
+pub(super) fn text(path: &Path) -> &str {
     path.to_str().expect("a plain path")
 }
 
 /// The chain ids of the layers in a store.
-fn stored(store: &Store) -> Vec<String> {
+pub(super) fn stored(store: &Store) -> Vec<String> {
     let mut names: Vec<String> = fs::read_dir(store.root().join("fs/layers"))
         .map(|entries| entries.map(|entry| entry.expect("an entry").file_name().into_string().expect("text")).collect())
         .unwrap_or_default();
@@ -51,14 +51,14 @@ fn stored(store: &Store) -> Vec<String> {
     names
 }
 
-fn sorted(mut names: Vec<String>) -> Vec<String> {
+pub(super) fn sorted(mut names: Vec<String>) -> Vec<String> {
     names.sort();
     names
 }
 
 /// Nothing is under way, left or damaged.
 #[track_caller]
-fn assert_clean(store: &Store) {
+pub(super) fn assert_clean(store: &Store) {
     assert_eq!(store.ok("store check"), "");
     assert_eq!(fs::read_dir(store.root().join("fs/staging")).expect("staging").count(), 0);
 }
@@ -470,11 +470,11 @@ fn a_layer_may_lack_its_end_when_its_digest_is_right() {
 }
 
 /// Enough layers for somebody to come in between.
-fn many() -> Vec<Vec<u8>> {
+pub(super) fn many() -> Vec<Vec<u8>> {
     (0..40).map(|n| Tar::default().file(format!("f{n}"), &vec![b'x'; 100_000]).end()).collect()
 }
 
-fn interrupted(store: &Store, path: &Path, signal: Signal) -> i32 {
+pub(super) fn interrupted(store: &Store, path: &Path, signal: Signal) -> i32 {
     let mut command = store.command("image load -i", &[text(path)]);
     let child: Child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("tupper");
     let pid = Pid::from_raw(child.id().try_into().expect("a pid"));
