@@ -59,6 +59,15 @@ fn without_times(tree: &Tree) -> Tree {
     Tree(tree.0.iter().map(plain).collect())
 }
 
+fn json(text: &str) -> serde_json::Value {
+    serde_json::from_str(text).unwrap_or_else(|e| panic!("{e}: {text}"))
+}
+
+/// What kind of JSON it is.
+fn kind(value: &serde_json::Value) -> std::mem::Discriminant<serde_json::Value> {
+    std::mem::discriminant(value)
+}
+
 fn layers(tupper: &Tupper) -> BTreeSet<String> {
     let names = fs::read_dir(tupper.root().join("fs/layers")).expect("layers");
     names.map(|entry| entry.expect("an entry").file_name().into_string().expect("text")).collect()
@@ -120,6 +129,13 @@ fn what_docker_builds(docker: &Docker) {
     }
 }
 
+/// Runs podman on a storage of its own.
+fn podman(docker: &Docker, args: &[&str]) -> String {
+    let (root, run) = (docker.disk.path().join("podman"), docker.run.path().join("podman"));
+    let own = ["--root", text(&root), "--runroot", text(&run), "--storage-driver", "vfs"];
+    sh("podman", &[&own[..], args].concat())
+}
+
 /// Loaded in every format, it is the same image.
 fn what_podman_saves(docker: &Docker) {
     let dir = docker.disk.path();
@@ -132,11 +148,7 @@ fn what_podman_saves(docker: &Docker) {
     assert_eq!(before.len(), 3);
     tupper.ok("image rm small:3");
 
-    let (root, run) = (dir.join("podman"), docker.run.path().join("podman"));
-    let podman = |args: &[&str]| {
-        let own = ["--root", text(&root), "--runroot", text(&run), "--storage-driver", "vfs"];
-        sh("podman", &[&own[..], args].concat())
-    };
+    let podman = |args: &[&str]| podman(docker, args);
     assert_eq!(podman(&["load", "-q", "-i", text(&saved)]), told, "podman's words");
     for format in ["docker-archive", "oci-archive", "oci-dir", "docker-dir"] {
         let path = dir.join(format);
@@ -170,6 +182,36 @@ fn what_podman_saves(docker: &Docker) {
     assert_eq!(tupper.ok("store check"), "");
 }
 
+/// What both tell of an image: the same keys, the same values, but for what is each one's own.
+fn assert_told_as_podman_tells(docker: &Docker, layout: &Path) {
+    let archive = docker.disk.path().join("umoci.tar");
+    let tupper = Tupper::new(docker.disk.path().join("told"));
+    tupper.ok_with("image load -i", &[text(layout)]);
+    let archive = dir.join("umoci.tar");
+    sh("tar", &["-C", text(layout), "-cf", text(&archive), "."]);
+    assert_eq!(podman(docker, &["load", "-q", "-i", text(&archive)]), "Loaded image: localhost/x:latest");
+    let theirs = json(&podman(docker, &["image", "inspect", "localhost/x"]));
+    let ours = tupper.json("image inspect x");
+    let own = ["Size", "VirtualSize", "GraphDriver", "RepoTags", "RepoDigests", "NamesHistory"];
+    let unknown = ["Annotations", "ManifestType"];
+    for (key, value) in theirs[0].as_object().expect("an object") {
+        match key.as_str() {
+            key if unknown.contains(&key) => assert!(ours[0].get(key).is_none(), "{key}"),
+            "NamesHistory" => {}
+            key if own.contains(&key) => assert_eq!(kind(&ours[0][key]), kind(value), "{key}"),
+            key => assert_eq!(ours[0][key], *value, "{key}"),
+        }
+    }
+    let digest = theirs[0]["Digest"].as_str().expect("a digest");
+    assert_eq!(ours[0]["RepoDigests"], serde_json::json!([format!("localhost/x@{digest}")]));
+    let steps = |value: serde_json::Value| -> Vec<serde_json::Value> {
+        let steps = value.as_array().expect("an array").iter();
+        steps.map(|step| serde_json::json!([step["created"], step["CreatedBy"]])).collect()
+    };
+    let theirs = json(&podman(docker, &["image", "history", "--format", "json", "localhost/x"]));
+    assert_eq!(steps(tupper.json("image history --format json x")), steps(theirs));
+}
+
 /// Umoci writes opaque whiteouts, which the others only read: loaded, they hide what they hide when umoci unpacks them.
 fn what_umoci_makes(docker: &Docker) {
     let dir = docker.disk.path();
@@ -185,6 +227,7 @@ fn what_umoci_makes(docker: &Docker) {
     umoci(&["insert", "--image", &image, text(&content), "/etc"]);
     umoci(&["insert", "--image", &image, "--opaque", text(&content.join("deep")), "/etc/deep"]);
     umoci(&["insert", "--image", &image, "--whiteout", "/bin/ls"]);
+    assert_told_as_podman_tells(docker, &layout);
     // And a layer as it finds it between two trees.
     let bundle = dir.join("changed");
     umoci(&["unpack", "--image", &image, text(&bundle)]);

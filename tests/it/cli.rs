@@ -3,6 +3,7 @@
 mod check;
 mod containers;
 mod history;
+mod hostile;
 mod images;
 mod load;
 mod locks;
