@@ -187,7 +187,6 @@ fn assert_told_as_podman_tells(docker: &Docker, layout: &Path) {
     let archive = docker.disk.path().join("umoci.tar");
     let tupper = Tupper::new(docker.disk.path().join("told"));
     tupper.ok_with("image load -i", &[text(layout)]);
-    let archive = dir.join("umoci.tar");
     sh("tar", &["-C", text(layout), "-cf", text(&archive), "."]);
     assert_eq!(podman(docker, &["load", "-q", "-i", text(&archive)]), "Loaded image: localhost/x:latest");
     let theirs = json(&podman(docker, &["image", "inspect", "localhost/x"]));
