@@ -503,6 +503,11 @@ fn documents_that_lie_are_refused() {
             "the config is no image's",
         ),
         ("a config of another kind", with_config(b"[]".to_vec()), "the config is no image's"),
+        (
+            "a config with two of a kind",
+            with_config(b"{\"os\":\"linux\",\"os\":\"linux\"}".to_vec()),
+            "duplicate field",
+        ),
         ("too many layers", with_config(document(too_many)), "more than 512 layers"),
     ] {
         let before = listing(&store);
