@@ -198,7 +198,10 @@ pub(super) struct Inspect {
 impl Inspect {
     fn run(self, root: &Path) -> Result<ExitCode> {
         let store = super::open_existing(root)?;
-        super::inspect(&self.images, |text| Ok(details(&image::find(&store, text)?)))
+        super::inspect(&self.images, |text| {
+            let image = image::find(&store, text)?;
+            Ok(details(&image, &image.document(&store)?))
+        })
     }
 }
 
@@ -393,10 +396,10 @@ fn summary(image: &Image) -> Value {
 }
 
 /// podman-image-inspect(1). What podman tells of the manifest beside its digest is not kept.
-fn details(image: &Image) -> Value {
+fn details(image: &Image, document: &Value) -> Value {
     let config = image.config.config();
     let history = image.config.history().as_deref().unwrap_or_default();
-    json!({
+    let mut details = json!({
         "Id": image.id,
         "Digest": image.manifest.map_or_else(String::new, |digest| digest.to_string()),
         "RepoTags": names(image),
@@ -404,7 +407,7 @@ fn details(image: &Image) -> Value {
         "Parent": "",
         "Comment": history.last().and_then(|step| step.comment().clone()).unwrap_or_default(),
         "Created": image.created.to_string(),
-        "Version": "",
+        "Version": document["docker_version"].as_str().unwrap_or_default(),
         "Author": image.config.author().clone().unwrap_or_default(),
         "Architecture": image.config.architecture().to_string(),
         "Os": image.config.os().to_string(),
@@ -416,5 +419,9 @@ fn details(image: &Image) -> Value {
         "GraphDriver": { "Name": "btrfs", "Data": null },
         "RootFS": { "Type": "layers", "Layers": image.config.rootfs().diff_ids() },
         "History": history,
-    })
+    });
+    if let Some(check) = document["config"].get("Healthcheck") {
+        details["Healthcheck"] = check.clone();
+    }
+    details
 }

@@ -111,6 +111,12 @@ impl Image {
         read().context(|| format!("image {}", id.short()))
     }
 
+    /// Its config as it came, with what the OCI's does not have (docker's health check, say).
+    pub fn document(&self, store: &Store) -> Result<serde_json::Value> {
+        let json = config_bytes(store.open_object(Shelf::Images, &self.id)?.as_fd())?;
+        serde_json::from_slice(&json).map_err(|e| Error::new(Kind::Store, format!("read config.json: {e}")))
+    }
+
     /// What snapshots of it are made of.
     pub(crate) fn parent(&self, store: &Store) -> Result<Parent> {
         Sealed::open(store, &self.chain)?.into_parent().context(|| format!("image {}", self.id.short()))

@@ -26,6 +26,8 @@ fn told() -> (Files, String, [Vec<u8>; 2]) {
         { "created_by": "CMD [\"sh\"]", "empty_layer": true },
     ]);
     let mut files = Files::docker(&[(&["localhost/told:1"], &[&layers[0], &layers[1]])]);
+    document["docker_version"] = json!("20.10");
+    document["config"]["Healthcheck"] = json!({ "Test": ["CMD-SHELL", "true"] });
     let document = serde_json::to_vec(&document).expect("JSON");
     let name = format!("{}.json", hex(&document));
     files.set(&name, document.clone());
@@ -72,6 +74,10 @@ fn history_tells_each_step_newest_first() {
     assert_eq!(steps[0]["tags"], json!(["localhost/again:2", "localhost/told:1"]));
     assert_eq!(steps[0]["created"], Value::Null);
     assert_eq!(steps[1]["comment"], "by hand");
+    // What docker's config has and the OCI's has not.
+    let inspected = store.json("image inspect told:1");
+    assert_eq!(inspected[0]["Healthcheck"]["Test"], json!(["CMD-SHELL", "true"]));
+    assert_eq!((&inspected[0]["Version"], &inspected[0]["Digest"]), (&json!("20.10"), &json!("")));
 
     // One that was imported has one step; one that says nothing of its layers has a line for each all the same.
     store.ok_with("image import --name box --message why", &[text(&busybox())]);
@@ -152,5 +158,24 @@ fn prune_removes_what_has_no_name_and_nothing_was_made_from() {
     store.ok("rm keeps");
     assert_eq!(store.ok("image prune -af"), used);
     assert_eq!((image_ids(&store), stored(&store)), (Vec::new(), Vec::new()));
+    assert_eq!(store.ok("store check"), "");
+}
+
+#[test]
+fn a_base_goes_with_its_image_when_nothing_waits_on_it_any_more() {
+    let store = Store::empty();
+    let many = many();
+    let many: Vec<&[u8]> = many.iter().map(Vec::as_slice).collect();
+    let dir = store.disk.path();
+    let path = Files::docker(&[(&["localhost/many:1"], &many)]).save(&dir, "many.tar");
+    assert_eq!(interrupted(&store, &path, Signal::SIGINT), 130);
+    let left = stored(&store).len();
+    // An image without a name of the lowest of them.
+    store.ok_with("image load -i", &[text(&Files::docker(&[(&[], &many[..2])]).save(&dir, "two.tar"))]);
+    assert_eq!(stored(&store).len(), left);
+    let planned = sorted(store.lines("image prune --dry-run"));
+    assert_eq!(planned.len(), 1 + left - 2);
+    assert_eq!(sorted(store.lines("image prune -f")), planned);
+    assert_eq!(stored(&store), [""; 0]);
     assert_eq!(store.ok("store check"), "");
 }
