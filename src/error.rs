@@ -73,6 +73,12 @@ impl Error {
         self
     }
 
+    /// The same error without its way out, which is none here.
+    pub(crate) fn without_hint(mut self) -> Error {
+        self.0.hint = None;
+        self
+    }
+
     /// The same error seen as another kind.
     pub fn with_kind(mut self, kind: Kind) -> Error {
         self.0.kind = kind;

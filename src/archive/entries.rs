@@ -12,10 +12,10 @@ use std::io::BufRead;
 use crate::error::{Context, Error, Kind, Result};
 use crate::kernel::node::{Special, Time};
 
-use super::Limits;
 use super::header::{check_sum, major, minor, numeric, owner, size_of, unsigned};
 use super::pax::{self, Records};
-use super::sparse::SparseMap;
+use super::sparse::{SparseMap, too_many_pieces};
+use super::{Limits, exceeded};
 
 const BLOCK: usize = 512;
 
@@ -56,6 +56,8 @@ pub(crate) struct Entries<'a, R> {
     padding: u64,
     count: u64,
     global: Records,
+    /// It may end without saying so.
+    verified: bool,
 }
 
 /// What comes before an entry's own header.
@@ -68,7 +70,14 @@ struct Before {
 
 impl<'a, R: BufRead> Entries<'a, R> {
     pub(crate) fn new(stream: R, limits: &'a Limits) -> Entries<'a, R> {
-        Entries { stream, limits, position: 0, data: 0, padding: 0, count: 0, global: Records::default() }
+        let global = Records::default();
+        Entries { stream, limits, position: 0, data: 0, padding: 0, count: 0, global, verified: false }
+    }
+
+    /// [`new`](Entries::new) for a stream of which the caller knows otherwise that it is whole, by its digest: it may lack
+    /// the blocks at its end and what fills up the last file. `umoci insert` leaves them out, Go's archive/tar reads on.
+    pub(crate) fn of_verified(stream: R, limits: &'a Limits) -> Entries<'a, R> {
+        Entries { verified: true, ..Entries::new(stream, limits) }
     }
 
     pub(crate) fn into_inner(self) -> R {
@@ -83,8 +92,10 @@ impl<'a, R: BufRead> Entries<'a, R> {
         if entry.is_some() {
             self.count += 1;
             if self.count > self.limits.entries {
-                let message = format!("the archive has more than {} entries", self.limits.entries);
-                return Err(Error::new(Kind::Limit, message));
+                return Err(exceeded(
+                    format!("the archive has more than {} entries", self.limits.entries),
+                    "--max-entries",
+                ));
             }
         }
         Ok(entry)
@@ -121,7 +132,11 @@ impl<'a, R: BufRead> Entries<'a, R> {
     }
 
     fn skip_data(&mut self) -> Result<()> {
-        self.data += std::mem::take(&mut self.padding);
+        self.each_piece(|_| Ok(()))?;
+        self.data = std::mem::take(&mut self.padding);
+        if self.verified && self.data > 0 && self.stream.fill_buf()?.is_empty() {
+            self.data = 0;
+        }
         self.each_piece(|_| Ok(()))
     }
 
@@ -138,13 +153,13 @@ impl<'a, R: BufRead> Entries<'a, R> {
             let size = size_of(&header)?;
             match header.entry_type().as_byte() {
                 b'x' | b'X' => {
-                    let bytes = self.read_extra(size, self.limits.pax, "extended header")?;
+                    let bytes = self.read_extra(size, self.limits.pax, "extended header", "--max-pax")?;
                     let mut records = self.global.clone();
                     records.read(&bytes, self.limits.sparse_pieces)?;
                     once(&mut before.records, records, "extended headers")?;
                 }
                 b'g' => {
-                    let bytes = self.read_extra(size, self.limits.pax, "global extended header")?;
+                    let bytes = self.read_extra(size, self.limits.pax, "global extended header", "--max-pax")?;
                     self.global.read(&bytes, self.limits.sparse_pieces)?;
                     let Records { path, link, size, sparse, xattrs, .. } = &self.global;
                     // The values of a single file; for all of them they only make readers disagree.
@@ -154,8 +169,8 @@ impl<'a, R: BufRead> Entries<'a, R> {
                     if xattrs.iter().map(|(name, value)| name.count_bytes() + value.len()).sum::<usize>()
                         > self.limits.pax
                     {
-                        let message = format!("global extended headers: more than {} bytes", self.limits.pax);
-                        return Err(Error::new(Kind::Limit, message));
+                        let what = format!("global extended headers: larger than {} bytes", self.limits.pax);
+                        return Err(exceeded(what, "--max-pax"));
                     }
                 }
                 b'L' => once(&mut before.name, self.read_name(size)?, "long names")?,
@@ -172,10 +187,11 @@ impl<'a, R: BufRead> Entries<'a, R> {
     fn header(&mut self) -> Result<Option<tar::Header>> {
         let mut header = tar::Header::new_old();
         if !self.read_block(header.as_mut_bytes())? {
-            return Err(match self.position {
-                0 => invalid("the archive is empty"),
-                _ => truncated(),
-            });
+            return match self.position {
+                _ if self.verified => Ok(None),
+                0 => Err(invalid("the archive is empty")),
+                _ => Err(truncated()),
+            };
         }
         if is_zero(header.as_bytes()) {
             if self.read_block(header.as_mut_bytes())? && !is_zero(header.as_bytes()) {
@@ -303,8 +319,7 @@ impl<'a, R: BufRead> Entries<'a, R> {
                 digits.clear();
                 if numbers.len() == 1 {
                     if numbers[0] > self.limits.sparse_pieces as u64 {
-                        let message = format!("sparse map: more than {} pieces", self.limits.sparse_pieces);
-                        return Err(Error::new(Kind::Limit, message));
+                        return Err(too_many_pieces(self.limits.sparse_pieces));
                     }
                     expected += 2 * numbers[0];
                 }
@@ -324,9 +339,7 @@ impl<'a, R: BufRead> Entries<'a, R> {
                 pieces.push((unsigned(offset)?, unsigned(length)?));
             }
             match pieces.len() > self.limits.sparse_pieces {
-                true => {
-                    Err(Error::new(Kind::Limit, format!("sparse map: more than {} pieces", self.limits.sparse_pieces)))
-                }
+                true => Err(too_many_pieces(self.limits.sparse_pieces)),
                 false => Ok(()),
             }
         };
@@ -348,7 +361,9 @@ impl<'a, R: BufRead> Entries<'a, R> {
 
     fn apparent(&self, size: u64) -> Result<()> {
         match size > self.limits.file_size {
-            true => Err(Error::new(Kind::Limit, format!("the file is larger than {} bytes", self.limits.file_size))),
+            true => {
+                Err(exceeded(format!("the file is larger than {} bytes", self.limits.file_size), "--max-file-size"))
+            }
             false => Ok(()),
         }
     }
@@ -364,27 +379,27 @@ impl<'a, R: BufRead> Entries<'a, R> {
         let clean = clean(name);
         let depth = clean.split(|&b| b == b'/').count();
         if depth > self.limits.depth {
-            let message = format!("a name is more than {} directories deep", self.limits.depth);
-            return Err(Error::new(Kind::Limit, message));
+            let what = format!("a name is more than {} directories deep", self.limits.depth);
+            return Err(exceeded(what, "--max-depth"));
         }
         Ok(clean)
     }
 
     fn long_name(&self) -> Error {
-        Error::new(Kind::Limit, format!("a name is longer than {} bytes", self.limits.name))
+        exceeded(format!("a name is longer than {} bytes", self.limits.name), "--max-name")
     }
 
     /// The data of a GNU long name: a C string.
     fn read_name(&mut self, size: u64) -> Result<Vec<u8>> {
-        let mut name = self.read_extra(size, self.limits.name, "long name")?;
+        let mut name = self.read_extra(size, self.limits.name, "long name", "--max-name")?;
         name.truncate(name.iter().position(|&b| b == 0).unwrap_or(name.len()));
         Ok(name)
     }
 
     /// All data of a header that is about the next one.
-    fn read_extra(&mut self, size: u64, limit: usize, what: &str) -> Result<Vec<u8>> {
+    fn read_extra(&mut self, size: u64, limit: usize, what: &str, flag: &str) -> Result<Vec<u8>> {
         if size > limit as u64 {
-            return Err(Error::new(Kind::Limit, format!("{what}: larger than {limit} bytes")));
+            return Err(exceeded(format!("{what}: larger than {limit} bytes"), flag));
         }
         self.start_data(size);
         let mut bytes = Vec::new();
@@ -423,7 +438,7 @@ impl<'a, R: BufRead> Entries<'a, R> {
                         Kind::Invalid,
                         format!("no archive: no entry before its end, and more than {limit} bytes behind it"),
                     ),
-                    _ => Error::new(Kind::Limit, format!("more than {limit} bytes behind the end of the archive")),
+                    _ => exceeded(format!("more than {limit} bytes behind the end of the archive"), "--max-padding"),
                 });
             }
         }

@@ -53,7 +53,8 @@ impl Index {
         let limits = Limits { entries: MEMBERS, name: NAME, depth: NAME, ..Limits::default() };
         let mut entries = Entries::new(BufReader::new(&file), &limits);
         let mut members = HashMap::new();
-        while let Some(entry) = entries.next()? {
+        // These limits have no flag.
+        while let Some(entry) = entries.next().map_err(Error::without_hint)? {
             let (offset, size) = entries.data();
             let place = match entry.node {
                 Node::File(None) if offset.checked_add(size).is_some_and(|end| end <= length) => {

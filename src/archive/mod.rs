@@ -15,12 +15,15 @@ pub(crate) use entries::{Entries, Entry, Node};
 pub(crate) use index::Index;
 pub(crate) use sparse::SparseMap;
 
-/// What an archive may ask for. An archive that asks for more is refused with a [`Limit`](crate::error::Kind::Limit)
-/// error that names the limit.
-#[derive(Debug, Clone)]
+use crate::error::{Error, Kind};
+
+/// What an archive, or an image of several, may ask for. One that asks for more is refused with a
+/// [`Limit`](Kind::Limit) error that names the limit, and whose hint is the flag that sets it.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
-    /// Uncompressed bytes of the archive, which bound the bytes it can write too. Default: 256 GiB.
-    pub bytes: u64,
+    /// Uncompressed bytes of the archives of an image, which bound the bytes that they can write, too. Without a number
+    /// an image may take 80 % of what its store has free, and a single archive any number.
+    pub bytes: Option<u64>,
     /// Size of one file as stat(2) tells it, holes included, in bytes. Default: 8 TiB.
     pub file_size: u64,
     /// Bytes behind the end of the archive: writers fill up to a block of a tape. Default: 64 MiB.
@@ -35,12 +38,14 @@ pub struct Limits {
     pub pax: usize,
     /// Pieces of one sparse file. Default: 1 million (16 MiB of memory).
     pub sparse_pieces: usize,
+    /// An image's config, in bytes. Default: 4 MiB; real ones are a few KiB.
+    pub config: u64,
 }
 
 impl Default for Limits {
     fn default() -> Limits {
         Limits {
-            bytes: 256 << 30,
+            bytes: None,
             file_size: 8 << 40,
             padding: 64 << 20,
             entries: 10_000_000,
@@ -48,6 +53,12 @@ impl Default for Limits {
             name: 64 << 10,
             pax: 1 << 20,
             sparse_pieces: 1_000_000,
+            config: 4 << 20,
         }
     }
+}
+
+/// The error of a limit: what asked for more, and the flag that allows it.
+pub(crate) fn exceeded(what: impl Into<String>, flag: &str) -> Error {
+    Error::new(Kind::Limit, what).with_hint(format!("{flag} allows more, if you trust where it comes from"))
 }

@@ -9,6 +9,7 @@ use crate::error::{Error, Kind, Result};
 use crate::kernel::node::Time;
 
 use super::acl;
+use super::sparse::too_many_pieces;
 
 /// What the records of one header (or of the global header) say.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -119,7 +120,7 @@ impl SparseRecords {
 
 fn bounded(map: &[u64], pieces: usize) -> Result<()> {
     match map.len() / 2 > pieces {
-        true => Err(Error::new(Kind::Limit, format!("sparse map: more than {pieces} pieces"))),
+        true => Err(too_many_pieces(pieces)),
         false => Ok(()),
     }
 }

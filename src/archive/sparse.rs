@@ -2,7 +2,7 @@
 
 use crate::error::{Error, Kind, Result};
 
-use super::Limits;
+use super::{Limits, exceeded};
 
 /// Where the data of a file goes; the rest of it are holes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -18,8 +18,7 @@ impl SparseMap {
     pub(crate) fn new(pieces: Vec<(u64, u64)>, size: u64, stored: u64, limits: &Limits) -> Result<SparseMap> {
         let wrong = |what: &str| Err(Error::new(Kind::Invalid, format!("sparse map: {what}")));
         if pieces.len() > limits.sparse_pieces {
-            let message = format!("sparse map: more than {} pieces", limits.sparse_pieces);
-            return Err(Error::new(Kind::Limit, message));
+            return Err(too_many_pieces(limits.sparse_pieces));
         }
         let (mut end, mut sum) = (0u64, 0u64);
         for &(offset, length) in &pieces {
@@ -45,6 +44,10 @@ impl SparseMap {
             _ => Err(Error::new(Kind::Invalid, "sparse map: an offset without a length")),
         }
     }
+}
+
+pub(super) fn too_many_pieces(limit: usize) -> Error {
+    exceeded(format!("sparse map: more than {limit} pieces"), "--max-sparse-pieces")
 }
 
 #[cfg(test)]

@@ -11,11 +11,11 @@ use tupper::check;
 use tupper::error::{Error, Kind};
 use tupper::image::{self, Change, Image, Loaded, Pruned, Removed};
 use tupper::interrupt;
-use tupper::layer::Limits;
 use tupper::name::ImageName;
 use tupper::store::Store;
 use tupper::transport::{Platform, Source};
 
+use super::limits::LimitArgs;
 use super::output::{self, Listing, Shape};
 use super::progress::{Bar, LayerBars};
 use super::registry::Pull;
@@ -79,6 +79,8 @@ pub(super) struct Import {
     /// No progress bar
     #[arg(long, short)]
     quiet: bool,
+    #[command(flatten)]
+    limits: LimitArgs,
 }
 
 impl Import {
@@ -93,7 +95,7 @@ impl Import {
             name: self.name,
             changes: self.change,
             message: self.message,
-            limits: Limits::default(),
+            limits: self.limits.into(),
         };
         let id = image::import(&store, &import, bar.callback())?;
         drop(bar);
@@ -113,6 +115,8 @@ pub(super) struct Load {
     /// No progress bars
     #[arg(long, short)]
     quiet: bool,
+    #[command(flatten)]
+    limits: LimitArgs,
 }
 
 impl Load {
@@ -129,7 +133,7 @@ impl Load {
         let bar = Bar::new(&output::one_line(format_args!("reading {source}")), self.quiet);
         let bars = LayerBars::new(self.quiet);
         let load =
-            image::Load { source, platform: self.platform.unwrap_or_else(Platform::host), limits: Limits::default() };
+            image::Load { source, platform: self.platform.unwrap_or_else(Platform::host), limits: self.limits.into() };
         let mut printed = Ok(());
         let loaded = &mut |loaded: Loaded| {
             bars.clear();
@@ -194,7 +198,10 @@ pub(super) struct Inspect {
 impl Inspect {
     fn run(self, root: &Path) -> Result<ExitCode> {
         let store = super::open_existing(root)?;
-        super::inspect(&self.images, |text| Ok(details(&image::find(&store, text)?)))
+        super::inspect(&self.images, |text| {
+            let image = image::find(&store, text)?;
+            Ok(details(&image, &image.document(&store)?))
+        })
     }
 }
 
@@ -272,6 +279,7 @@ impl History {
                         json!({
                             "id": if number == 0 { image.id.to_string() } else { MISSING.to_string() },
                             "created": step.created.map(|created| created.to_string()),
+                            "Created": step.created.map(|created| created.to_string()),
                             "CreatedBy": step.created_by,
                             "size": step.size,
                             "comment": step.comment,
@@ -360,6 +368,14 @@ fn names(image: &Image) -> Vec<String> {
     image.names.iter().map(ToString::to_string).collect()
 }
 
+/// The image's repositories, each with the digest of the manifest that it came with.
+fn digests(image: &Image) -> Vec<String> {
+    let digest = |digest| image.names.iter().map(move |n| format!("{}/{}@{digest}", n.registry(), n.repository()));
+    let mut digests: Vec<String> = image.manifest.into_iter().flat_map(digest).collect();
+    digests.dedup();
+    digests
+}
+
 /// podman-images(1), `--format json`.
 fn summary(image: &Image) -> Value {
     let labels = image.config.config().as_ref().and_then(|config| config.labels().clone());
@@ -367,7 +383,8 @@ fn summary(image: &Image) -> Value {
         "Id": image.id,
         "ParentId": "",
         "RepoTags": names(image),
-        "RepoDigests": [],
+        "RepoDigests": digests(image),
+        "Digest": image.manifest.map_or_else(String::new, |digest| digest.to_string()),
         "Names": names(image),
         "Size": image.size,
         "SharedSize": 0,
@@ -378,24 +395,33 @@ fn summary(image: &Image) -> Value {
     })
 }
 
-/// podman-image-inspect(1).
-fn details(image: &Image) -> Value {
+/// podman-image-inspect(1). What podman tells of the manifest beside its digest is not kept.
+fn details(image: &Image, document: &Value) -> Value {
     let config = image.config.config();
-    json!({
+    let history = image.config.history().as_deref().unwrap_or_default();
+    let mut details = json!({
         "Id": image.id,
+        "Digest": image.manifest.map_or_else(String::new, |digest| digest.to_string()),
         "RepoTags": names(image),
-        "RepoDigests": [],
+        "RepoDigests": digests(image),
         "Parent": "",
-        "Comment": image.config.history().as_ref().and_then(|h| h.last()).and_then(|h| h.comment().clone()).unwrap_or_default(),
+        "Comment": history.last().and_then(|step| step.comment().clone()).unwrap_or_default(),
         "Created": image.created.to_string(),
+        "Version": document["docker_version"].as_str().unwrap_or_default(),
         "Author": image.config.author().clone().unwrap_or_default(),
         "Architecture": image.config.architecture().to_string(),
         "Os": image.config.os().to_string(),
+        "User": config.as_ref().and_then(|config| config.user().clone()).unwrap_or_default(),
         "Config": config,
         "Labels": config.as_ref().and_then(|config| config.labels().clone()),
         "Size": image.size,
         "VirtualSize": image.size,
+        "GraphDriver": { "Name": "btrfs", "Data": null },
         "RootFS": { "Type": "layers", "Layers": image.config.rootfs().diff_ids() },
-        "History": image.config.history(),
-    })
+        "History": history,
+    });
+    if let Some(check) = document["config"].get("Healthcheck") {
+        details["Healthcheck"] = check.clone();
+    }
+    details
 }

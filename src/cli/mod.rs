@@ -6,6 +6,7 @@
 mod completion;
 mod container;
 mod image;
+mod limits;
 mod logger;
 mod output;
 mod progress;

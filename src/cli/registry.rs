@@ -10,12 +10,12 @@ use tupper::check;
 use tupper::error::{Context, Error, Kind};
 use tupper::image;
 use tupper::interrupt;
-use tupper::layer::Limits;
 use tupper::prompt;
 use tupper::store::Store;
 use tupper::transport::Platform;
 use tupper::transport::registry::{Client, Credential, Options, Reference, Surroundings};
 
+use super::limits::LimitArgs;
 use super::output;
 use super::progress::LayerBars;
 
@@ -63,6 +63,8 @@ pub(super) struct Pull {
     /// No progress bars
     #[arg(long, short)]
     quiet: bool,
+    #[command(flatten)]
+    limits: LimitArgs,
 }
 
 fn credential(text: &str) -> Result<Credential> {
@@ -83,7 +85,7 @@ impl Pull {
         let found = client.find(&self.reference, &platform).context(doing)?;
         let store = Store::open_or_init(root)?;
         check::tidy(&store);
-        let id = image::pull(&store, found, &Limits::default(), &bars.callback()).context(doing);
+        let id = image::pull(&store, found, &self.limits.into(), &bars.callback()).context(doing);
         bars.clear();
         output::line(id?)
     }

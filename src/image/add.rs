@@ -25,7 +25,7 @@ use super::progress::{LayerProgress, Step, Watched};
 use super::{CONFIG_LIMIT, LayerRecord, Record, room};
 use crate::error::{Context, Error, Kind, Result};
 use crate::interrupt;
-use crate::layer::{Limits, Opened, Watch};
+use crate::layer::{Limits, Opened, Watch, exceeded};
 use crate::name::{Digest, Id};
 use crate::store::{Shelf, Store, record};
 use crate::subvolume::{Claim, Draft, Held, Turn};
@@ -54,7 +54,7 @@ pub fn add(
     limits: &Limits,
     progress: &LayerProgress,
 ) -> Result<Id> {
-    let layers = plan(offer)?;
+    let layers = plan(offer, limits)?;
     let mut made = Vec::new();
     let watch = room::watch(store, limits)?;
     let adding = Adding { store, offer, blobs, limits, watch, progress, layers };
@@ -74,9 +74,10 @@ struct Layer {
 }
 
 /// The layers that the config wants, with their chain ids.
-fn plan(offer: &Offer) -> Result<Vec<Layer>> {
-    if offer.config.len() as u64 > CONFIG_LIMIT {
-        return Err(Error::new(Kind::Limit, format!("the config is larger than {CONFIG_LIMIT} bytes")));
+fn plan(offer: &Offer, limits: &Limits) -> Result<Vec<Layer>> {
+    let limit = limits.config.min(CONFIG_LIMIT);
+    if offer.config.len() as u64 > limit {
+        return Err(exceeded(format!("the config is larger than {limit} bytes"), "--max-config"));
     }
     let config: ImageConfiguration = serde_json::from_slice(&offer.config)
         .map_err(|e| Error::new(Kind::Invalid, format!("the config is no image's: {e}")))?;
@@ -184,7 +185,7 @@ impl Adding<'_> {
 
     fn image(&self, size: u64, durable: bool) -> Result<ImageDraft<'_>> {
         let chain = self.layers[self.layers.len() - 1].chain;
-        let record = Record { chain, size, created: Timestamp::now() };
+        let record = Record { chain, size, created: Timestamp::now(), manifest: self.offer.manifest };
         ImageDraft::create(self.store, &self.offer.config, &record, durable)
     }
 

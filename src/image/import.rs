@@ -60,7 +60,7 @@ fn run(store: &Store, import: &Import, progress: Progress) -> Result<Id> {
     let config = serde_json::to_vec(&config).map_err(|e| Error::new(Kind::Invalid, e.to_string()))?;
     // The same bytes were imported before: nothing of the draft needs to reach the disk.
     let known = store.exists(Shelf::Layers, &chain)?;
-    let record = Record { chain, size: unpacked.bytes, created: Timestamp::now() };
+    let record = Record { chain, size: unpacked.bytes, created: Timestamp::now(), manifest: None };
     let image = ImageDraft::create(store, &config, &record, known)?;
     let layer = LayerRecord {
         diff_id: unpacked.diff_id,

@@ -47,7 +47,7 @@ pub fn load(
     loaded: &mut dyn FnMut(Loaded),
 ) -> Result<()> {
     let run = || -> Result<()> {
-        let stored = open(store, &load.source, &load.platform, spool)?;
+        let stored = open(store, load, spool)?;
         for offer in &stored.offers {
             let called = offer.names.first().map_or_else(|| "image".to_string(), ToString::to_string);
             let id = add(store, offer, &stored.blobs, &load.limits, &layers(offer)).context(|| called)?;
@@ -58,20 +58,21 @@ pub fn load(
     run().context(|| format!("load {}", load.source))
 }
 
-fn open(store: &Store, source: &Source, platform: &Platform, progress: Progress) -> Result<Stored> {
+fn open(store: &Store, load: &Load, progress: Progress) -> Result<Stored> {
+    let Load { source, platform, limits } = load;
     let file = match source {
-        Source::Directory(path) => return Stored::in_directory(path, platform),
+        Source::Directory(path) => return Stored::in_directory(path, platform, limits),
         Source::File(path) => Some(File::open(path).map_err(Error::from)?),
         Source::Stdin | Source::Url(_) => None,
     };
     if let Some(file) = file.filter(|file| file.metadata().is_ok_and(|found| found.is_file()))
         && !layer::is_compressed(&mut (&file).take(8))?
     {
-        return Stored::in_archive(file, platform);
+        return Stored::in_archive(file, platform, limits);
     }
     let bytes = source.open()?;
     let watched = Watched::new(bytes.reader, bytes.length, progress);
-    Stored::in_archive(keep(store, layer::decompress(Box::new(watched))?)?, platform)
+    Stored::in_archive(keep(store, layer::decompress(Box::new(watched))?)?, platform, limits)
 }
 
 /// Keeps a stream in a file without a name, as far as there is room: what is unpacked needs some, too.

@@ -43,8 +43,8 @@ use layers::layer_record;
 /// The document that an image is named after.
 const CONFIG: &str = "config.json";
 
-/// A config larger than this is refused: real ones are a few KiB.
-const CONFIG_LIMIT: u64 = 4 << 20;
+/// A config larger than this is refused, whatever [`Limits`](crate::layer::Limits) say: each listing reads it.
+const CONFIG_LIMIT: u64 = 64 << 20;
 
 /// What the store records of an image.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -55,6 +55,9 @@ struct Record {
     size: u64,
     /// When it came into this store.
     created: Timestamp,
+    /// The digest of the manifest that it came with, the first time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    manifest: Option<Digest>,
 }
 
 /// What the store records of a layer.
@@ -86,6 +89,9 @@ pub struct Image {
     pub created: Timestamp,
     /// Unpacked bytes in all layers.
     pub size: u64,
+    /// The digest of the manifest that it came with the first time; nothing for one that was imported, or came in a
+    /// docker archive.
+    pub manifest: Option<Digest>,
     chain: Id,
 }
 
@@ -99,9 +105,16 @@ impl Image {
             let config: ImageConfiguration =
                 serde_json::from_slice(&json).map_err(|e| Error::new(Kind::Store, format!("read config.json: {e}")))?;
             let created = config.created().as_ref().and_then(|text| text.parse().ok()).unwrap_or(record.created);
-            Ok(Image { id: *id, names: Vec::new(), config, created, size: record.size, chain: record.chain })
+            let Record { chain, size, manifest, .. } = record;
+            Ok(Image { id: *id, names: Vec::new(), config, created, size, manifest, chain })
         };
         read().context(|| format!("image {}", id.short()))
+    }
+
+    /// Its config as it came, with what the OCI's does not have (docker's health check, say).
+    pub fn document(&self, store: &Store) -> Result<serde_json::Value> {
+        let json = config_bytes(store.open_object(Shelf::Images, &self.id)?.as_fd())?;
+        serde_json::from_slice(&json).map_err(|e| Error::new(Kind::Store, format!("read config.json: {e}")))
     }
 
     /// What snapshots of it are made of.

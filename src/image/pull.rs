@@ -22,7 +22,7 @@ pub fn pull(store: &Store, found: Found, limits: &Limits, progress: &LayerProgre
     if named(store, &id, &found)? {
         return Ok(id);
     }
-    let offer = found.offer()?;
+    let offer = found.offer(limits)?;
     let blobs: Arc<dyn Blobs> = Arc::new(found);
     add(store, &offer, &blobs, limits, progress)
 }

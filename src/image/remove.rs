@@ -116,7 +116,16 @@ pub fn prune(store: &Store, all: bool, dry_run: bool) -> Result<Vec<Pruned>> {
 fn prune_unlocked(store: &Store, all: bool, dry_run: bool) -> Result<Vec<Pruned>> {
     let changing = store.lock_shelf(Shelf::Images)?;
     let mut pruned = Vec::new();
-    let waiting = unused_layers(store, &[])?;
+    // First, because what they wait on goes with its image only if they do not any more.
+    for chain in unused_layers(store, &[])? {
+        if is_held(store.open_object(Shelf::Layers, &chain)?.as_fd())? {
+            continue;
+        }
+        if !dry_run {
+            remove_layer(store, &chain)?;
+        }
+        pruned.push(Pruned::Layer(chain));
+    }
     for image in list(store)?.into_iter().filter(|image| all || image.names.is_empty()) {
         match refuse_if_used(store, &image) {
             Err(e) if e.kind() == Kind::InUse => continue,
@@ -127,16 +136,6 @@ fn prune_unlocked(store: &Store, all: bool, dry_run: bool) -> Result<Vec<Pruned>
             take_away(store, &image, dir.as_fd())?.clear();
         }
         pruned.push(Pruned::Image(image.id));
-    }
-    for chain in waiting {
-        // It may have gone with an image.
-        if !store.exists(Shelf::Layers, &chain)? || is_held(store.open_object(Shelf::Layers, &chain)?.as_fd())? {
-            continue;
-        }
-        if !dry_run {
-            remove_layer(store, &chain)?;
-        }
-        pruned.push(Pruned::Layer(chain));
     }
     drop(changing); // nobody has to wait for the disk
     if !dry_run {

@@ -343,12 +343,16 @@ pub(crate) fn open_directory_beneath(at: BorrowedFd<'_>, path: impl AsRef<Path>)
     fcntl::openat2(at, path, how).map_err(|e| failed("open", at, path, e))
 }
 
-/// openat2(2) of a file below `at`, through no link at all, for reading. O_NONBLOCK keeps a FIFO from blocking.
+/// openat2(2) of a file below `at`, through no link at all, for reading. O_NONBLOCK keeps a FIFO from blocking. A name
+/// that leads through a link (ELOOP), out of it (EXDEV) or through a file is `Invalid`.
 pub(crate) fn open_file_beneath(at: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd> {
     let how = OpenHow::new()
         .flags(OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY | OFlag::O_CLOEXEC)
         .resolve(ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS);
-    fcntl::openat2(at, path, how).map_err(|e| failed("open", at, path, e))
+    fcntl::openat2(at, path, how).map_err(|e| match e {
+        Errno::ELOOP | Errno::EXDEV | Errno::ENOTDIR => failed("open", at, path, e).with_kind(Kind::Invalid),
+        _ => failed("open", at, path, e),
+    })
 }
 
 /// openat(2) with O_TMPFILE: a file without a name, gone when it is closed.

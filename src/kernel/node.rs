@@ -22,7 +22,7 @@ use nix::sys::time::TimeSpec;
 use nix::unistd::{self, Gid, LinkatFlags, Uid, UnlinkatFlags};
 
 use super::fs::CWD;
-use crate::error::Error;
+use crate::error::{Error, Kind};
 
 /// A failed call, its object still to be named.
 #[derive(Debug, Clone, Copy)]
@@ -41,7 +41,15 @@ impl Failure {
             b"" => Path::new("/"),
             path => Path::new(std::ffi::OsStr::from_bytes(path)),
         };
-        super::failed(format_args!("{} {}", self.doing, path.display()), self.errno)
+        let error = super::failed(format_args!("{} {}", self.doing, path.display()), self.errno);
+        // Whatever disk it is on: no name, link or attribute can be like that.
+        match self.errno {
+            Errno::EINVAL | Errno::ENAMETOOLONG | Errno::ELOOP | Errno::ENOTDIR | Errno::EISDIR | Errno::EMLINK => {
+                error.with_kind(Kind::Invalid)
+            }
+            Errno::E2BIG | Errno::ERANGE | Errno::EFBIG | Errno::EOVERFLOW => error.with_kind(Kind::Invalid),
+            _ => error,
+        }
     }
 
     /// The name is taken (EEXIST).

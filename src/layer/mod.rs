@@ -25,6 +25,7 @@ use crate::error::{Context, Result};
 use crate::name::Digest;
 
 pub use crate::archive::Limits;
+pub(crate) use crate::archive::exceeded;
 pub use decompress::{decompress, is_compressed};
 pub use pack::{Packed, pack};
 pub use pipeline::Opened;

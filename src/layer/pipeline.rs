@@ -12,8 +12,8 @@ use std::thread::{self, JoinHandle};
 
 use sha2::{Digest as _, Sha256};
 
-use crate::archive::{Entries, Limits};
-use crate::error::{Context, Error, Kind, Result};
+use crate::archive::{Entries, Limits, exceeded};
+use crate::error::{Context, Result};
 use crate::kernel::node;
 use crate::name::Digest;
 
@@ -62,7 +62,7 @@ impl Opened {
             // The receiver lives in this frame.
             let _ = emptied.send(Vec::new());
         }
-        let bytes = limits.bytes;
+        let bytes = limits.bytes.unwrap_or(u64::MAX);
         let (turn, wait) = channel();
         // Nothing is ever sent: the wait ends when the other end is gone.
         let wait = move || {
@@ -98,7 +98,11 @@ impl Opened {
                 if let Into::Root(root) | Into::Layer(root) = into {
                     node::confine(root).map_err(|failure| failure.of(b""))?;
                 }
-                let mut entries = Entries::new(stream, limits);
+                let mut entries = match into {
+                    Into::Nothing | Into::Root(_) => Entries::new(stream, limits),
+                    // Its diff id is the caller's to compare.
+                    Into::Layer(_) => Entries::of_verified(stream, limits),
+                };
                 let applied = match into {
                     Into::Nothing => count(&mut entries),
                     Into::Root(_) => apply::apply(&mut entries, false),
@@ -167,7 +171,7 @@ fn read(
         }
         total += length as u64;
         if total > limit {
-            return Err(Error::new(Kind::Limit, format!("the archive is larger than {limit} bytes uncompressed")));
+            return Err(exceeded(format!("the archive is larger than {limit} bytes uncompressed"), "--max-size"));
         }
         watch(length as u64)?;
         buffer.truncate(length);

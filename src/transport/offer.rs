@@ -14,6 +14,8 @@ use crate::name::{Digest, ImageName};
 pub struct Offer {
     /// The names that it has there.
     pub names: Vec<ImageName>,
+    /// The digest of its manifest, where it came with one (a docker archive does not).
+    pub manifest: Option<Digest>,
     /// Its config: the bytes whose digest is the image's id, verified.
     pub config: Vec<u8>,
     /// Its layers as they travel, lowest first: as many as the config has diff ids.

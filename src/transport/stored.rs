@@ -17,12 +17,12 @@ use super::files::Files;
 use super::manifest::{Document, Pointer, choose, pointer};
 use super::verified::Verified;
 use super::{Blob, Blobs, Offer, Platform};
-use crate::archive::Index;
+use crate::archive::{Index, Limits, exceeded};
 use crate::error::{Context, Error, Kind, Result};
 use crate::kernel::fs;
 use crate::name::{Digest, ImageName};
 
-/// A manifest, an index or a config larger than this is refused: real ones are a few KiB.
+/// A manifest or an index larger than this is refused: real ones are a few KiB.
 const DOCUMENT: u64 = 4 << 20;
 
 /// Images in one archive. `docker save` of all that a machine has may be hundreds.
@@ -44,28 +44,28 @@ impl Stored {
     ///
     /// # Errors
     /// `Invalid` when it is no archive of images, or a damaged one.
-    pub fn in_archive(file: File, platform: &Platform) -> Result<Stored> {
-        Stored::of(Files::Archive(Index::read(file)?), platform)
+    pub fn in_archive(file: File, platform: &Platform, limits: &Limits) -> Result<Stored> {
+        Stored::of(Files::Archive(Index::read(file)?), platform, limits)
     }
 
     /// The images in a directory that holds a layout.
     ///
     /// # Errors
     /// `Invalid` when it is no layout, or a damaged one.
-    pub fn in_directory(path: &Path, platform: &Platform) -> Result<Stored> {
-        Stored::of(Files::Directory(fs::open_directory_follow(path)?), platform)
+    pub fn in_directory(path: &Path, platform: &Platform, limits: &Limits) -> Result<Stored> {
+        Stored::of(Files::Directory(fs::open_directory_follow(path)?), platform, limits)
     }
 
-    fn of(files: Files, platform: &Platform) -> Result<Stored> {
+    fn of(files: Files, platform: &Platform, limits: &Limits) -> Result<Stored> {
         let offers = if files.has("manifest.json") {
             let json = files.read("manifest.json", DOCUMENT)?;
             match json.trim_ascii_start() {
                 // A manifest itself, and its blobs beside it: containers-transports(5), "dir".
-                [b'{', ..] => vec![image(&files, &json, |digest| digest.id().to_string())?],
-                _ => docker_archive(&files, &json)?,
+                [b'{', ..] => vec![image(&files, &json, |digest| digest.id().to_string(), limits)?],
+                _ => docker_archive(&files, &json, limits)?,
             }
         } else if files.has("index.json") {
-            layout(&files, platform)?
+            layout(&files, platform, limits)?
         } else {
             let error =
                 Error::new(Kind::Invalid, "this is no image archive: it has no manifest.json and no index.json");
@@ -106,15 +106,19 @@ struct Item {
     layers: Option<Vec<String>>,
 }
 
-fn docker_archive(files: &Files, json: &[u8]) -> Result<Vec<Offer>> {
+fn docker_archive(files: &Files, json: &[u8], limits: &Limits) -> Result<Vec<Offer>> {
     let items: Vec<Item> = serde_json::from_slice(json)
         .map_err(|e| Error::new(Kind::Invalid, format!("manifest.json: not docker's list of images: {e}")))?;
     bounded(items.len())?;
-    items.into_iter().map(|item| docker_image(files, item)).collect()
+    items.into_iter().map(|item| docker_image(files, item, limits)).collect()
 }
 
-fn docker_image(files: &Files, item: Item) -> Result<Offer> {
-    let config = files.read(&item.config, DOCUMENT).context(|| "config of an image")?;
+fn docker_image(files: &Files, item: Item, limits: &Limits) -> Result<Offer> {
+    let (_, size) = files.open(&item.config).context(|| "config of an image")?;
+    if size > limits.config {
+        return Err(config_too_large(limits));
+    }
+    let config = files.read(&item.config, limits.config).context(|| "config of an image")?;
     if let Some(digest) = named_digest(&item.config)?
         && digest != Digest::of(&config)
     {
@@ -128,7 +132,7 @@ fn docker_image(files: &Files, item: Item) -> Result<Offer> {
         let (_, size) = files.open(&location).context(|| "layer of an image")?;
         Ok(Blob { digest: named_digest(&location)?, size: Some(size), location })
     });
-    Ok(Offer { names, config, layers: layers.collect::<Result<_>>()? })
+    Ok(Offer { names, manifest: None, config, layers: layers.collect::<Result<_>>()? })
 }
 
 /// The digest that a member of an OCI-shaped archive is named after.
@@ -137,7 +141,7 @@ fn named_digest(name: &str) -> Result<Option<Digest>> {
     hex.map(|hex| format!("sha256:{hex}").parse().context(|| name.to_string())).transpose()
 }
 
-fn layout(files: &Files, platform: &Platform) -> Result<Vec<Offer>> {
+fn layout(files: &Files, platform: &Platform, limits: &Limits) -> Result<Vec<Offer>> {
     let json = files.read("index.json", DOCUMENT)?;
     let index: ImageIndex = serde_json::from_slice(&json)
         .map_err(|e| Error::new(Kind::Invalid, format!("index.json: not an index of images: {e}")))?;
@@ -150,7 +154,7 @@ fn layout(files: &Files, platform: &Platform) -> Result<Vec<Offer>> {
         match offers.iter_mut().find(|(digest, _)| *digest == pointer.digest) {
             Some((_, offer)) => offer.names.extend(name),
             None => {
-                let mut offer = layout_image(files, pointer, platform)?;
+                let mut offer = layout_image(files, pointer, platform, limits)?;
                 offer.names.extend(name);
                 offers.push((pointer.digest, offer));
             }
@@ -193,35 +197,42 @@ fn layout_name(descriptor: &Descriptor) -> Option<ImageName> {
 }
 
 /// The image behind a pointer: itself, or the one for the platform.
-fn layout_image(files: &Files, mut at: Pointer, platform: &Platform) -> Result<Offer> {
+fn layout_image(files: &Files, mut at: Pointer, platform: &Platform, limits: &Limits) -> Result<Offer> {
     let mut seen = HashSet::new();
     for _ in 0..DEPTH {
         if !seen.insert(at.digest) {
             break;
         }
+        if at.size > DOCUMENT {
+            return Err(Error::new(Kind::Limit, format!("document {}: larger than {DOCUMENT} bytes", at.digest)));
+        }
         let bytes = document(files, at, location)?;
         match Document::parse(&bytes, None).context(|| at.digest.to_string())? {
             Document::Index(index) => at = choose(&index, platform)?,
-            Document::Image { .. } => return image(files, &bytes, location),
+            Document::Image { .. } => return image(files, &bytes, location, limits),
         }
     }
     Err(Error::new(Kind::Invalid, format!("index {}: more than {DEPTH} indexes within each other", at.digest)))
 }
 
 /// What a manifest describes, its blobs where `location` says.
-fn image(files: &Files, manifest: &[u8], location: fn(Digest) -> String) -> Result<Offer> {
+fn image(files: &Files, manifest: &[u8], location: fn(Digest) -> String, limits: &Limits) -> Result<Offer> {
     let Document::Image { config, layers } = Document::parse(manifest, None)? else {
         return Err(Error::new(Kind::Unsupported, "manifest.json: it is an index, not an image"));
     };
+    if config.size > limits.config {
+        return Err(config_too_large(limits));
+    }
     let config = document(files, config, location)?;
     let layers = layers.into_iter().map(|layer| Blob { location: location(layer.digest), ..layer.into() });
-    Ok(Offer { names: Vec::new(), config, layers: layers.collect() })
+    Ok(Offer { names: Vec::new(), manifest: Some(Digest::of(manifest)), config, layers: layers.collect() })
+}
+
+fn config_too_large(limits: &Limits) -> Error {
+    exceeded(format!("the config is larger than {} bytes", limits.config), "--max-config")
 }
 
 fn document(files: &Files, at: Pointer, location: fn(Digest) -> String) -> Result<Vec<u8>> {
-    if at.size > DOCUMENT {
-        return Err(Error::new(Kind::Limit, format!("document {}: larger than {DOCUMENT} bytes", at.digest)));
-    }
     let (reader, _) = files.open(&location(at.digest))?;
     let mut bytes = Vec::new();
     Verified::new(reader, at.digest, at.size).read_to_end(&mut bytes)?;

@@ -19,16 +19,16 @@ use crate::support::tree::{Entry, Tree};
 use crate::support::{debian, eventually, sh};
 
 /// A dockerd with the btrfs driver, on a btrfs, a socket and a folder of its own; gone when dropped.
-struct Docker {
+pub struct Docker {
     daemon: Option<Child>,
     // The socket's path has to be short (unix(7): 108 bytes).
-    run: TempDir,
-    disk: Disk,
+    pub run: TempDir,
+    pub disk: Disk,
     _host: Host,
 }
 
 impl Docker {
-    fn start() -> Docker {
+    pub fn start() -> Docker {
         let host = Host::alone();
         let disk = Disk::btrfs();
         let run = tempfile::Builder::new().prefix("td-").tempdir_in("/tmp").expect("a scratch directory");
@@ -62,7 +62,7 @@ impl Docker {
         docker
     }
 
-    fn command(&self, args: &[&str]) -> Command {
+    pub fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new("docker");
         command
             .env("DOCKER_HOST", format!("unix://{}/sock", self.run.path().display()))
@@ -71,7 +71,7 @@ impl Docker {
         command
     }
 
-    fn ok(&self, args: &[&str]) -> String {
+    pub fn ok(&self, args: &[&str]) -> String {
         finish(self.command(args)).ok()
     }
 
@@ -80,6 +80,13 @@ impl Docker {
         let data = self.disk.path().join("docker");
         let mount = data.join("image/btrfs/layerdb/mounts").join(container).join("mount-id");
         data.join("btrfs/subvolumes").join(fs::read_to_string(mount).expect("the layer database"))
+    }
+
+    /// The subvolume in which the btrfs driver keeps a layer and all below it.
+    pub fn layer(&self, chain: &str) -> PathBuf {
+        let data = self.disk.path().join("docker");
+        let cache = data.join("image/btrfs/layerdb/sha256").join(chain).join("cache-id");
+        data.join("btrfs/subvolumes").join(fs::read_to_string(cache).expect("the layer database"))
     }
 }
 
@@ -94,7 +101,7 @@ impl Drop for Docker {
     }
 }
 
-fn text(path: &Path) -> &str {
+pub fn text(path: &Path) -> &str {
     path.to_str().expect("a plain path")
 }
 

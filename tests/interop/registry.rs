@@ -177,8 +177,25 @@ fn what_is_pulled_is_what_umoci_unpacks_whatever_it_travelled_as() {
     ] {
         registry.push(&layout, name, more);
         let image = registry.image(name);
+        if name == "oci:1" {
+            for limit in ["--max-size", "--max-config"] {
+                let error = tupper.fails(1, &format!("pull --tls-verify=false {limit} 10 {image}"));
+                assert!(
+                    error.contains("larger than 10 bytes") && error.contains(&format!("hint: {limit} ")),
+                    "{error}"
+                );
+            }
+        }
         let id = tupper.ok(&format!("image pull --tls-verify=false {image}"));
         assert_eq!(id, registry.id(name), "{name}");
+        if name == "oci:1" {
+            let place = format!("docker://{image}");
+            let digest = sh("skopeo", &["inspect", "--tls-verify=false", "--format", "{{.Digest}}", &place]);
+            let inspected = tupper.json(&format!("image inspect {image}"));
+            assert_eq!(inspected[0]["Digest"], digest.as_str());
+            let repository = image.trim_end_matches(":1");
+            assert_eq!(inspected[0]["RepoDigests"], serde_json::json!([format!("{repository}@{digest}")]));
+        }
         expected.assert_same(&tree(&tupper, &image));
     }
     // By the name of the host, through /etc/hosts, without the library that a static binary must not call.

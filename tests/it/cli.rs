@@ -2,6 +2,8 @@
 
 mod check;
 mod containers;
+mod history;
+mod hostile;
 mod images;
 mod load;
 mod locks;

@@ -207,7 +207,7 @@ fn sizes_are_limited_by_name() {
     let root = target.root("r");
     let big = vec![0u8; 3 << 20];
     let bomb = Tar::default().file("big", &big).end();
-    let limits = Limits { bytes: 1 << 20, ..Limits::default() };
+    let limits = Limits { bytes: Some(1 << 20), ..Limits::default() };
     let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
     gzip.write_all(&bomb).expect("to memory");
     for bytes in [bomb.clone(), gzip.finish().expect("to memory"), zstd::encode_all(&bomb[..], 19).expect("to memory")]

@@ -32,6 +32,7 @@ pub use surroundings::Surroundings;
 use super::http::{Http, Promise, Trust};
 use super::manifest::{self, Document, Pointer};
 use super::{Blob, Blobs, Offer, Platform};
+use crate::archive::{Limits, exceeded};
 use crate::error::{Context, Error, Kind, Result};
 use crate::interrupt;
 use crate::name::{Digest, ImageName};
@@ -124,7 +125,13 @@ impl Client {
             let (bytes, kind) = repository.manifest(&version, promise)?;
             match Document::parse(&bytes, kind.as_deref()).context(|| format!("manifest {version}"))? {
                 Document::Image { config, layers } => {
-                    return Ok(Found { name: name.image_name(), config, layers, repository });
+                    return Ok(Found {
+                        name: name.image_name(),
+                        manifest: Digest::of(&bytes),
+                        config,
+                        layers,
+                        repository,
+                    });
                 }
                 Document::Index(index) => {
                     let chosen = manifest::choose(&index, platform)?;
@@ -188,6 +195,7 @@ fn registry_name(text: &str) -> Result<String> {
 /// An image that a registry has.
 pub struct Found {
     name: Option<ImageName>,
+    manifest: Digest,
     config: Pointer,
     layers: Vec<Pointer>,
     repository: Arc<Repository>,
@@ -207,11 +215,16 @@ impl Found {
     /// Fetches the config, and so all that is to be known before the layers.
     ///
     /// # Errors
-    /// Those of the registry; [`Kind::Limit`] for a config of more than 4 MiB.
-    pub fn offer(&self) -> Result<Offer> {
+    /// Those of the registry; [`Kind::Limit`] for a config that is too large.
+    pub fn offer(&self, limits: &Limits) -> Result<Offer> {
+        if self.config.size > limits.config {
+            let what = format!("the config is larger than {} bytes", limits.config);
+            return Err(exceeded(what, "--max-config"));
+        }
         let config = self.repository.small_blob(self.config, &format!("config {}", self.config.digest))?;
         let layers = self.layers.iter().copied().map(Blob::from).collect();
-        Ok(Offer { names: self.name.iter().cloned().collect(), config, layers })
+        let names = self.name.iter().cloned().collect();
+        Ok(Offer { names, manifest: Some(self.manifest), config, layers })
     }
 }
 

@@ -109,7 +109,7 @@ impl Repository {
         if promise.digest.is_none() {
             promise.digest = version.parse().ok();
         }
-        let (bytes, headers) = self.document(&format!("/manifests/{version}"), ACCEPT, &what)?;
+        let (bytes, headers) = self.document(&format!("/manifests/{version}"), ACCEPT, DOCUMENT, &what)?;
         if promise.digest.is_none() {
             // distribution-spec, "Pulling manifests": of the bytes that came, where it is there.
             let named = headers.get("docker-content-digest").and_then(|value| value.to_str().ok());
@@ -122,10 +122,7 @@ impl Repository {
 
     /// A small blob, verified.
     pub(super) fn small_blob(&self, blob: Pointer, what: &str) -> Result<Vec<u8>> {
-        if blob.size > DOCUMENT {
-            return Err(Error::new(Kind::Limit, format!("{what}: {} bytes, the limit is {DOCUMENT}", blob.size)));
-        }
-        let (bytes, _) = self.document(&format!("/blobs/{}", blob.digest), "*/*", what)?;
+        let (bytes, _) = self.document(&format!("/blobs/{}", blob.digest), "*/*", blob.size.max(DOCUMENT), what)?;
         verify(&bytes, Promise { digest: Some(blob.digest), size: Some(blob.size) }, what)?;
         Ok(bytes)
     }
@@ -144,8 +141,8 @@ impl Repository {
         Download::open(Arc::clone(&self.http), what, Promise { digest: Some(blob.digest), size: Some(blob.size) }, ask)
     }
 
-    fn document(&self, path: &str, accept: &'static str, what: &str) -> Result<(Vec<u8>, HeaderMap)> {
-        let fetch = |request: &Request| self.http.fetch(request, DOCUMENT, what);
+    fn document(&self, path: &str, accept: &'static str, limit: u64, what: &str) -> Result<(Vec<u8>, HeaderMap)> {
+        let fetch = |request: &Request| self.http.fetch(request, limit, what);
         match self.ask(path, accept, &HeaderMap::new(), fetch, |fetched| match fetched {
             Fetched::Refused(answer) => Some(answer),
             Fetched::Document(..) => None,

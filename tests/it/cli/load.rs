@@ -38,12 +38,12 @@ fn layers() -> [Vec<u8>; 4] {
     ]
 }
 
-fn text(path: &Path) -> &str {
+pub(super) fn text(path: &Path) -> &str {
     path.to_str().expect("a plain path")
 }
 
 /// The chain ids of the layers in a store.
-fn stored(store: &Store) -> Vec<String> {
+pub(super) fn stored(store: &Store) -> Vec<String> {
     let mut names: Vec<String> = fs::read_dir(store.root().join("fs/layers"))
         .map(|entries| entries.map(|entry| entry.expect("an entry").file_name().into_string().expect("text")).collect())
         .unwrap_or_default();
@@ -51,14 +51,14 @@ fn stored(store: &Store) -> Vec<String> {
     names
 }
 
-fn sorted(mut names: Vec<String>) -> Vec<String> {
+pub(super) fn sorted(mut names: Vec<String>) -> Vec<String> {
     names.sort();
     names
 }
 
 /// Nothing is under way, left or damaged.
 #[track_caller]
-fn assert_clean(store: &Store) {
+pub(super) fn assert_clean(store: &Store) {
     assert_eq!(store.ok("store check"), "");
     assert_eq!(fs::read_dir(store.root().join("fs/staging")).expect("staging").count(), 0);
 }
@@ -448,12 +448,33 @@ fn members_are_links_twice_there_or_cut() {
     assert_clean(&store);
 }
 
+/// `umoci insert` closes no archive: neither the blocks at the end are there nor what fills up the last file.
+#[test]
+fn a_layer_may_lack_its_end_when_its_digest_is_right() {
+    let store = Store::empty();
+    let whole = Tar::default().directory("d").file("d/f", b"text").end();
+    for (number, length) in [0, 512, 1024 + 4, 1536, 2048, whole.len()].into_iter().enumerate() {
+        let layer = &whole[..length];
+        let path = Files::layout(Some("localhost/x:1"), &[&layers()[0], layer], <[u8]>::to_vec)
+            .save(&store.disk.path(), "open.tar");
+        load(&store, &path);
+        let expected = if number < 2 { "d d/x etc etc/base etc/gone" } else { "d d/f d/x etc etc/base etc/gone" };
+        assert_eq!(tree(&store, "x:1"), expected, "{length}");
+    }
+    for length in [1, 511, 513, 1024 + 3, 1024 + 5, 1535, 1537, 2047] {
+        let files = Files::layout(Some("localhost/x:1"), &[&layers()[0], &whole[..length]], <[u8]>::to_vec);
+        let error = store.run_with("image load -i", &[text(&files.save(&store.disk.path(), "cut.tar"))]).fails(1);
+        assert!(error.ends_with("the archive is truncated"), "{length}: {error}");
+    }
+    assert_clean(&store);
+}
+
 /// Enough layers for somebody to come in between.
-fn many() -> Vec<Vec<u8>> {
+pub(super) fn many() -> Vec<Vec<u8>> {
     (0..40).map(|n| Tar::default().file(format!("f{n}"), &vec![b'x'; 100_000]).end()).collect()
 }
 
-fn interrupted(store: &Store, path: &Path, signal: Signal) -> i32 {
+pub(super) fn interrupted(store: &Store, path: &Path, signal: Signal) -> i32 {
     let mut command = store.command("image load -i", &[text(path)]);
     let child: Child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("tupper");
     let pid = Pid::from_raw(child.id().try_into().expect("a pid"));
@@ -548,7 +569,7 @@ fn several_at_once_unpack_each_layer_once() {
                 scope.spawn(|| {
                     let opened = tupper::store::Store::open(store.root()).expect("a store").expect("made");
                     let file = File::open(&path).expect("a file");
-                    let stored = Stored::in_archive(file, &Platform::host()).expect("an archive");
+                    let stored = Stored::in_archive(file, &Platform::host(), &Limits::default()).expect("an archive");
                     let (unpacked, there) = (Arc::clone(&unpacked), Arc::clone(&there));
                     let progress: image::LayerProgress = Arc::new(move |number, step| match step {
                         Step::Unpacked => unpacked.lock().expect("whole").push(number),

@@ -61,8 +61,19 @@ fn completions_and_man_pages_name_every_verb() {
     let pages = dir.path().join("man");
     std::fs::create_dir(&pages).expect("a directory");
     tupper.ok_with("man", &[pages.to_str().expect("plain")]);
-    for page in ["tupper.1", "tupper-image-import.1", "tupper-snapshot-create.1", "tupper-run.1"] {
+    let verbs = ["import", "load", "pull", "ls", "inspect", "history", "tag", "rm", "prune"];
+    let images = verbs.map(|verb| format!("tupper-image-{verb}.1"));
+    let others = ["tupper.1", "tupper-snapshot-create.1", "tupper-run.1", "tupper-login.1", "tupper-logout.1"];
+    for page in images.iter().map(String::as_str).chain(others) {
         assert!(pages.join(page).is_file(), "{page}");
+    }
+    for verb in ["import", "load", "pull"] {
+        let page = std::fs::read_to_string(pages.join(format!("tupper-image-{verb}.1"))).expect("a page");
+        assert!(page.contains("max\\-entries") && page.contains("10000000"), "{page}");
+    }
+    let completion = tupper.ok("completion bash");
+    for word in ["history", "prune", "load", "pull", "--max-size"] {
+        assert!(completion.contains(word), "{word}");
     }
 }
 

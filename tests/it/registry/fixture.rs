@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 use tupper::error::{Error, Result};
+use tupper::layer::Limits;
 use tupper::transport::registry::{Client, Found, Options, Settings, Surroundings};
 use tupper::transport::{Blobs, Offer, Platform};
 
@@ -124,7 +125,7 @@ pub fn find(client: &Client, reference: &str) -> Result<Found> {
 
 pub fn pull_with(client: &Client, server: &Server) -> Result<Pulled> {
     let found = find(client, &format!("{}/a/image:1", server.host()))?;
-    let offer = found.offer()?;
+    let offer = found.offer(&Limits::default())?;
     let layers = offer.layers.iter().map(|layer| read(&mut *found.open(layer)?)).collect::<Result<_>>()?;
     Ok((offer, layers))
 }
