@@ -4,7 +4,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use serde::Deserialize;
 
-use super::layers::{chain_of, is_held, remove_layer, remove_layers_left, unused_layers};
+use super::layers::{chain_of, is_held, remove_layer, remove_layers_left, top_down, unused_layers};
 use super::{Image, find, list};
 use crate::error::{Context, Error, Kind, Result};
 use crate::name::{Id, ImageName};
@@ -116,7 +116,7 @@ pub fn prune(store: &Store, all: bool, dry_run: bool) -> Result<Vec<Pruned>> {
 fn prune_unlocked(store: &Store, all: bool, dry_run: bool) -> Result<Vec<Pruned>> {
     let changing = store.lock_shelf(Shelf::Images)?;
     let mut pruned = Vec::new();
-    let waiting = unused_layers(store, &[])?;
+    let waiting = top_down(store, unused_layers(store)?)?;
     for image in list(store)?.into_iter().filter(|image| all || image.names.is_empty()) {
         match refuse_if_used(store, &image) {
             Err(e) if e.kind() == Kind::InUse => continue,

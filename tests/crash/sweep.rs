@@ -32,6 +32,9 @@ const SAMPLE: u64 = 8;
 /// Nothing came of the command.
 const UNCHANGED: &str = "unchanged";
 
+/// All came of it.
+const DONE: &str = "done";
+
 type Act = Box<dyn Fn(&mut Scene)>;
 
 /// One sweep: a command, where it runs, and what may come of it.
@@ -41,6 +44,10 @@ pub struct Sweep {
     before: Vec<Before>,
     beside: Option<&'static str>,
     outcomes: Vec<(&'static str, Act)>,
+    /// How many layers it makes that stay when it is killed.
+    keeps: usize,
+    /// Objects that may be gone, by label.
+    without: Vec<&'static [&'static str]>,
 }
 
 /// How it may be afterwards.
@@ -53,7 +60,15 @@ struct Reference {
 impl Sweep {
     /// A sweep of `tupper LINE`, on [`Ground::Store`], in a directory that holds `tiny.tar`, `other.tar` and `tree/`.
     pub fn of(line: &'static str) -> Sweep {
-        Sweep { line, ground: Ground::Store, before: Vec::new(), beside: None, outcomes: Vec::new() }
+        Sweep {
+            line,
+            ground: Ground::Store,
+            before: Vec::new(),
+            beside: None,
+            outcomes: Vec::new(),
+            keeps: 0,
+            without: Vec::new(),
+        }
     }
 
     /// It runs there.
@@ -69,7 +84,13 @@ impl Sweep {
 
     /// `tupper LINE` was run before, and killed at its first system call of this name that changes something.
     pub fn after_kill(mut self, line: &'static str, call: &'static str) -> Sweep {
-        self.before.push(Before::Killed(line, call));
+        self.before.push(Before::Killed(line, call, 1));
+        self
+    }
+
+    /// The same at the Nth call of that name.
+    pub fn after_kill_at(mut self, line: &'static str, call: &'static str, nth: u32) -> Sweep {
+        self.before.push(Before::Killed(line, call, nth));
         self
     }
 
@@ -86,6 +107,17 @@ impl Sweep {
     /// It may also be as if this had been done instead.
     pub fn or_as_if(mut self, what: &'static str, act: impl Fn(&mut Scene) + 'static) -> Sweep {
         self.outcomes.push((what, Box::new(act)));
+        self
+    }
+
+    /// Up to so many layers more may be there, and the same command run again takes them and comes to its end.
+    pub fn keeping(self, layers: usize) -> Sweep {
+        Sweep { keeps: layers, ..self }
+    }
+
+    /// It may also be as before, but without these objects.
+    pub fn or_without(mut self, objects: &'static [&'static str]) -> Sweep {
+        self.without.push(objects);
         self
     }
 
@@ -122,7 +154,11 @@ impl Sweep {
                 break;
             }
             points += 1;
-            match now.judge(cleaning, &references) {
+            let judged = now.judge(cleaning, &references).and_then(|outcome| {
+                let again = self.keeps > 0 && outcome != UNCHANGED && outcome != DONE;
+                if again { now.goes_on(self.line, cleaning, &references).map(|()| outcome) } else { Ok(outcome) }
+            });
+            match judged {
                 Ok(outcome) if outcome == UNCHANGED && lasts => scene = Some(now),
                 Ok(_) => {}
                 Err(e) => {
@@ -152,7 +188,7 @@ impl Sweep {
         };
         refer(UNCHANGED, &mut |_| {});
         let mut total = 0;
-        refer("done", &mut |scene| {
+        refer(DONE, &mut |scene| {
             let traced = trace::run(scene.traced(self.line), |_| false).unwrap_or_else(|e| panic!("{e}"));
             assert_eq!(traced.status, 0, "{}: {}", self.line, scene.said());
             total = traced.calls.len() as u64;
@@ -160,6 +196,29 @@ impl Sweep {
         for (what, act) in &self.outcomes {
             refer(what, &mut |scene| act(scene));
         }
+        let mut variants = Vec::new();
+        for reference in references.iter().filter(|reference| reference.what != DONE) {
+            for layers in 1..=self.keeps {
+                let what = format!("{}, with {layers} layers more", reference.what);
+                let more = ["entry fs/layers/<new>", "entry fs/layers/<new>/rootfs"];
+                let more = more.into_iter().chain(["subvolume <store>/fs/layers/<new>/rootfs"]).map(str::to_string);
+                let more = more.flat_map(|line| std::iter::repeat_n(line, layers));
+                let mut state: Vec<String> = reference.state.iter().cloned().chain(more).collect();
+                state.sort();
+                variants.push(Reference { what, cleaning: reference.cleaning, state });
+            }
+        }
+        for reference in references.iter().filter(|reference| reference.what == UNCHANGED) {
+            for objects in &self.without {
+                let stays = |line: &&String| !objects.iter().any(|object| line.contains(object));
+                let state: Vec<String> = reference.state.iter().filter(stays).cloned().collect();
+                let gone = reference.state.len() - state.len();
+                assert!(gone >= objects.len(), "{}: no such objects: {objects:?}", self.line);
+                let what = format!("unchanged, without {}", objects.join(", "));
+                variants.push(Reference { what, cleaning: reference.cleaning, state });
+            }
+        }
+        references.extend(variants);
         (references, total)
     }
 }
@@ -177,6 +236,28 @@ impl Scene {
         });
         let outcome = outcome?;
         self.intact().map(|()| outcome)
+    }
+}
+
+impl Scene {
+    /// Runs the command that was killed once more: it makes none of the layers anew that are there, and ends as if it had
+    /// not been killed.
+    fn goes_on(&mut self, line: &str, cleaning: Cleaning, references: &[Reference]) -> Result<(), String> {
+        let made = self.layers();
+        self.ok(line);
+        let now = self.layers();
+        if let Some((layer, _)) = made.iter().find(|(layer, inode)| now.get(*layer) != Some(inode)) {
+            return Err(format!("run again, it made the layer {layer} anew"));
+        }
+        self.clean(cleaning)?;
+        let done: Vec<_> =
+            references.iter().filter(|reference| reference.cleaning == cleaning && reference.what == DONE).collect();
+        let mut same = false;
+        self.settle(|state| {
+            same = done.iter().any(|reference| reference.state == state);
+            same
+        });
+        if same { Ok(()) } else { Err(format!("run again: {}", nearest(&self.state(), &done))) }
     }
 }
 
