@@ -8,6 +8,7 @@ mod support;
 
 mod changes;
 mod faults;
+mod images;
 mod scene;
 mod sweep;
 mod trace;
@@ -51,6 +52,10 @@ sweeps! {
         .after("image load -i first.tar").keeping(2);
     pull_of_a_name_alone: Sweep::of("image pull --tls-verify=false REGISTRY/a/three:1")
         .after("image load -i three.tar");
+    load_interrupted: Sweep::of("image load -i pair.tar").or("image load -i one.tar").keeping(2).interrupted();
+    load_of_a_stream_interrupted: Sweep::of("image load < three.tar.gz").keeping(2).interrupted();
+    pull_interrupted: Sweep::of("image pull --tls-verify=false REGISTRY/a/three:1").keeping(2).interrupted();
+    import_interrupted: Sweep::of("image import --name new tiny.tar").interrupted();
     prune_of_an_image: Sweep::of("image prune --force")
         .after("image import --name it tiny.tar").after("image import --name it other.tar");
     prune_of_layers: Sweep::of("image prune --force")

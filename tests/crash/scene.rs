@@ -15,12 +15,12 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::support::archives::Files;
+use crate::images;
 use crate::support::command::{Done, Tupper, finish, wait};
 use crate::support::disk::{self, Disk};
 use crate::support::http::Server;
 use crate::support::traces::Traces;
-use crate::support::{busybox, eventually, registry, sh};
+use crate::support::{busybox, eventually, sh};
 use crate::trace;
 
 /// The kernel ends some things a moment after the call that ended them: loop devices, cgroups.
@@ -78,32 +78,10 @@ impl Place {
         let at = |name: &str| inputs.path().join(name).to_str().expect("a plain path").to_string();
         sh("tar", &["-C", &at("tree"), "-cf", &at("tiny.tar"), "."]);
         sh("tar", &["-C", &at("tree"), "-cf", &at("other.tar"), "./etc"]);
-        let [base, one, two, top] = layers();
-        let three = [&base[..], &one, &top];
-        let names = ["localhost/it:1", "localhost/also:1"];
-        Files::docker(&[(&names, &three)]).save(inputs.path(), "three.tar");
-        Files::docker(&[(&["localhost/first:1"], &[&base])]).save(inputs.path(), "first.tar");
-        let pair: [(&[&str], &[&[u8]]); 2] =
-            [(&["localhost/one:1"], &[&base, &one]), (&["localhost/two:1"], &[&base, &two, &top])];
-        Files::docker(&pair).save(inputs.path(), "pair.tar");
-        Files::docker(&pair[..1]).save(inputs.path(), "one.tar");
-        sh("gzip", &["-k", &at("three.tar")]);
-        let registry = registry::serve(Files::layout(None, &three, registry::gzip), |_| None);
+        images::save(inputs.path());
+        let registry = images::registry();
         Place { disk, inputs, busybox: busybox(), ground, registry, stores: Cell::new(0) }
     }
-}
-
-/// A base, two that go on from it, and one for on top.
-fn layers() -> [Vec<u8>; 4] {
-    let layer = |files: &[(&str, usize)]| {
-        Files(files.iter().map(|(name, size)| (name.to_string(), vec![7; *size])).collect()).tar()
-    };
-    [
-        layer(&[("etc/base", 100_000), ("etc/gone", 3)]),
-        layer(&[("etc/.wh.gone", 0), ("one", 5)]),
-        layer(&[("two", 300_000)]),
-        layer(&[("top", 9)]),
-    ]
 }
 
 /// A store in which the command is about to run.
@@ -327,10 +305,15 @@ impl Scene {
         lines
     }
 
-    /// Whether a process works in this store, or is a zombie, which does not tell.
+    /// Whether a process works in this store. A zombie does not tell; it is of its parent's kind.
     fn is_ours(&self, pid: &str) -> bool {
         let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        line.is_empty() || String::from_utf8_lossy(&line).contains(self.root().to_str().expect("a plain path"))
+        if !line.is_empty() {
+            return String::from_utf8_lossy(&line).contains(self.root().to_str().expect("a plain path"));
+        }
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        let parent = status.lines().find_map(|line| line.strip_prefix("PPid:")).unwrap_or_default().trim();
+        parent == std::process::id().to_string() || !matches!(parent, "" | "0" | "1") && self.is_ours(parent)
     }
 
     /// The line without what is another one each time.

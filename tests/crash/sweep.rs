@@ -16,11 +16,16 @@
 //! - Changes are counted by the tracer (trace.rs), so mkfs.btrfs is not swept, and of a container only what tupper does
 //!   until its command is executed. With several threads, change N is the Nth of that run.
 //!
+//! A sweep of interruptions is the same with SIGINT: the command comes to its end, nobody cleans up afterwards, and there is
+//! nothing to clean up.
+//!
 //! Without further notice it takes a sample: points spread evenly, the first and the last with them.
 //! `TUPPER_SWEEP=whole` takes every point, `TUPPER_SWEEP=17` that one.
 
 use std::fmt::Write as _;
 use std::io::Write as _;
+
+use nix::sys::signal::Signal;
 
 use crate::scene::{Before, Cleaning, Ground, Place, Scene};
 use crate::support::store::Host;
@@ -46,6 +51,7 @@ pub struct Sweep {
     outcomes: Vec<(&'static str, Act)>,
     /// How many layers it makes that stay when it is killed.
     keeps: usize,
+    signal: Signal,
     /// Objects that may be gone, by label.
     without: Vec<&'static [&'static str]>,
 }
@@ -67,6 +73,7 @@ impl Sweep {
             beside: None,
             outcomes: Vec::new(),
             keeps: 0,
+            signal: Signal::SIGKILL,
             without: Vec::new(),
         }
     }
@@ -115,6 +122,11 @@ impl Sweep {
         Sweep { keeps: layers, ..self }
     }
 
+    /// It is asked to stop, as by Ctrl-C, instead of being killed, and nobody cleans up.
+    pub fn interrupted(self) -> Sweep {
+        Sweep { signal: Signal::SIGINT, ..self }
+    }
+
     /// It may also be as before, but without these objects.
     pub fn or_without(mut self, objects: &'static [&'static str]) -> Sweep {
         self.without.push(objects);
@@ -124,7 +136,11 @@ impl Sweep {
     /// Runs it, says how many points it had, and fails the test if it was violated at one of them.
     pub fn run(&self) {
         let line = self.line;
-        let (points, violations) = self.points(asked_for, &[Cleaning::Gc, Cleaning::Next]);
+        let cleanings: &[Cleaning] = match self.signal {
+            Signal::SIGKILL => &[Cleaning::Gc, Cleaning::Next],
+            _ => &[Cleaning::None],
+        };
+        let (points, violations) = self.points(asked_for, cleanings);
         // Not eprintln!, which a test that passes would keep to itself.
         let _ = writeln!(std::io::stderr(), "sweep {line}: {points} points, {} violations", violations.len());
         assert!(violations.is_empty(), "sweep {line}: {} of {points}\n{}", violations.len(), violations.join("\n"));
@@ -142,7 +158,7 @@ impl Sweep {
         for number in chosen(total) {
             let mut now = scene.take().unwrap_or_else(|| self.prepare(&place));
             let cleaning = cleanings[(number as usize + 1) % cleanings.len()];
-            let traced = match trace::run(now.traced(self.line), |call| call.number == number) {
+            let traced = match trace::run_sending(self.signal, now.traced(self.line), |call| call.number == number) {
                 Ok(traced) => traced,
                 Err(e) => {
                     points += 1;
@@ -150,25 +166,39 @@ impl Sweep {
                     continue;
                 }
             };
-            if !traced.killed && number > total {
+            let at = traced.calls.get(number as usize - 1).map(|call| now.plain(&call.to_string()));
+            if at.is_none() && number > total {
                 break;
             }
             points += 1;
-            let judged = now.judge(cleaning, &references).and_then(|outcome| {
-                let again = self.keeps > 0 && outcome != UNCHANGED && outcome != DONE;
-                if again { now.goes_on(self.line, cleaning, &references).map(|()| outcome) } else { Ok(outcome) }
-            });
+            let judged =
+                self.ended(&now, traced.status).and_then(|()| now.judge(cleaning, &references)).and_then(|outcome| {
+                    let again = self.keeps > 0 && outcome != UNCHANGED && outcome != DONE;
+                    if again { now.goes_on(self.line, cleaning, &references).map(|()| outcome) } else { Ok(outcome) }
+                });
             match judged {
                 Ok(outcome) if outcome == UNCHANGED && lasts => scene = Some(now),
                 Ok(_) => {}
                 Err(e) => {
-                    let at = traced.calls.last().filter(|_| traced.killed).map(|call| now.plain(&call.to_string()));
                     let at = at.unwrap_or(format!("#{number}, which it did not come to"));
                     violations.push(format!("before {at}, then {}: {e}", cleaning.describe()));
                 }
             }
         }
         (points, violations)
+    }
+
+    /// Who is asked to stop says so, or has done all, and leaves nothing to clean up.
+    fn ended(&self, scene: &Scene, status: i32) -> Result<(), String> {
+        if self.signal == Signal::SIGKILL {
+            return Ok(());
+        }
+        let left = scene.ok("store gc --dry-run");
+        match (status, left.is_empty()) {
+            (0 | 130, true) => Ok(()),
+            (_, true) => Err(format!("status {status}: {}", scene.said())),
+            _ => Err(format!("it left to gc: {left}")),
+        }
     }
 
     fn prepare(&self, place: &Place) -> Scene {
