@@ -281,8 +281,6 @@ impl Scene {
         for line in traces.named("") {
             // Which process, which device: the kernel's choice. And other stores have cgroups and run state, too.
             match line.split_once(' ').expect("a kind of trace") {
-                // Another run of the tests may use the same binary.
-                ("process", pid) if !self.is_ours(pid) => {}
                 ("process", _) => lines.push("process".to_string()),
                 ("loop", device) => lines.push(format!("loop {}", device.split(' ').next_back().expect("a file"))),
                 ("cgroup" | "run", path) if self.uuid.is_empty() || !path.contains(&self.uuid) => {}
@@ -303,17 +301,6 @@ impl Scene {
             lines.extend(ours.map(|path| format!("subvolume {path}").replace(&*root, "<store>")));
         }
         lines
-    }
-
-    /// Whether a process works in this store. A zombie does not tell; it is of its parent's kind.
-    fn is_ours(&self, pid: &str) -> bool {
-        let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        if !line.is_empty() {
-            return String::from_utf8_lossy(&line).contains(self.root().to_str().expect("a plain path"));
-        }
-        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-        let parent = status.lines().find_map(|line| line.strip_prefix("PPid:")).unwrap_or_default().trim();
-        parent == std::process::id().to_string() || !matches!(parent, "" | "0" | "1") && self.is_ours(parent)
     }
 
     /// The line without what is another one each time.
