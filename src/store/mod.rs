@@ -29,6 +29,7 @@
 //!   exclusive: somebody looks for what is left), on `trash/` (a command tidies up before its own work), on ROOT (the store
 //!   is being made or mounted). They die with their holder. Who holds `images/` may take `staging/`, who holds an object's
 //!   may take `names/`; otherwise nobody waits for one of these shelves while it holds another.
+//!   Who makes a layer, or holds those below it, may take `images/` and `staging/`; who holds `images/` only tries a layer's lock.
 //! - Whatever is under way has an entry in `staging/` or `trash/` from before it changes anything else until after. An
 //!   entry whose lock is free was left by somebody who was killed.
 //!

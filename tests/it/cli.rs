@@ -5,6 +5,7 @@ mod containers;
 mod images;
 mod load;
 mod locks;
+mod pull;
 mod run;
 mod shell;
 mod snapshots;
