@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use crate::container::{self, Leftover};
 use crate::error::{Context, Error, Kind, Result};
 use crate::image::{self, Unused};
-use crate::name::Id;
+use crate::name::{Id, ImageName};
 use crate::store::{Found, Left, Shelf, Store};
 use crate::subvolume;
 
@@ -155,7 +155,10 @@ impl Sweep<'_> {
                     true => ("intent", "who made or ran something was killed"),
                     false => ("draft", "left by an import that was killed"),
                 };
-                let clear = || subvolume::clear(&store.shelf(Shelf::Staging)?, name);
+                let clear = || {
+                    image::finish_names(store, name, dir.as_fd())?;
+                    subvolume::clear(&store.shelf(Shelf::Staging)?, name)
+                };
                 self.note(vec![Finding::garbage(kind, left.path(), problem)], clear);
             }
             Left::Removed(name) => {
@@ -226,16 +229,14 @@ impl Sweep<'_> {
     }
 }
 
+fn tag_path(name: &ImageName) -> PathBuf {
+    Path::new(Shelf::Tags.as_str()).join(name.to_string().replace('/', "%"))
+}
+
 fn unused_finding(unused: Unused) -> Finding {
     match unused {
-        Unused::Image(id) => {
-            let found = Found { shelf: Shelf::Images, id };
-            Finding::garbage("image", found.path(), "its import was killed before it had its name")
-        }
-        Unused::Tag(name) => {
-            let path = Path::new(Shelf::Tags.as_str()).join(name.to_string().replace('/', "%"));
-            Finding::garbage("tag", path, "its image is gone")
-        }
+        Unused::Pending(name) => Finding::garbage("tag", tag_path(&name), "killed before it was in its place"),
+        Unused::Tag(name) => Finding::garbage("tag", tag_path(&name), "its image is gone"),
         Unused::Layer(chain) => {
             Finding::garbage("layer", Found { shelf: Shelf::Layers, id: chain }.path(), "no image stands on it")
         }

@@ -20,7 +20,7 @@ use jiff::{SignedDuration, Timestamp};
 use oci_spec::image::ImageConfiguration;
 
 use super::draft::ImageDraft;
-use super::layers::{remove_layer, unused_layers};
+use super::layers::{remove_layer, settle, unused_layers};
 use super::progress::{LayerProgress, Step, Watched};
 use super::{CONFIG_LIMIT, LayerRecord, Record, room};
 use crate::error::{Context, Error, Kind, Result};
@@ -191,15 +191,9 @@ impl Adding<'_> {
 
     /// The image under its names: durable when this returns. `publishing` is the lock on images.
     fn publish(&self, image: ImageDraft<'_>, held: &[Held], publishing: OwnedFd) -> Result<Id> {
-        let id = image.publish(&self.offer.names)?;
-        for layer in held {
-            // What keeps it from now on is that an image stands on it.
-            if let Some(record) = record::read::<LayerRecord>(layer.dir())?.filter(|record| record.unfinished.is_some())
-            {
-                record::write(layer.dir(), &LayerRecord { unfinished: None, ..record })?;
-            }
-        }
-        drop(publishing); // nobody has to wait for the disk
+        let (id, intent) = image.publish(&self.offer.names)?;
+        held.iter().try_for_each(|layer| settle(layer.dir()))?;
+        drop((intent, publishing)); // nobody has to wait for the disk
         self.store.sync()?;
         Ok(id)
     }
@@ -274,7 +268,7 @@ impl Drop for Ahead<'_, '_> {
 fn discard(store: &Store, made: &[Id]) {
     let discard = || -> Result<()> {
         let _changing = store.lock_shelf(Shelf::Images)?;
-        for chain in unused_layers(store, &[])?.into_iter().filter(|chain| made.contains(chain)) {
+        for chain in unused_layers(store)?.into_iter().filter(|chain| made.contains(chain)) {
             remove_layer(store, &chain)?;
         }
         Ok(())

@@ -1,13 +1,26 @@
 //! An image that is about to be: its config and record, still invisible.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::collections::BTreeSet;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use super::Record;
 use crate::error::{Context, Kind, Result};
 use crate::kernel::fs;
 use crate::name::{Digest, Id, ImageName};
-use crate::store::{Shelf, Store, record};
+use crate::store::{Intent, Shelf, Store, record};
 use crate::subvolume::{clear_draft, remove_object};
+
+/// How a directory in staging is called that holds nothing but names for an image that is there.
+const NAMES: &str = "names";
+
+/// Gives an image the names that lie in a draft which was left, if they are all there and decided upon.
+pub(crate) fn finish_names(store: &Store, draft: &str, dir: BorrowedFd<'_>) -> Result<()> {
+    if !draft.starts_with(NAMES) {
+        return Ok(());
+    }
+    let _changing = store.lock_shelf(Shelf::Images)?;
+    store.prepared_tags(dir)?.iter().try_for_each(|name| store.take_tag_left(dir, name))
+}
 
 /// An image's directory under its temporary name.
 pub(super) struct ImageDraft<'a> {
@@ -32,32 +45,51 @@ impl<'a> ImageDraft<'a> {
 
     /// Makes the image visible, under its names, and durable with the caller's next sync, for which nobody has to wait: the
     /// caller holds the lock on images. Its layers are published.
-    pub(super) fn publish(mut self, names: &[ImageName]) -> Result<Id> {
+    ///
+    /// The first rename decides. The names lie in the directory that it moves, and whoever finds one of them there that is
+    /// not in its place, because of a kill, puts it there. As long as the [`Intent`] lives somebody will look.
+    pub(super) fn publish(mut self, names: &[ImageName]) -> Result<(Id, Intent)> {
         let store = self.store;
         let (staging, images) = (store.shelf(Shelf::Staging)?, store.shelf(Shelf::Images)?);
-        // Several renames, which a kill can come between: the image has its names in it until they are in their place, and
-        // one that has some and got none is garbage.
-        let _publishing = store.intend()?;
-        for name in names {
+        let intent = store.intend()?;
+        let names: BTreeSet<&ImageName> = names.iter().collect();
+        let mut had = Vec::new();
+        for name in names.iter().copied() {
+            had.push((name, store.tagged(name)?));
             store.prepare_tag(self.dir.as_fd(), name, &self.id)?;
         }
         match fs::rename(staging.as_fd(), &self.name, images.as_fd(), self.id.to_string()) {
             Ok(()) => self.published = true,
+            // The image is there, and its names are all that is new. One alone needs no more than its own rename.
+            Err(e) if e.kind() == Kind::AlreadyExists && names.len() > 1 => {
+                let decided = format!("{NAMES}-{}", store.new_id()?);
+                fs::rename(staging.as_fd(), &self.name, staging.as_fd(), &decided).context(|| "publish the names")?;
+                self.name = decided;
+            }
             Err(e) if e.kind() == Kind::AlreadyExists => {}
             Err(e) => return Err(e).context(|| "publish the image"),
         }
-        for (number, name) in names.iter().enumerate() {
+        for (number, name) in names.into_iter().enumerate() {
             if let Err(e) = store.take_tag(self.dir.as_fd(), name) {
-                if self.published && number == 0 {
-                    match remove_object(store, Shelf::Images, &self.id, self.dir.as_fd()) {
-                        Ok(removed) => removed.clear(),
-                        Err(e) => log::warn!("remove image {}: {e}", self.id.short()),
-                    }
-                }
+                self.take_back(&had[..number]).unwrap_or_else(|e| log::warn!("take the image's names back: {e}"));
                 return Err(e);
             }
         }
-        Ok(self.id)
+        Ok((self.id, intent))
+    }
+
+    /// Undoes what was published: the names, which others may have had, and the image.
+    fn take_back(&self, names: &[(&ImageName, Option<Id>)]) -> Result<()> {
+        for (name, had) in names {
+            match had {
+                Some(other) => self.store.set_tag(name, other)?,
+                None => self.store.remove_tag(name)?,
+            }
+        }
+        if self.published {
+            remove_object(self.store, Shelf::Images, &self.id, self.dir.as_fd())?.clear();
+        }
+        Ok(())
     }
 }
 

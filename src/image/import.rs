@@ -8,7 +8,7 @@
 //! 4. one more sync, then the id is returned
 //!
 //! A failure or a kill before 3 leaves nothing but an unlocked draft; between the renames, a layer that no image stands
-//! on, or an image that still has its name in its directory. Both are garbage.
+//! on, which is garbage, or an image that still has its name in its directory, which a gc puts in its place.
 
 use std::io::Read;
 
@@ -74,8 +74,8 @@ fn run(store: &Store, import: &Import, progress: Progress) -> Result<Id> {
         let publishing = store.lock_shelf(Shelf::Images)?;
         // It may have been removed since.
         if store.exists(Shelf::Layers, &chain)? {
-            let id = image.publish(import.name.as_slice())?;
-            drop((publishing, draft));
+            let (id, intent) = image.publish(import.name.as_slice())?;
+            drop((intent, publishing, draft));
             store.sync()?;
             return Ok(id);
         }
@@ -83,13 +83,13 @@ fn run(store: &Store, import: &Import, progress: Progress) -> Result<Id> {
     draft.finish(&layer)?;
     let publishing = store.lock_shelf(Shelf::Images)?;
     draft.seal(&chain)?;
-    let id = image.publish(import.name.as_slice()).inspect_err(|_| {
+    let (id, intent) = image.publish(import.name.as_slice()).inspect_err(|_| {
         // No command but gc would look for it.
         if let Err(e) = remove_layers_left(store, &[chain]) {
             log::warn!("remove the layer of an image that was not made: {e}");
         }
     })?;
-    drop(publishing);
+    drop((intent, publishing));
     store.sync()?;
     Ok(id)
 }

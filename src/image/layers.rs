@@ -1,40 +1,45 @@
-//! What no image keeps: layers that none stands on, names of none, images that never got theirs. Garbage, unless
-//! somebody is about to need it.
+//! What no image keeps: layers that none stands on, names of none. Garbage, unless somebody is about to need it.
 
-use std::collections::HashSet;
+use std::cmp::Reverse;
+use std::collections::{HashMap, HashSet};
+use std::iter::successors;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use jiff::Timestamp;
 
-use super::{CONFIG, Image, LayerRecord, add, names_of};
+use super::{Image, LayerRecord, add};
 use crate::error::{Context, Kind, Result};
-use crate::kernel::{flock, fs};
+use crate::kernel::flock;
 use crate::name::{Id, ImageName};
 use crate::store::{Shelf, Store, record};
 use crate::subvolume::remove_object;
 
-/// What no image keeps.
+/// What no image keeps, and what images are still to get.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Unused {
-    /// An image that was not given its name any more.
-    Image(Id),
+    /// A name that was about to be an image's.
+    Pending(ImageName),
     /// A name whose image is gone.
     Tag(ImageName),
     /// A layer that no image stands on.
     Layer(Id),
 }
 
-/// Finds what images left that were removed, or never came to be; with `remove`, it is removed.
+/// Finds what images left that were removed, or never came to be, and what those lack that came to be a moment before
+/// their maker was killed; with `remove`, both is mended.
 pub(crate) fn unused(store: &Store, remove: bool) -> Result<Vec<Unused>> {
     let _changing = store.lock_shelf(Shelf::Images)?;
-    let unnamed = unnamed(store, remove)?;
-    if remove {
-        for id in &unnamed {
-            let dir = store.open_object(Shelf::Images, id)?;
-            remove_object(store, Shelf::Images, id, dir.as_fd())?.clear();
+    let mut unused = Vec::new();
+    for id in store.ids(Shelf::Images)? {
+        // Nobody is between its publication and its names as long as we hold the lock.
+        let dir = store.open_object(Shelf::Images, &id)?;
+        for name in store.prepared_tags(dir.as_fd())? {
+            if remove {
+                store.take_tag_left(dir.as_fd(), &name)?;
+            }
+            unused.push(Unused::Pending(name));
         }
     }
-    let mut unused: Vec<Unused> = unnamed.iter().copied().map(Unused::Image).collect();
     for (name, id) in store.tags()? {
         if store.exists(Shelf::Images, &id)? {
             continue;
@@ -44,47 +49,56 @@ pub(crate) fn unused(store: &Store, remove: bool) -> Result<Vec<Unused>> {
         }
         unused.push(Unused::Tag(name));
     }
-    for chain in unwanted_layers(store, &unnamed)? {
+    let used = used_layers(store)?;
+    for chain in unwanted_layers(store, &used)? {
         if remove {
             remove_layer(store, &chain)?;
         }
         unused.push(Unused::Layer(chain));
     }
+    if remove {
+        for chain in &used {
+            match store.open_object(Shelf::Layers, chain) {
+                Ok(dir) => settle(dir.as_fd())?,
+                Err(e) if e.kind() == Kind::NotFound => {} // damage, which `store check` reports
+                Err(e) => return Err(e),
+            }
+        }
+    }
     Ok(unused)
 }
 
-/// Images whose making was killed before they got their name: it is still in their directory. One that was given another
-/// since then stays; with `tidy`, it keeps that only. The caller holds the lock on images, and so none is being made.
-fn unnamed(store: &Store, tidy: bool) -> Result<Vec<Id>> {
-    let tags = store.tags()?;
-    let mut unnamed = Vec::new();
-    for id in store.ids(Shelf::Images)? {
-        let dir = store.open_object(Shelf::Images, &id)?;
-        let links: Vec<_> = fs::list(dir.as_fd(), ".")?.into_iter().filter(|entry| entry != CONFIG).collect();
-        if !links.is_empty() && names_of(&tags, &id).is_empty() {
-            unnamed.push(id);
-        } else if tidy {
-            links.iter().try_for_each(|link| fs::unlink(dir.as_fd(), link))?;
-        }
-    }
-    Ok(unnamed)
-}
-
-/// The layers that no image stands on but those that are as good as gone, directly or on one above. The caller holds the
-/// lock on images, so none is about to be used; an image whose record cannot be read fails the search, since nobody knows
-/// what it stands on.
-pub(super) fn unused_layers(store: &Store, gone: &[Id]) -> Result<Vec<Id>> {
+/// The layers that images stand on. The caller holds the lock on images, so none is about to be used; an image whose
+/// record cannot be read fails the search, since nobody knows what it stands on.
+fn used_layers(store: &Store) -> Result<HashSet<Id>> {
     let mut used = HashSet::new();
-    for id in store.ids(Shelf::Images)?.into_iter().filter(|id| !gone.contains(id)) {
+    for id in store.ids(Shelf::Images)? {
         use_chain(store, Image::open(store, &id)?.chain, &mut used)?;
     }
+    Ok(used)
+}
+
+/// The layers that no image stands on, directly or on one above. The caller holds the lock on images.
+pub(super) fn unused_layers(store: &Store) -> Result<Vec<Id>> {
+    let used = used_layers(store)?;
     Ok(store.ids(Shelf::Layers)?.into_iter().filter(|chain| !used.contains(chain)).collect())
 }
 
-/// Those of them that nobody waits for: not what an image that was interrupted will go on with ([`add`](add::add)), and
-/// not what somebody builds on just now.
-fn unwanted_layers(store: &Store, gone: &[Id]) -> Result<Vec<Id>> {
-    let unused = unused_layers(store, gone)?;
+/// Layers from the top down: who is killed while he removes them one by one leaves none without what it was made of.
+pub(super) fn top_down(store: &Store, mut layers: Vec<Id>) -> Result<Vec<Id>> {
+    let mut parents = HashMap::new();
+    for chain in &layers {
+        parents.insert(*chain, layer_record(store, chain)?.and_then(|record| record.parent));
+    }
+    let below = |chain: &Id| parents.get(chain).copied().flatten();
+    layers.sort_by_key(|top| Reverse(successors(Some(*top), below).take(parents.len()).count()));
+    Ok(layers)
+}
+
+/// Those that nobody waits for: not what images stand on, not what an image that was interrupted will go on with
+/// ([`add`](add::add)), and not what somebody builds on just now.
+fn unwanted_layers(store: &Store, used: &HashSet<Id>) -> Result<Vec<Id>> {
+    let unused: Vec<Id> = store.ids(Shelf::Layers)?.into_iter().filter(|chain| !used.contains(chain)).collect();
     let mut wanted = HashSet::new();
     for chain in &unused {
         let since = layer_record(store, chain)?.and_then(|record| record.unfinished);
@@ -94,6 +108,14 @@ fn unwanted_layers(store: &Store, gone: &[Id]) -> Result<Vec<Id>> {
         }
     }
     Ok(unused.into_iter().filter(|chain| !wanted.contains(chain)).collect())
+}
+
+/// Takes away a layer's mark that no image came of it yet: what keeps it from now on is that one stands on it.
+pub(super) fn settle(dir: BorrowedFd<'_>) -> Result<()> {
+    match record::read::<LayerRecord>(dir)? {
+        Some(record) if record.unfinished.is_some() => record::write(dir, &LayerRecord { unfinished: None, ..record }),
+        _ => Ok(()),
+    }
 }
 
 /// Notes a layer and all below it.
@@ -126,7 +148,7 @@ pub(super) fn remove_layer(store: &Store, chain: &Id) -> Result<()> {
 /// Removes the layers that an image leaves which was removed or could not be made, but not those that another waits for
 /// that is unfinished. The caller holds the lock on images.
 pub(super) fn remove_layers_left(store: &Store, image: &[Id]) -> Result<()> {
-    let unused = unused_layers(store, &[])?;
+    let unused = unused_layers(store)?;
     let mut waited_for = HashSet::new();
     for chain in unused.iter().filter(|chain| !image.contains(chain)) {
         if layer_record(store, chain)?.is_some_and(|record| record.unfinished.is_some()) {

@@ -25,6 +25,7 @@ use serde::{Deserialize, Serialize};
 
 pub use add::add;
 pub use config::Change;
+pub(crate) use draft::finish_names;
 pub use history::{Made, history};
 pub use import::{Import, import};
 pub(crate) use layers::{Unused, unused};

@@ -4,7 +4,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use serde::Deserialize;
 
-use super::layers::{chain_of, is_held, remove_layer, remove_layers_left, unused_layers};
+use super::layers::{chain_of, is_held, remove_layer, remove_layers_left, top_down, unused_layers};
 use super::{Image, find, list};
 use crate::error::{Context, Error, Kind, Result};
 use crate::name::{Id, ImageName};
@@ -117,7 +117,7 @@ fn prune_unlocked(store: &Store, all: bool, dry_run: bool) -> Result<Vec<Pruned>
     let changing = store.lock_shelf(Shelf::Images)?;
     let mut pruned = Vec::new();
     // First, because what they wait on goes with its image only if they do not any more.
-    for chain in unused_layers(store, &[])? {
+    for chain in top_down(store, unused_layers(store)?)? {
         if is_held(store.open_object(Shelf::Layers, &chain)?.as_fd())? {
             continue;
         }

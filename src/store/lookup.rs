@@ -117,6 +117,33 @@ impl Store {
         fs::rename_replace(dir, tag_file(name), tags.as_fd(), tag_file(name)).context(|| format!("tag {name}"))
     }
 
+    /// The names that are [prepared](Store::prepare_tag) in `dir`.
+    pub(crate) fn prepared_tags(&self, dir: BorrowedFd<'_>) -> Result<Vec<ImageName>> {
+        let mut names = Vec::new();
+        for file in fs::list(dir, ".")? {
+            let name = file.to_str().and_then(|text| text.replace('%', "/").parse::<ImageName>().ok());
+            if let Some(name) = name.filter(|name| *tag_file(name) == *file) {
+                names.extend(fs::read_link_if_any(dir, &file)?.map(|_| name));
+            }
+        }
+        Ok(names)
+    }
+
+    /// [`take_tag`](Store::take_tag) for somebody who was killed before; not if its image is gone, or the name was given
+    /// to one since.
+    pub(crate) fn take_tag_left(&self, dir: BorrowedFd<'_>, name: &ImageName) -> Result<()> {
+        let file = tag_file(name);
+        let target = fs::read_link_if_any(dir, &file)?.and_then(|target| parse_target(&target));
+        let there = target.map_or(Ok(false), |found| self.exists(found.shelf, &found.id))?;
+        // A link that was made later has a higher number (btrfs_get_free_objectid, fs/btrfs/disk-io.c).
+        let since = match fs::metadata_at(self.shelf(Shelf::Tags)?.as_fd(), &file) {
+            Ok(tag) => tag.st_ino > fs::metadata_at(dir, &file)?.st_ino,
+            Err(e) if e.kind() == Kind::NotFound => false,
+            Err(e) => return Err(e),
+        };
+        if there && !since { self.take_tag(dir, name) } else { fs::unlink(dir, &file) }
+    }
+
     /// Takes a name away from its image.
     pub(crate) fn remove_tag(&self, name: &ImageName) -> Result<()> {
         fs::unlink(self.shelf(Shelf::Tags)?.as_fd(), tag_file(name))

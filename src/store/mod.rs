@@ -6,8 +6,8 @@
 //! ROOT/
 //!   store.btrfs               embedded store only: a sparse file, loop-mounted at fs/
 //!   fs/                       a subvolume, or the mount of store.btrfs; mode 0700; xattr: format version, store UUID
-//!     images/ID/              an image: xattr record, config.json (ID is its sha256); also the link that becomes its first
-//!                             tag, until it does
+//!     images/ID/              an image: xattr record, config.json (ID is its sha256); also the links that become its first
+//!                             tags, until they do
 //!     layers/CHAIN/rootfs     a sealed (read-only) subvolume; xattr record on CHAIN/
 //!     tags/NAME               symlink to ../images/ID; '/' in NAME is written '%'
 //!     snapshots/ID/rootfs     a snapshot of a layer or of another snapshot; xattr record on ID/
@@ -29,6 +29,7 @@
 //!   exclusive: somebody looks for what is left), on `trash/` (a command tidies up before its own work), on ROOT (the store
 //!   is being made or mounted). They die with their holder. Who holds `images/` may take `staging/`, who holds an object's
 //!   may take `names/`; otherwise nobody waits for one of these shelves while it holds another.
+//!   Who makes a layer, or holds those below it, may take `images/` and `staging/`; who holds `images/` only tries a layer's lock.
 //! - Whatever is under way has an entry in `staging/` or `trash/` from before it changes anything else until after. An
 //!   entry whose lock is free was left by somebody who was killed.
 //!
@@ -51,7 +52,7 @@ pub use embedded::{Options, default_size};
 pub use lookup::Found;
 pub(crate) use lookup::kind_word;
 pub use run_state::Running;
-pub(crate) use staging::{Left, trash_name};
+pub(crate) use staging::{Intent, Left, trash_name};
 
 use crate::error::{Context, Error, Kind, Result};
 use crate::kernel::flock::{self, Lock};

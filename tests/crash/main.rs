@@ -8,6 +8,7 @@ mod support;
 
 mod changes;
 mod faults;
+mod images;
 mod scene;
 mod sweep;
 mod trace;
@@ -33,6 +34,34 @@ sweeps! {
     image_rm_of_one_name: Sweep::of("image rm more").after("image tag base more");
     image_rm_of_all_names: Sweep::of("image rm --force it")
         .after("image import --name it tiny.tar").after("image import --name more tiny.tar");
+
+    image_rm_of_shared_layers: Sweep::of("image rm two:1").after("image load -i pair.tar");
+
+    // Layers that were kept stay for the next attempt, which the sweep makes.
+    load: Sweep::of("image load -i three.tar").keeping(3);
+    load_on_a_layer_that_is_there: Sweep::of("image load -i three.tar").after("image load -i first.tar").keeping(2);
+    load_of_a_stream: Sweep::of("image load < three.tar.gz").keeping(3);
+    load_of_two_images: Sweep::of("image load -i pair.tar").or("image load -i one.tar").keeping(2);
+    load_takes_a_name: Sweep::of("image load -i three.tar").after("image import --name it:1 tiny.tar").keeping(3);
+    load_of_names_alone: Sweep::of("image load -i three.tar")
+        .after("image load -i three.tar").after("image tag it:1 more").after("image rm it:1").after("image rm also:1");
+    load_after_a_kill: Sweep::of("image load -i three.tar")
+        .after_kill_at("image load -i three.tar", "renameat2", 3).keeping(3);
+    pull: Sweep::of("image pull --tls-verify=false REGISTRY/a/three:1").keeping(3);
+    pull_on_a_layer_that_is_there: Sweep::of("image pull --tls-verify=false REGISTRY/a/three:1")
+        .after("image load -i first.tar").keeping(2);
+    pull_of_a_name_alone: Sweep::of("image pull --tls-verify=false REGISTRY/a/three:1")
+        .after("image load -i three.tar");
+    load_interrupted: Sweep::of("image load -i pair.tar").or("image load -i one.tar").keeping(2).interrupted();
+    load_of_a_stream_interrupted: Sweep::of("image load < three.tar.gz").keeping(2).interrupted();
+    pull_interrupted: Sweep::of("image pull --tls-verify=false REGISTRY/a/three:1").keeping(2).interrupted();
+    import_interrupted: Sweep::of("image import --name new tiny.tar").interrupted();
+    prune_of_an_image: Sweep::of("image prune --force")
+        .after("image import --name it tiny.tar").after("image import --name it other.tar");
+    prune_of_layers: Sweep::of("image prune --force")
+        .after_kill_at("image load -i three.tar", "renameat2", 3).after("store gc")
+        .or_without(&["<layers 3>"]);
+    gc_of_a_load: Sweep::of("store gc").after_kill_at("image load -i three.tar", "renameat", 2);
 
     snapshot_create: Sweep::of("snapshot create base web");
     snapshot_create_without_a_name: Sweep::of("snapshot create base");

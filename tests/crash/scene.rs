@@ -6,18 +6,22 @@
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::os::unix::fs::DirEntryExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::images;
 use crate::support::command::{Done, Tupper, finish, wait};
 use crate::support::disk::{self, Disk};
+use crate::support::http::Server;
 use crate::support::traces::Traces;
 use crate::support::{busybox, eventually, sh};
-use crate::trace::{self, first};
+use crate::trace;
 
 /// The kernel ends some things a moment after the call that ended them: loop devices, cgroups.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -32,8 +36,8 @@ const VOLATILE: [&str; 8] = ["Created", "CreatedAt", "Status", "StartedAt", "Exi
 pub enum Before {
     /// `tupper LINE`.
     Done(&'static str),
-    /// `tupper LINE`, killed at its first system call of this name that changes something.
-    Killed(&'static str, &'static str),
+    /// `tupper LINE`, killed at its Nth system call of this name that changes something.
+    Killed(&'static str, &'static str, u32),
 }
 
 /// Where the command runs, and what is there before it.
@@ -54,6 +58,7 @@ pub struct Place {
     inputs: TempDir,
     busybox: PathBuf,
     ground: Ground,
+    registry: Server,
     stores: Cell<u32>,
 }
 
@@ -73,7 +78,9 @@ impl Place {
         let at = |name: &str| inputs.path().join(name).to_str().expect("a plain path").to_string();
         sh("tar", &["-C", &at("tree"), "-cf", &at("tiny.tar"), "."]);
         sh("tar", &["-C", &at("tree"), "-cf", &at("other.tar"), "./etc"]);
-        Place { disk, inputs, busybox: busybox(), ground, stores: Cell::new(0) }
+        images::save(inputs.path());
+        let registry = images::registry();
+        Place { disk, inputs, busybox: busybox(), ground, registry, stores: Cell::new(0) }
     }
 }
 
@@ -82,6 +89,8 @@ pub struct Scene {
     tupper: Tupper,
     ground: Ground,
     inputs: PathBuf,
+    /// Where the registry is.
+    registry: String,
     /// What ids stand for that were there before.
     labels: BTreeMap<String, String>,
     uuid: String,
@@ -97,6 +106,7 @@ impl Scene {
             tupper: Tupper::new(place.disk.path().join(format!("store-{}", place.stores.get()))),
             ground: place.ground,
             inputs: place.inputs.path().to_path_buf(),
+            registry: place.registry.host(),
             labels: BTreeMap::new(),
             uuid: String::new(),
             keepsake: PathBuf::new(),
@@ -113,8 +123,13 @@ impl Scene {
         for before in before {
             match before {
                 Before::Done(line) => drop(scene.ok(line)),
-                Before::Killed(line, call) => {
-                    let traced = trace::run(scene.traced(line), first(call)).unwrap_or_else(|e| panic!("{e}"));
+                Before::Killed(line, call, nth) => {
+                    let seen = AtomicU32::new(0);
+                    let kills = |made: &trace::Call| {
+                        let before = seen.fetch_add(u32::from(made.name == *call), Ordering::Relaxed);
+                        before + 1 == *nth && made.name == *call
+                    };
+                    let traced = trace::run(scene.traced(line), kills).unwrap_or_else(|e| panic!("{e}"));
                     assert!(traced.killed, "{line}: no {call}");
                 }
             }
@@ -146,8 +161,13 @@ impl Scene {
     }
 
     fn command(&self, line: &str) -> Command {
-        let mut command = self.tupper.command(line, &[]);
+        // As a shell reads it.
+        let (line, input) = line.split_once(" < ").map_or((line, None), |(line, input)| (line, Some(input)));
+        let mut command = self.tupper.command(&line.replace("REGISTRY", &self.registry), &[]);
         command.current_dir(&self.inputs);
+        if let Some(input) = input {
+            command.stdin(File::open(self.inputs.join(input)).expect("an input"));
+        }
         command
     }
 
@@ -166,6 +186,12 @@ impl Scene {
 
     fn root(&self) -> &Path {
         self.tupper.root()
+    }
+
+    /// The layers that are there, each with the inode number of its directory.
+    pub fn layers(&self) -> BTreeMap<String, u64> {
+        let entries = std::fs::read_dir(self.root().join("fs/layers")).expect("layers").flatten();
+        entries.map(|entry| (entry.file_name().to_string_lossy().into_owned(), entry.ino())).collect()
     }
 
     fn has_store(&self) -> bool {
@@ -264,7 +290,12 @@ impl Scene {
         if self.has_store() {
             // Their paths begin at the top of the filesystem, which other stores may share.
             let root = self.root().file_name().expect("a name").to_string_lossy();
-            let subvolumes = disk::subvolumes(&self.root().join("fs"));
+            // btrfs-subvolume(8): below the subvolume that is asked about, paths begin there.
+            let top = match self.ground {
+                Ground::Ext4 => self.root().join("fs"),
+                Ground::Store | Ground::Btrfs => self.root().parent().expect("the mount").to_path_buf(),
+            };
+            let subvolumes = disk::subvolumes(&top);
             let ours =
                 subvolumes.iter().filter(|path| self.ground == Ground::Ext4 || path.split('/').next() == Some(&root));
             lines.extend(ours.map(|path| format!("subvolume {path}").replace(&*root, "<store>")));

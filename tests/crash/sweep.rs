@@ -16,11 +16,16 @@
 //! - Changes are counted by the tracer (trace.rs), so mkfs.btrfs is not swept, and of a container only what tupper does
 //!   until its command is executed. With several threads, change N is the Nth of that run.
 //!
+//! A sweep of interruptions is the same with SIGINT: the command comes to its end, nobody cleans up afterwards, and there is
+//! nothing to clean up.
+//!
 //! Without further notice it takes a sample: points spread evenly, the first and the last with them.
 //! `TUPPER_SWEEP=whole` takes every point, `TUPPER_SWEEP=17` that one.
 
 use std::fmt::Write as _;
 use std::io::Write as _;
+
+use nix::sys::signal::Signal;
 
 use crate::scene::{Before, Cleaning, Ground, Place, Scene};
 use crate::support::store::Host;
@@ -32,6 +37,9 @@ const SAMPLE: u64 = 8;
 /// Nothing came of the command.
 const UNCHANGED: &str = "unchanged";
 
+/// All came of it.
+const DONE: &str = "done";
+
 type Act = Box<dyn Fn(&mut Scene)>;
 
 /// One sweep: a command, where it runs, and what may come of it.
@@ -41,6 +49,11 @@ pub struct Sweep {
     before: Vec<Before>,
     beside: Option<&'static str>,
     outcomes: Vec<(&'static str, Act)>,
+    /// How many layers it makes that stay when it is killed.
+    keeps: usize,
+    signal: Signal,
+    /// Objects that may be gone, by label.
+    without: Vec<&'static [&'static str]>,
 }
 
 /// How it may be afterwards.
@@ -53,7 +66,16 @@ struct Reference {
 impl Sweep {
     /// A sweep of `tupper LINE`, on [`Ground::Store`], in a directory that holds `tiny.tar`, `other.tar` and `tree/`.
     pub fn of(line: &'static str) -> Sweep {
-        Sweep { line, ground: Ground::Store, before: Vec::new(), beside: None, outcomes: Vec::new() }
+        Sweep {
+            line,
+            ground: Ground::Store,
+            before: Vec::new(),
+            beside: None,
+            outcomes: Vec::new(),
+            keeps: 0,
+            signal: Signal::SIGKILL,
+            without: Vec::new(),
+        }
     }
 
     /// It runs there.
@@ -69,7 +91,13 @@ impl Sweep {
 
     /// `tupper LINE` was run before, and killed at its first system call of this name that changes something.
     pub fn after_kill(mut self, line: &'static str, call: &'static str) -> Sweep {
-        self.before.push(Before::Killed(line, call));
+        self.before.push(Before::Killed(line, call, 1));
+        self
+    }
+
+    /// The same at the Nth call of that name.
+    pub fn after_kill_at(mut self, line: &'static str, call: &'static str, nth: u32) -> Sweep {
+        self.before.push(Before::Killed(line, call, nth));
         self
     }
 
@@ -89,10 +117,30 @@ impl Sweep {
         self
     }
 
+    /// Up to so many layers more may be there, and the same command run again takes them and comes to its end.
+    pub fn keeping(self, layers: usize) -> Sweep {
+        Sweep { keeps: layers, ..self }
+    }
+
+    /// It is asked to stop, as by Ctrl-C, instead of being killed, and nobody cleans up.
+    pub fn interrupted(self) -> Sweep {
+        Sweep { signal: Signal::SIGINT, ..self }
+    }
+
+    /// It may also be as before, but without these objects.
+    pub fn or_without(mut self, objects: &'static [&'static str]) -> Sweep {
+        self.without.push(objects);
+        self
+    }
+
     /// Runs it, says how many points it had, and fails the test if it was violated at one of them.
     pub fn run(&self) {
         let line = self.line;
-        let (points, violations) = self.points(asked_for, &[Cleaning::Gc, Cleaning::Next]);
+        let cleanings: &[Cleaning] = match self.signal {
+            Signal::SIGKILL => &[Cleaning::Gc, Cleaning::Next],
+            _ => &[Cleaning::None],
+        };
+        let (points, violations) = self.points(asked_for, cleanings);
         // Not eprintln!, which a test that passes would keep to itself.
         let _ = writeln!(std::io::stderr(), "sweep {line}: {points} points, {} violations", violations.len());
         assert!(violations.is_empty(), "sweep {line}: {} of {points}\n{}", violations.len(), violations.join("\n"));
@@ -110,7 +158,7 @@ impl Sweep {
         for number in chosen(total) {
             let mut now = scene.take().unwrap_or_else(|| self.prepare(&place));
             let cleaning = cleanings[(number as usize + 1) % cleanings.len()];
-            let traced = match trace::run(now.traced(self.line), |call| call.number == number) {
+            let traced = match trace::run_sending(self.signal, now.traced(self.line), |call| call.number == number) {
                 Ok(traced) => traced,
                 Err(e) => {
                     points += 1;
@@ -118,21 +166,39 @@ impl Sweep {
                     continue;
                 }
             };
-            if !traced.killed && number > total {
+            let at = traced.calls.get(number as usize - 1).map(|call| now.plain(&call.to_string()));
+            if at.is_none() && number > total {
                 break;
             }
             points += 1;
-            match now.judge(cleaning, &references) {
+            let judged =
+                self.ended(&now, traced.status).and_then(|()| now.judge(cleaning, &references)).and_then(|outcome| {
+                    let again = self.keeps > 0 && outcome != UNCHANGED && outcome != DONE;
+                    if again { now.goes_on(self.line, cleaning, &references).map(|()| outcome) } else { Ok(outcome) }
+                });
+            match judged {
                 Ok(outcome) if outcome == UNCHANGED && lasts => scene = Some(now),
                 Ok(_) => {}
                 Err(e) => {
-                    let at = traced.calls.last().filter(|_| traced.killed).map(|call| now.plain(&call.to_string()));
                     let at = at.unwrap_or(format!("#{number}, which it did not come to"));
                     violations.push(format!("before {at}, then {}: {e}", cleaning.describe()));
                 }
             }
         }
         (points, violations)
+    }
+
+    /// Who is asked to stop says so, or has done all, and leaves nothing to clean up.
+    fn ended(&self, scene: &Scene, status: i32) -> Result<(), String> {
+        if self.signal == Signal::SIGKILL {
+            return Ok(());
+        }
+        let left = scene.ok("store gc --dry-run");
+        match (status, left.is_empty()) {
+            (0 | 130, true) => Ok(()),
+            (_, true) => Err(format!("status {status}: {}", scene.said())),
+            _ => Err(format!("it left to gc: {left}")),
+        }
     }
 
     fn prepare(&self, place: &Place) -> Scene {
@@ -152,7 +218,7 @@ impl Sweep {
         };
         refer(UNCHANGED, &mut |_| {});
         let mut total = 0;
-        refer("done", &mut |scene| {
+        refer(DONE, &mut |scene| {
             let traced = trace::run(scene.traced(self.line), |_| false).unwrap_or_else(|e| panic!("{e}"));
             assert_eq!(traced.status, 0, "{}: {}", self.line, scene.said());
             total = traced.calls.len() as u64;
@@ -160,6 +226,29 @@ impl Sweep {
         for (what, act) in &self.outcomes {
             refer(what, &mut |scene| act(scene));
         }
+        let mut variants = Vec::new();
+        for reference in references.iter().filter(|reference| reference.what != DONE) {
+            for layers in 1..=self.keeps {
+                let what = format!("{}, with {layers} layers more", reference.what);
+                let more = ["entry fs/layers/<new>", "entry fs/layers/<new>/rootfs"];
+                let more = more.into_iter().chain(["subvolume <store>/fs/layers/<new>/rootfs"]).map(str::to_string);
+                let more = more.flat_map(|line| std::iter::repeat_n(line, layers));
+                let mut state: Vec<String> = reference.state.iter().cloned().chain(more).collect();
+                state.sort();
+                variants.push(Reference { what, cleaning: reference.cleaning, state });
+            }
+        }
+        for reference in references.iter().filter(|reference| reference.what == UNCHANGED) {
+            for objects in &self.without {
+                let stays = |line: &&String| !objects.iter().any(|object| line.contains(object));
+                let state: Vec<String> = reference.state.iter().filter(stays).cloned().collect();
+                let gone = reference.state.len() - state.len();
+                assert!(gone >= objects.len(), "{}: no such objects: {objects:?}", self.line);
+                let what = format!("unchanged, without {}", objects.join(", "));
+                variants.push(Reference { what, cleaning: reference.cleaning, state });
+            }
+        }
+        references.extend(variants);
         (references, total)
     }
 }
@@ -177,6 +266,28 @@ impl Scene {
         });
         let outcome = outcome?;
         self.intact().map(|()| outcome)
+    }
+}
+
+impl Scene {
+    /// Runs the command that was killed once more: it makes none of the layers anew that are there, and ends as if it had
+    /// not been killed.
+    fn goes_on(&mut self, line: &str, cleaning: Cleaning, references: &[Reference]) -> Result<(), String> {
+        let made = self.layers();
+        self.ok(line);
+        let now = self.layers();
+        if let Some((layer, _)) = made.iter().find(|(layer, inode)| now.get(*layer) != Some(inode)) {
+            return Err(format!("run again, it made the layer {layer} anew"));
+        }
+        self.clean(cleaning)?;
+        let done: Vec<_> =
+            references.iter().filter(|reference| reference.cleaning == cleaning && reference.what == DONE).collect();
+        let mut same = false;
+        self.settle(cleaning, |state| {
+            same = done.iter().any(|reference| reference.state == state);
+            same
+        });
+        if same { Ok(()) } else { Err(format!("run again: {}", nearest(&self.state(), &done))) }
     }
 }
 

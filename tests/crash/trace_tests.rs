@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use nix::sys::signal::Signal;
+
 use crate::support::command::Tupper;
 use crate::support::disk::Disk;
 use crate::support::store::{Host, Store};
@@ -43,7 +45,7 @@ fn what_does_not_end_is_named_and_killed() {
     let store = Store::alone();
     let before = store.disk.subvolumes();
     let sleeps = store.command("run --rm busybox sleep 600", &[]);
-    let error = run_within(Duration::from_secs(1), sleeps, |_| false).expect_err("it does not end");
+    let error = run_within(Duration::from_secs(1), Signal::SIGKILL, sleeps, |_| false).expect_err("it does not end");
     assert!(error.contains("sleep") && error.contains("tupper"), "{error}");
     assert_eq!(store.traces().named("process"), [""; 0], "it left processes");
     store.ok("store gc");

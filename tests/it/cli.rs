@@ -7,6 +7,7 @@ mod hostile;
 mod images;
 mod load;
 mod locks;
+mod pull;
 mod run;
 mod shell;
 mod snapshots;

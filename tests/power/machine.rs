@@ -51,6 +51,22 @@ impl Machine {
         id
     }
 
+    /// Loads an archive of one image with these names, or pulls it: `line` is the command.
+    pub fn add(&self, line: &str, more: &[&str], tree: &Arc<Tree>, names: &[&str]) -> String {
+        for name in names {
+            self.promise(&full(name), Status::ThereOrNot);
+        }
+        self.tupper.ok_with(line, more);
+        let moment = self.recorder.now();
+        let inspected = self.tupper.json(&format!("image inspect {}", names[0]));
+        let id = inspected[0]["Id"].as_str().expect("an id").to_string();
+        self.ledger.note(moment, &id, Status::There(Thing::Image { tree: tree.clone() }));
+        for name in names {
+            self.ledger.note(moment, &full(name), Status::There(Thing::Tag(id.clone())));
+        }
+        id
+    }
+
     pub fn tag(&self, image: &str, name: &str) {
         self.promise(&full(name), Status::ThereOrNot);
         self.tupper.ok(&format!("image tag {image} {name}"));
@@ -126,7 +142,7 @@ pub fn container(name: &str, command: &[&str], synced: &[(&str, &str)]) -> Thing
 
 /// An image's name as it is listed.
 fn full(name: &str) -> String {
-    format!("localhost/{name}:latest")
+    if name.contains('/') { format!("{name}:latest") } else { format!("localhost/{name}:latest") }
 }
 
 impl History {

@@ -9,10 +9,11 @@ use std::time::SystemTime;
 use crate::machine::Machine;
 use crate::recorder::Filesystem;
 use crate::support::disk;
+use crate::support::http::Server;
 use crate::support::store::Host;
 use crate::support::tree::Tree;
 use crate::tape::{Random, Unflushed};
-use crate::verbs::source;
+use crate::verbs::{Layered, source};
 
 const WORKERS: u64 = 3;
 const COMMANDS: usize = 15;
@@ -23,6 +24,8 @@ struct Worker<'a> {
     random: Random,
     name: String,
     sources: Vec<(&'a Path, Arc<Tree>)>,
+    /// An image of layers, of which others have the first, and where it is pulled from.
+    layered: (&'a Layered, &'a Server),
     images: Vec<Image>,
     snapshots: Vec<(String, Arc<Tree>)>,
     containers: Vec<String>,
@@ -39,8 +42,9 @@ impl Worker<'_> {
     fn work(&mut self) {
         self.import();
         for _ in 0..COMMANDS {
-            match self.random.below(12) {
+            match self.random.below(13) {
                 0 => self.import(),
+                12 => self.pull(),
                 1 => self.tag(),
                 2 => self.remove_image(),
                 3 | 4 => self.snapshot(),
@@ -72,6 +76,17 @@ impl Worker<'_> {
         match self.images.iter_mut().find(|image| image.id == id) {
             Some(image) => image.names.push(name),
             None => self.images.push(Image { id, names: vec![name], tree }),
+        }
+    }
+
+    fn pull(&mut self) {
+        let (layered, registry) = self.layered;
+        let name = format!("{}/{}", registry.host(), self.new_name());
+        let line = format!("image pull --quiet --tls-verify=false {name}");
+        let id = self.machine.add(&line, &[], &layered.tree, &[&name]);
+        match self.images.iter_mut().find(|image| image.id == id) {
+            Some(image) => image.names.push(name),
+            None => self.images.push(Image { id, names: vec![name], tree: layered.tree.clone() }),
         }
     }
 
@@ -165,6 +180,12 @@ fn any_moment(filesystem: Filesystem) {
     let scratch = disk::scratch();
     let paths: Vec<_> = (0..WORKERS * 2).map(|nth| scratch.path().join(nth.to_string())).collect();
     let trees: Vec<_> = paths.iter().zip(1..).map(|(path, nth)| source(path, nth, 8)).collect();
+    let base = scratch.path().join("base");
+    source(&base, 99, 8);
+    let layered: Vec<_> = (0..WORKERS)
+        .map(|nth| Layered::new(&scratch.path().join(format!("layered-{nth}")), &base, 100 * (nth + 1)))
+        .collect();
+    let registries: Vec<Server> = layered.iter().map(Layered::registry).collect();
     let machine = Machine::new(filesystem);
     std::thread::scope(|scope| {
         for worker in 0..WORKERS {
@@ -175,6 +196,7 @@ fn any_moment(filesystem: Filesystem) {
                 random: Random::new(seed ^ (worker + 1) << 32),
                 name: format!("w{worker}"),
                 sources,
+                layered: (&layered[worker as usize], &registries[worker as usize]),
                 images: Vec::new(),
                 snapshots: Vec::new(),
                 containers: Vec::new(),

@@ -11,10 +11,11 @@ use std::sync::Arc;
 use crate::ledger::{Status, Thing};
 use crate::machine::{Machine, container, text};
 use crate::recorder::Filesystem;
-use crate::support::busybox;
+use crate::support::archives::Files;
+use crate::support::http::Server;
 use crate::support::store::Host;
 use crate::support::tree::Tree;
-use crate::support::{disk, sh};
+use crate::support::{busybox, disk, registry, sh};
 use crate::tape::{Random, Unflushed};
 
 /// A root filesystem with busybox's most needed names and files of all sizes, made of `seed`.
@@ -40,6 +41,45 @@ pub fn source(dir: &Path, seed: u64, files: usize) -> Arc<Tree> {
     Arc::new(Tree::read(dir))
 }
 
+/// An image of layers, each with files of all sizes, and what they make together.
+pub struct Layered {
+    pub tree: Arc<Tree>,
+    layers: Vec<Vec<u8>>,
+}
+
+impl Layered {
+    /// Made in `dir` of the tree `base`, and of more of `seed`.
+    pub fn new(dir: &Path, base: &Path, seed: u64) -> Layered {
+        let whole = dir.join("whole");
+        fs::create_dir_all(&whole).expect("mkdir");
+        let mut layers = Vec::new();
+        for (nth, from) in [base, &dir.join("1"), &dir.join("2")].into_iter().enumerate() {
+            if nth > 0 {
+                let mut random = Random::new(seed + nth as u64);
+                let folder = from.join(format!("opt/{nth}"));
+                fs::create_dir_all(&folder).expect("mkdir");
+                for size in [100, 3000, 50_000, 700_000] {
+                    let bytes: Vec<u8> = (0..size / 8).flat_map(|_| random.below(usize::MAX).to_ne_bytes()).collect();
+                    fs::write(folder.join(size.to_string()), bytes).expect("write");
+                }
+            }
+            let tar = dir.join(format!("{nth}.tar"));
+            sh("tar", &["-C", text(from), "--format=pax", "-cf", text(&tar), "."]);
+            sh("tar", &["-C", text(&whole), "-xpf", text(&tar)]);
+            layers.push(fs::read(tar).expect("a layer"));
+        }
+        Layered { tree: Arc::new(Tree::read(&whole)), layers }
+    }
+
+    fn layers(&self) -> Vec<&[u8]> {
+        self.layers.iter().map(Vec::as_slice).collect()
+    }
+
+    pub fn registry(&self) -> Server {
+        registry::serve(Files::layout(None, &self.layers(), registry::gzip), |_| None)
+    }
+}
+
 /// Runs every verb, cuts after each, and fails with all that did not hold.
 fn every_verb(filesystem: Filesystem) {
     let _host = Host::shared();
@@ -47,6 +87,14 @@ fn every_verb(filesystem: Filesystem) {
     let [first, second] = [1, 2].map(|n| scratch.path().join(n.to_string()));
     let tree = source(&first, 1, 100);
     let small = source(&second, 2, 10);
+
+    let base = scratch.path().join("base");
+    source(&base, 3, 10);
+    let layered = Layered::new(&scratch.path().join("layered"), &base, 4);
+    let archive = Files::docker(&[(&["localhost/loaded:latest", "localhost/also:latest"], &layered.layers())]);
+    let archive = archive.save(scratch.path(), "archive.tar");
+    let other = Layered::new(&scratch.path().join("other"), &base, 5);
+    let registry = other.registry();
 
     let machine = Machine::new(filesystem);
     let Machine { recorder, tupper, .. } = &machine;
@@ -61,6 +109,15 @@ fn every_verb(filesystem: Filesystem) {
     done("image tag");
     machine.untag("first");
     done("image rm of one name of several");
+    let loaded = machine.add("image load -i", &[text(&archive)], &layered.tree, &["loaded", "also"]);
+    done("image load");
+    let pulled = format!("{}/pulled", registry.host());
+    let line = format!("image pull --quiet --tls-verify=false {pulled}");
+    let pulled_id = machine.add(&line, &[], &other.tree, &[&pulled]);
+    done("image pull of an image with the same base");
+    machine.remove_image(&loaded, &["loaded", "also"]);
+    done("image rm of an image whose base another has");
+    machine.remove_image(&pulled_id, &[&pulled]);
     let other = machine.import(&second, &small, "more");
     done("image import that takes another's name");
     machine.snapshot(&image, "one", &tree);

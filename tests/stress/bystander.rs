@@ -116,7 +116,7 @@ fn container(container: &Value) {
 
 fn details(verb: &str, id: &str, found: &Value) {
     let whole = match verb {
-        "image inspect" => found["RootFS"]["Layers"].as_array().is_some_and(|layers| layers.len() == 1),
+        "image inspect" => found["RootFS"]["Layers"].as_array().is_some_and(|layers| !layers.is_empty()),
         "snapshot inspect" => found["Subvolume"]["Id"].as_u64().is_some_and(|id| id >= 256),
         _ => is_text(&found["Path"]) && is_text(&found["State"]["Status"]) && is_text(&found["Rootfs"]),
     };

@@ -12,6 +12,7 @@ use tempfile::TempDir;
 
 use crate::random::Random;
 use crate::runner::{Ended, Refused, Runner, locked};
+use crate::support::archives::{self, Files};
 use crate::support::{busybox, sh};
 use crate::{BASE, Kills};
 
@@ -50,7 +51,9 @@ pub struct Pool<'a> {
     pub tags: Mutex<Ids>,
     serial: AtomicUsize,
     archives: [PathBuf; 2],
-    _directory: TempDir,
+    /// What loaded images are made of: a base, which is a layer of imported ones, too, and what goes on top.
+    layers: [Vec<u8>; 4],
+    directory: TempDir,
 }
 
 impl<'a> Pool<'a> {
@@ -59,7 +62,10 @@ impl<'a> Pool<'a> {
         let archives = [busybox(), with_one_more_file(directory.path())];
         let (snapshots, containers, images, tags) = Default::default();
         let serial = AtomicUsize::new(0);
-        Pool { runner, snapshots, containers, images, tags, serial, archives, _directory: directory }
+        let file = |name: &str| Files(vec![(name.to_string(), name.as_bytes().to_vec())]).tar();
+        let base = std::fs::read(busybox()).expect("an archive");
+        let layers = [base, file("one"), file("two"), file("three")];
+        Pool { runner, snapshots, containers, images, tags, serial, archives, layers, directory }
     }
 
     /// One of two archives: the layer of one is always there, that of the other comes and goes.
@@ -84,7 +90,8 @@ impl<'a> Pool<'a> {
             5 => self.start(random),
             6 => self.remove_container(random),
             7 => self.throwaway(random),
-            8..10 => self.import(random),
+            8 => self.import(random),
+            9 => self.load(random),
             10 => self.tag(number, random),
             _ => self.remove_image(random),
         }
@@ -181,6 +188,29 @@ impl<'a> Pool<'a> {
         match ended.killed {
             true => drop(self.runner.untold.fetch_add(1, Ordering::Relaxed)),
             false => locked(&self.images).made.extend(ended.ids()),
+        }
+    }
+
+    /// An image of its own, of layers that others have.
+    fn load(&self, random: &mut Random) {
+        let [base, rest @ ..] = &self.layers;
+        let mut layers = vec![base.as_slice()];
+        layers.extend(rest.iter().filter(|_| random.percent(60)).map(Vec::as_slice));
+        let serial = self.serial.fetch_add(1, Ordering::Relaxed);
+        let mut config = archives::config(&layers);
+        config["author"] = serial.to_string().into();
+        let config = config.to_string().into_bytes();
+        let (id, names) = (archives::hex(&config), [tag(random), tag(random)]);
+        let archive = Files::docker_of(config, &names.each_ref().map(String::as_str), &layers);
+        let path = archive.save(self.directory.path(), &format!("{serial}.tar"));
+        let ended = self.runner.try_run(random, "image load --quiet --input", &[path.to_str().expect("a plain path")]);
+        std::fs::remove_file(path).expect("an archive");
+        match ended.killed {
+            true => drop(self.runner.untold.fetch_add(1, Ordering::Relaxed)),
+            false => {
+                assert!(ended.ok().lines().all(|line| line.starts_with("Loaded image: example.org/pool/")), "{ended}");
+                locked(&self.images).made.insert(id);
+            }
         }
     }
 

@@ -19,7 +19,7 @@ use crate::support::{busybox, eventually, sh};
 const SIZE: u64 = 512 << 20;
 
 /// A command that goes on beside the test.
-struct Beside {
+pub struct Beside {
     child: Child,
     out: File,
     err: File,
@@ -27,7 +27,7 @@ struct Beside {
 }
 
 impl Beside {
-    fn start(mut command: Command) -> Beside {
+    pub fn start(mut command: Command) -> Beside {
         let (out, err) = (tempfile::tempfile().expect("a file"), tempfile::tempfile().expect("a file"));
         command.stdin(Stdio::piped());
         command.stdout(out.try_clone().expect("dup")).stderr(err.try_clone().expect("dup"));
@@ -39,7 +39,7 @@ impl Beside {
     }
 
     /// Its input ends, and it.
-    fn end(mut self) -> Done {
+    pub fn end(mut self) -> Done {
         drop(self.child.stdin.take());
         let status = wait(self.child, &self.what);
         Done::of(self.what, status, self.out, self.err)
@@ -47,7 +47,7 @@ impl Beside {
 }
 
 /// The kernel makes nothing read-only in which a file is open for writing, if only for a moment more.
-fn remount(disk: &Disk, how: &str) {
+pub fn remount(disk: &Disk, how: &str) {
     eventually(&format!("it is {how}"), Duration::from_secs(120), || {
         let mut mount = Command::new("mount");
         mount.args(["-o", &format!("remount,{how}")]).arg(disk.path()).stderr(Stdio::null());

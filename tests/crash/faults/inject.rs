@@ -16,8 +16,10 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use super::scene::{Inputs, Scene, text};
+use crate::images;
 use crate::support::command::{Done, finish};
 use crate::support::disk::Disk;
+use crate::support::http::Server;
 use crate::support::store::Host;
 
 /// Points of a stage that is sampled.
@@ -112,6 +114,8 @@ struct Stage {
     ground: Ground,
     /// One of these words is in every error: what the command was asked to work on.
     about: &'static [&'static str],
+    /// How many layers may stay for the next attempt when it fails.
+    keeps: usize,
 }
 
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -190,11 +194,18 @@ impl Stage {
         scene.clean()?;
         let mut made_directory = before.state.clone();
         made_directory.push("entry store".to_string());
-        let came = scene.compare(&[
+        let kept: Vec<Vec<String>> = (1..=self.keeps).map(|layers| with_layers(&before.state, layers)).collect();
+        let mut states: Vec<(&str, &[String])> = vec![
             ("before", &before.state),
             ("after", &after.state),
             ("before, with the store's directory", &made_directory),
-        ])?;
+        ];
+        states.extend(kept.iter().map(|state| ("before, with layers for the next attempt", state.as_slice())));
+        let came = scene.compare(&states)?;
+        if came.ends_with("attempt") && done.status != 0 {
+            scene.intact()?;
+            return Ok(&PARTLY);
+        }
         let came = if came == "after" || before == after { after } else { before };
         if done.status == 0 && came != after {
             return Err("it succeeded and did nothing".to_string());
@@ -206,12 +217,25 @@ impl Stage {
     }
 }
 
+/// Neither as before nor as after, and in order.
+static PARTLY: Whole = Whole { state: Vec::new(), visible: Vec::new() };
+
+/// The state with so many layers more.
+fn with_layers(state: &[String], layers: usize) -> Vec<String> {
+    let more = ["entry store/fs/layers/<new>", "entry store/fs/layers/<new>/rootfs", "layers/<new>/rootfs"];
+    let more = more.into_iter().flat_map(|line| std::iter::repeat_n(line.to_string(), layers));
+    let mut state: Vec<String> = state.iter().cloned().chain(more).collect();
+    state.sort();
+    state
+}
+
 /// A filesystem for the stores of a stage.
 struct Place {
     // Dropped in this order.
     disk: Disk,
     inputs: Inputs,
     log: tempfile::NamedTempFile,
+    registry: Server,
     made: std::cell::Cell<u32>,
 }
 
@@ -219,7 +243,7 @@ impl Place {
     fn new(ground: Ground) -> Place {
         let disk = if ground == Ground::Ext4 { Disk::ext4(2 << 30) } else { Disk::btrfs() };
         let log = tempfile::NamedTempFile::new().expect("a file");
-        Place { disk, inputs: Inputs::new(), log, made: std::cell::Cell::new(0) }
+        Place { disk, inputs: Inputs::new(), log, registry: images::registry(), made: std::cell::Cell::new(0) }
     }
 
     /// A new store, as the command finds it.
@@ -325,7 +349,7 @@ fn inject(scene: &Scene<'_>, place: &Place, line: &str, point: &Point) -> (Done,
 }
 
 fn strace(scene: &Scene<'_>, place: &Place, line: &str, expressions: &[&str]) -> Done {
-    let command = scene.tupper().command(line, &[]);
+    let command = scene.tupper().command(&line.replace("REGISTRY", &place.registry.host()), &[]);
     let mut strace = Command::new("strace");
     strace.args(["-f", "--seccomp-bpf", "-qq", "-e", "signal=none", "-o", text(place.log.path())]);
     strace.args(expressions.iter().flat_map(|expression| ["-e", expression]));
@@ -379,12 +403,13 @@ fn said(stage: &Stage, point: &Point, done: &Done) -> Result<(), String> {
 }
 
 macro_rules! stages {
-    ($($test:ident: $line:literal $(after $before:literal)* $(on $ground:ident)?, about $($about:literal)*;)*) => {
+    ($($test:ident: $line:literal $(after $before:literal)* $(on $ground:ident)?, about $($about:literal)*
+        $(, keeping $keeps:literal)?;)*) => {
         $(#[test] fn $test() {
             #[allow(unused_mut, unused_assignments)]
             let mut ground = Ground::Store;
             $(ground = Ground::$ground;)?
-            Stage { line: $line, before: &[$($before),*], ground, about: &[$($about),*] }.run();
+            Stage { line: $line, before: &[$($before),*], ground, about: &[$($about),*], keeps: 0 $(+ $keeps)? }.run();
         })*
     };
 }
@@ -397,6 +422,16 @@ stages! {
     tag_takes_a_name: "image tag base it" after "image import --name it other.tar", about "base" "it" "store";
     image_rm: "image rm it" after "image import --name it other.tar", about "it" "store";
     image_rm_of_one_name: "image rm more" after "image tag base more", about "more" "store";
+    image_rm_of_shared_layers: "image rm two:1" after "image load -i pair.tar", about "two" "store";
+    load: "image load -i three.tar", about "three.tar" "store", keeping 3;
+    load_on_a_layer_that_is_there: "image load -i three.tar" after "image load -i first.tar",
+        about "three.tar" "store", keeping 2;
+    load_of_names_alone: "image load -i three.tar" after "image load -i three.tar" after "image tag it:1 more"
+        after "image rm it:1" after "image rm also:1", about "three.tar" "store";
+    pull: "image pull --tls-verify=false REGISTRY/a/three:1", about "a/three" "store", keeping 3;
+    prune: "image prune --force" after "image import --name it tiny.tar" after "image import --name it other.tar",
+        about "image" "store";
+
     snapshot_create: "snapshot create base web", about "base" "store";
     snapshot_create_of_a_snapshot: "snapshot create --read-only keep web", about "keep" "store";
     snapshot_rm: "snapshot rm web" after "snapshot create base web", about "web" "store";

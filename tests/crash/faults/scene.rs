@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use crate::images;
 use crate::support::command::{Done, Tupper};
 use crate::support::traces::Traces;
 use crate::support::{busybox, disk, sh};
@@ -24,6 +25,7 @@ impl Inputs {
     pub fn new() -> Inputs {
         let dir = tempfile::Builder::new().prefix("tupper-faults-").tempdir().expect("a scratch directory");
         let inputs = Inputs { dir };
+        images::save(inputs.dir.path());
         let tree = inputs.path("tree");
         for directory in ["bin", "etc/deep/er", "var"] {
             std::fs::create_dir_all(tree.join(directory)).expect("a directory");

@@ -47,16 +47,26 @@ pub fn chains(layers: &[&[u8]]) -> Vec<String> {
 impl Files {
     /// What `docker save` wrote of old: layers in directories, `manifest.json`.
     pub fn docker(images: &[(&[&str], &[&[u8]])]) -> Files {
+        let images: Vec<_> = images.iter().map(|(tags, layers)| (bytes(&config(layers)), *tags, *layers)).collect();
+        Files::docker_images(&images)
+    }
+
+    /// An archive of one image with this config.
+    pub fn docker_of(config: Vec<u8>, tags: &[&str], layers: &[&[u8]]) -> Files {
+        Files::docker_images(&[(config, tags, layers)])
+    }
+
+    #[expect(clippy::type_complexity, reason = "what an image is, spelt out")]
+    fn docker_images(images: &[(Vec<u8>, &[&str], &[&[u8]])]) -> Files {
         let mut files = Files::default();
         let mut list = Vec::new();
-        for (tags, layers) in images {
-            let config = bytes(&config(layers));
-            let name = format!("{}.json", hex(&config));
+        for (config, tags, layers) in images {
+            let name = format!("{}.json", hex(config));
             let paths: Vec<String> = chains(layers).iter().map(|chain| format!("{chain}/layer.tar")).collect();
             for (path, layer) in paths.iter().zip(*layers) {
                 files.set(path, layer.to_vec());
             }
-            files.set(&name, config);
+            files.set(&name, config.clone());
             list.push(json!({ "Config": name, "RepoTags": tags, "Layers": paths }));
         }
         files.set("manifest.json", bytes(&Value::Array(list)));

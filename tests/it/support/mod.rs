@@ -9,6 +9,7 @@ pub mod command;
 pub mod disk;
 pub mod http;
 pub mod pty;
+pub mod registry;
 pub mod store;
 pub mod traces;
 pub mod tree;

@@ -72,26 +72,42 @@ fn is_id(part: &OsStr) -> bool {
 }
 
 /// The processes of the binary under test, and the zombies that it or this test has not waited for. Those that the host's
-/// init has adopted are its own to wait for, and it may take its time.
+/// init has adopted are its own to wait for, and it may take its time. What another run of tests has started, perhaps with
+/// the same binary, is that one's.
 fn processes() -> Vec<String> {
     let name = Path::new(env!("CARGO_BIN_EXE_tupper"));
-    let pids = || {
-        let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
-        entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).filter(|name| name.parse::<u32>().is_ok())
+    let is_tupper = |pid: &u32| fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| exe == name);
+    let mut above_us = vec![std::process::id()];
+    above_us.extend(ancestors(std::process::id()));
+    let is_ours = |pid: u32| {
+        let above = ancestors(pid);
+        // An orphan's parent is one of ours, too: init, or whoever adopts.
+        let first = above.iter().find(|pid| !is_tupper(pid));
+        above.contains(&std::process::id()) || first.is_none_or(|pid| above_us.contains(pid))
     };
-    let mut found: Vec<String> =
-        pids().filter(|pid| fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| exe == name)).collect();
-    let parents: Vec<String> = found.iter().cloned().chain([std::process::id().to_string()]).collect();
-    found.extend(pids().filter(|pid| {
-        // proc_pid_stat(5): after the name, in parentheses, come the state and the parent.
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids: Vec<u32> = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
+    let mut found: Vec<u32> = pids.iter().copied().filter(is_tupper).filter(|pid| is_ours(*pid)).collect();
+    let parents: Vec<u32> = found.iter().copied().chain([std::process::id()]).collect();
+    let is_zombie = |pid: &u32| {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
         let (name, rest) = stat.rsplit_once(") ").unwrap_or_default();
-        let mut fields = rest.split(' ');
-        name.contains("(tupper")
-            && fields.next() == Some("Z")
-            && fields.next().is_some_and(|ppid| parents.iter().any(|p| p == ppid))
-    }));
-    found
+        name.contains("(tupper") && rest.starts_with("Z ")
+    };
+    let adopted = |pid: &u32| !ancestors(*pid).first().is_some_and(|parent| parents.contains(parent));
+    found.extend(pids.iter().filter(|pid| is_zombie(pid) && !adopted(pid)));
+    found.iter().map(u32::to_string).collect()
+}
+
+/// The parent of a process, its parent, and so on.
+fn ancestors(pid: u32) -> Vec<u32> {
+    let parent = |pid: &u32| -> Option<u32> {
+        // proc_pid_stat(5): after the name, in parentheses, come the state and the parent.
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        let parent = stat.rsplit_once(") ")?.1.split(' ').nth(1)?.parse().ok()?;
+        (parent != 0).then_some(parent)
+    };
+    std::iter::successors(parent(&pid), parent).collect()
 }
 
 fn files_below(dir: &Path) -> Vec<PathBuf> {
