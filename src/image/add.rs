@@ -130,18 +130,16 @@ impl Adding<'_> {
         let last = self.layers.len() - 1;
         for (number, layer) in self.layers.iter().enumerate() {
             interrupt::check()?;
-            let claim = match Claim::layer(self.store, &layer.chain)? {
-                Turn::There(there) => {
+            let (claim, opened) = match ahead.take(number)? {
+                Next::There(there) => {
                     (self.progress)(number, Step::There);
-                    ahead.skip(number);
                     size += read_record(&there, layer)?.size;
                     held.push(there);
                     draft = None;
                     continue;
                 }
-                Turn::Ours(claim) => claim,
+                Next::Ours(claim, opened) => (claim, opened),
             };
-            let opened = ahead.take(number)?;
             let filling = match draft.take() {
                 Some(draft) => draft,
                 None => match held.last() {
@@ -204,12 +202,20 @@ fn read_record(held: &Held, layer: &Layer) -> Result<LayerRecord> {
     record::read(held.dir()).context(doing)?.ok_or_else(|| Error::new(Kind::Store, "no record")).context(doing)
 }
 
-/// The layers that are opened ahead of the one that is applied.
+/// The layers that are claimed and opened ahead of the one that is applied.
 struct Ahead<'a, 'b> {
     adding: &'a Adding<'b>,
-    opened: VecDeque<(usize, Opened)>,
+    opened: VecDeque<(usize, Claim<'b>, Opened)>,
     /// The number of the next layer to open.
     next: usize,
+}
+
+/// What becomes of a layer.
+enum Next<'b> {
+    /// It is there.
+    There(Held),
+    /// It is to be made, and is being read.
+    Ours(Claim<'b>, Box<Opened>),
 }
 
 impl<'a, 'b> Ahead<'a, 'b> {
@@ -217,32 +223,28 @@ impl<'a, 'b> Ahead<'a, 'b> {
         Ahead { adding, opened: VecDeque::new(), next: 0 }
     }
 
-    /// A layer is there: what was read of it is not needed.
-    fn skip(&mut self, number: usize) {
-        if let Some(opened) = self.opened_as(number) {
-            opened.cancel();
+    /// The layer; and the next ones begin, up to the first that somebody else makes.
+    fn take(&mut self, number: usize) -> Result<Next<'b>> {
+        let Adding { store, layers, .. } = self.adding;
+        if self.opened.front().is_none_or(|(first, ..)| *first != number) {
+            match Claim::layer(store, &layers[number].chain)? {
+                Turn::There(there) => return Ok(Next::There(there)),
+                Turn::Ours(claim) => self.opened.push_front((number, claim, self.open(number)?)),
+            }
         }
         self.next = self.next.max(number + 1);
-    }
-
-    /// The layer, opened; and the next ones begin.
-    fn take(&mut self, number: usize) -> Result<Opened> {
-        self.next = self.next.max(number);
-        let wanted = (number + IN_FLIGHT).min(self.adding.layers.len());
-        while self.next < wanted {
+        while self.next < (number + IN_FLIGHT).min(layers.len()) {
+            let chain = &layers[self.next].chain;
             // One that is there will not be read; should it be gone by then, it is opened then.
-            let there = self.adding.store.exists(Shelf::Layers, &self.adding.layers[self.next].chain)?;
-            if self.next == number || !there {
-                self.opened.push_back((self.next, self.open(self.next)?));
+            if !store.exists(Shelf::Layers, chain)? {
+                let Some(claim) = Claim::if_free(store, chain)? else { break };
+                self.opened.push_back((self.next, claim, self.open(self.next)?));
             }
             self.next += 1;
         }
-        self.opened_as(number).map_or_else(|| self.open(number), Ok)
-    }
-
-    fn opened_as(&mut self, number: usize) -> Option<Opened> {
-        let first = self.opened.front().is_some_and(|(opened, _)| *opened == number);
-        if first { self.opened.pop_front().map(|(_, opened)| opened) } else { None }
+        let (_, claim, opened) =
+            self.opened.pop_front().ok_or_else(|| Error::new(Kind::Invalid, "no layer is open"))?;
+        Ok(Next::Ours(claim, Box::new(opened)))
     }
 
     fn open(&self, number: usize) -> Result<Opened> {
@@ -260,7 +262,7 @@ impl<'a, 'b> Ahead<'a, 'b> {
 
 impl Drop for Ahead<'_, '_> {
     fn drop(&mut self) {
-        self.opened.drain(..).for_each(|(_, opened)| opened.cancel());
+        self.opened.drain(..).for_each(|(_, _, opened)| opened.cancel());
     }
 }
 

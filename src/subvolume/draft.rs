@@ -6,8 +6,11 @@
 //!
 //! Two processes that want the same layer do not both make it: whoever makes one holds its [`Claim`], a locked directory
 //! `staging/layer-CHAIN` that becomes `layers/CHAIN` by one rename, and others wait for that lock. Whoever builds on a layer
-//! holds it by a shared lock ([`Held`]), so that nobody removes it meanwhile. Layers are claimed from the lowest up, so
-//! nobody waits for one who waits for him.
+//! holds it by a shared lock ([`Held`]), so that nobody removes it meanwhile.
+//!
+//! Nobody waits in a circle. A claim is waited for only by who comes to that layer and then has none but of layers above it:
+//! layers are claimed from the lowest up, and ahead of the one that is made only as far as nobody else has claimed any.
+//! Who holds what is waited for has come to a lower layer, or to this one, and makes it.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -195,22 +198,27 @@ pub(crate) enum Turn<'a> {
 impl<'a> Claim<'a> {
     /// The layer if it is there, or the right to make it; while somebody else makes it, this waits.
     pub(crate) fn layer(store: &'a Store, chain: &Id) -> Result<Turn<'a>> {
-        let name = format!("layer-{chain}");
         loop {
             if let Some(held) = Held::layer(store, chain)? {
                 return Ok(Turn::There(held));
             }
-            match store.make_draft_named(&name) {
-                Ok(dir) => {
-                    let claim = Claim { store, chain: *chain, dir, published: false };
-                    // Who made it may have published it between our look and our claim.
-                    if !store.exists(Shelf::Layers, chain)? {
-                        return Ok(Turn::Ours(claim));
-                    }
-                }
-                Err(e) if e.kind() == Kind::AlreadyExists => wait(store, &name, chain)?,
-                Err(e) => return Err(e),
+            match Claim::if_free(store, chain)? {
+                Some(claim) => return Ok(Turn::Ours(claim)),
+                None => wait(store, &draft_name(chain), chain)?,
             }
+        }
+    }
+
+    /// The right to make a layer that is not there, unless somebody else has it.
+    pub(crate) fn if_free(store: &'a Store, chain: &Id) -> Result<Option<Claim<'a>>> {
+        match store.make_draft_named(&draft_name(chain)) {
+            Ok(dir) => {
+                let claim = Claim { store, chain: *chain, dir, published: false };
+                // Who made it may have published it between somebody's look and this claim.
+                Ok((!store.exists(Shelf::Layers, chain)?).then_some(claim))
+            }
+            Err(e) if e.kind() == Kind::AlreadyExists => Ok(None),
+            Err(e) => Err(e),
         }
     }
 
@@ -236,8 +244,12 @@ impl<'a> Claim<'a> {
     }
 
     fn name(&self) -> String {
-        format!("layer-{}", self.chain)
+        draft_name(&self.chain)
     }
+}
+
+fn draft_name(chain: &Id) -> String {
+    format!("layer-{chain}")
 }
 
 impl Drop for Claim<'_> {
