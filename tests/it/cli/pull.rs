@@ -76,8 +76,8 @@ fn many_at_once_unpack_an_image_once_whoever_of_them_is_killed() {
         assert_eq!(names, expected);
         assert!(seen.iter().all(|(layer, inode)| now[layer] == *inode), "made anew");
         let times: usize = asked(&server, &layers).iter().sum::<usize>() - before.iter().sum::<usize>();
-        // Each once, but for what several had begun to read ahead when the layer became another's, or were killed at.
-        assert!(times < 2 * layers.len(), "{times} requests for {} layers", layers.len());
+        // Each once, but for what somebody had begun to read who was killed.
+        assert!(times <= layers.len() + 3 * kills, "{times} requests for {} layers", layers.len());
         store.ok("store gc");
         assert_eq!(store.ok("store check"), "");
         store.ok(&format!("image rm --force {}/a/image:1", server.host()));
