@@ -58,6 +58,8 @@ pub(crate) struct Entries<'a, R> {
     global: Records,
     /// It may end without saying so.
     verified: bool,
+    /// Bytes that the pieces of sparse files take on the disk.
+    pieces: u64,
 }
 
 /// What comes before an entry's own header.
@@ -71,7 +73,7 @@ struct Before {
 impl<'a, R: BufRead> Entries<'a, R> {
     pub(crate) fn new(stream: R, limits: &'a Limits) -> Entries<'a, R> {
         let global = Records::default();
-        Entries { stream, limits, position: 0, data: 0, padding: 0, count: 0, global, verified: false }
+        Entries { stream, limits, position: 0, data: 0, padding: 0, count: 0, global, verified: false, pieces: 0 }
     }
 
     /// [`new`](Entries::new) for a stream of which the caller knows otherwise that it is whole, by its digest: it may lack
@@ -90,15 +92,21 @@ impl<'a, R: BufRead> Entries<'a, R> {
         let at = self.position;
         let entry = self.next_header().context(|| format!("header at byte {at}"))?;
         if entry.is_some() {
-            self.count += 1;
-            if self.count > self.limits.entries {
-                return Err(exceeded(
-                    format!("the archive has more than {} entries", self.limits.entries),
-                    "--max-entries",
-                ));
-            }
+            self.count(1)?;
         }
         Ok(entry)
+    }
+
+    /// Counts entries, and what comes to be without one: directories on the way to a name of 64 KiB are 32,768.
+    pub(crate) fn count(&mut self, more: u64) -> Result<()> {
+        self.count = self.count.saturating_add(more);
+        match self.count > self.limits.entries {
+            true => {
+                let what = format!("the archive has more than {} entries", self.limits.entries);
+                Err(exceeded(what, "--max-entries"))
+            }
+            false => Ok(()),
+        }
     }
 
     /// Hands out the data of the current entry, piece by piece, as it comes.
@@ -166,11 +174,9 @@ impl<'a, R: BufRead> Entries<'a, R> {
                     if path.is_some() || link.is_some() || size.is_some() || *sparse != Default::default() {
                         return Err(invalid("global extended header: names or measures a single file"));
                     }
-                    if xattrs.iter().map(|(name, value)| name.count_bytes() + value.len()).sum::<usize>()
-                        > self.limits.pax
-                    {
-                        let what = format!("global extended headers: larger than {} bytes", self.limits.pax);
-                        return Err(exceeded(what, "--max-pax"));
+                    // A megabyte of them would be written for each header of 512 bytes.
+                    if !xattrs.is_empty() {
+                        return Err(unsupported("global extended header".into(), "holds attributes of all files"));
                     }
                 }
                 b'L' => once(&mut before.name, self.read_name(size)?, "long names")?,
@@ -249,6 +255,9 @@ impl<'a, R: BufRead> Entries<'a, R> {
             b'M' => return Err(unsupported(named(), "continues a file of another volume")),
             kind => return Err(unsupported(named(), &format!("is of the unknown kind {:?}", char::from(kind)))),
         };
+        if let Node::File(Some(map)) = &node {
+            self.take_room(map).context(named)?;
+        }
         // Some readers skip data there and some read it as headers.
         if size > 0 && !matches!(kind, 0 | b'0' | b'7' | b'S' | b'D') {
             return Err(invalid(format!("{}: has data, which its kind cannot have", named())));
@@ -357,6 +366,23 @@ impl<'a, R: BufRead> Entries<'a, R> {
         self.start_data(stored);
         self.apparent(size)?;
         SparseMap::new(pieces, size, stored, self.limits)
+    }
+
+    /// A piece of one byte takes a block, so the bytes of the archive do not bound what sparse files take.
+    fn take_room(&mut self, map: &SparseMap) -> Result<()> {
+        const SMALLEST: u64 = 4096;
+        let blocks = |&(offset, length): &(u64, u64)| match length {
+            0 => 0,
+            _ => (offset.saturating_add(length)).div_ceil(SMALLEST) - offset / SMALLEST,
+        };
+        let taken = map.pieces.iter().map(blocks).fold(0, u64::saturating_add).saturating_mul(SMALLEST);
+        self.pieces = self.pieces.saturating_add(taken);
+        match self.limits.bytes.filter(|limit| self.pieces > *limit) {
+            Some(limit) => {
+                Err(exceeded(format!("the sparse files of the archive take more than {limit} bytes"), "--max-size"))
+            }
+            None => Ok(()),
+        }
     }
 
     fn apparent(&self, size: u64) -> Result<()> {

@@ -28,7 +28,7 @@ pub struct Limits {
     pub file_size: u64,
     /// Bytes behind the end of the archive: writers fill up to a block of a tape. Default: 64 MiB.
     pub padding: u64,
-    /// Entries. Default: 10 million.
+    /// Entries, and directories that come to be without one. Default: 10 million.
     pub entries: u64,
     /// Directories above an entry. Default: 16,384.
     pub depth: usize,

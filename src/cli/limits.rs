@@ -15,7 +15,7 @@ pub(super) struct LimitArgs {
     /// Bytes of one file, holes included
     #[arg(long, value_name = "SIZE", value_parser = bytes, default_value = "8T", hide_short_help = true)]
     max_file_size: u64,
-    /// Entries of a layer
+    /// Entries of a layer, and directories that come to be without one
     #[arg(long, value_name = "NUMBER", default_value = "10000000", hide_short_help = true)]
     max_entries: u64,
     /// Directories above an entry

@@ -55,6 +55,7 @@ pub fn add(
     progress: &LayerProgress,
 ) -> Result<Id> {
     let layers = plan(offer, limits)?;
+    let limits = &room::limits(store, limits)?;
     let mut made = Vec::new();
     let watch = room::watch(store, limits)?;
     let adding = Adding { store, offer, blobs, limits, watch, progress, layers };

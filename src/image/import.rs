@@ -50,8 +50,9 @@ pub fn import(store: &Store, import: &Import, progress: Progress) -> Result<Id> 
 fn run(store: &Store, import: &Import, progress: Progress) -> Result<Id> {
     let draft = Draft::create(store)?;
     let bytes = open(store, &import.source, progress)?;
-    let watch = room::watch(store, &import.limits)?;
-    let unpacked = draft.fill(|rootfs| layer::unpack_watched(bytes, rootfs, &import.limits, watch))?;
+    let limits = room::limits(store, &import.limits)?;
+    let watch = room::watch(store, &limits)?;
+    let unpacked = draft.fill(|rootfs| layer::unpack_watched(bytes, rootfs, &limits, watch))?;
     refuse_image_archive(&draft)?;
 
     // The chain id of a first layer is its diff id (image-spec config.md, "Layer ChainID").

@@ -7,25 +7,30 @@ use crate::error::{Error, Result};
 use crate::layer::{Limits, Watch, exceeded};
 use crate::store::Store;
 
+/// The limits on an image that this store may take: where they leave it open how large it may be, that is a share of what
+/// the store has free now.
+pub(super) fn limits(store: &Store, limits: &Limits) -> Result<Limits> {
+    let bytes = match limits.bytes {
+        Some(bytes) => bytes,
+        None => store.space()?.available / 5 * 4,
+    };
+    Ok(Limits { bytes: Some(bytes), ..limits.clone() })
+}
+
 /// Counts what is unpacked, of all layers together, and ends it when it is more than `limits` allow, or when the disk
-/// under an embedded store is about to run full. Without a limit it is a share of what the store has free now.
+/// under an embedded store is about to run full.
 pub(super) fn watch(store: &Store, limits: &Limits) -> Result<Watch> {
     let host = store.host_room()?;
-    let (limit, unpacked) = (limits.bytes, AtomicU64::new(0));
-    let share = store.space()?.available / 5 * 4;
+    let (limit, unpacked) = (limits.bytes.unwrap_or(u64::MAX), AtomicU64::new(0));
     Ok(Arc::new(move |more| {
         let so_far = unpacked.fetch_add(more, Ordering::Relaxed).saturating_add(more);
-        if so_far > limit.unwrap_or(share) {
-            return Err(too_large(limit, share));
+        if so_far > limit {
+            return Err(too_large(limit));
         }
         host.require(more)
     }))
 }
 
-fn too_large(limit: Option<u64>, share: u64) -> Error {
-    let what = match limit {
-        Some(limit) => format!("the image is larger than {limit} bytes unpacked"),
-        None => format!("the image is larger than {share} bytes unpacked, 80 % of what the store had free"),
-    };
-    exceeded(what, "--max-size")
+fn too_large(limit: u64) -> Error {
+    exceeded(format!("the image is larger than {limit} bytes unpacked"), "--max-size")
 }

@@ -80,6 +80,8 @@ struct Applier {
     entries: u64,
     bytes: u64,
     unsupported: Vec<Vec<u8>>,
+    /// Directories that were made without an entry, and are not counted yet.
+    unannounced: u64,
     /// What a layer may hide; a root filesystem lies on nothing.
     lower: Option<Lower>,
     writer: Writer,
@@ -96,6 +98,7 @@ impl Applier {
             entries: 0,
             bytes: 0,
             unsupported: Vec::new(),
+            unannounced: 0,
             lower: layer.then(Lower::new).transpose()?,
             writer,
         })
@@ -118,6 +121,7 @@ impl Applier {
             }
         }
         self.enter(parent)?;
+        data.count(std::mem::take(&mut self.unannounced))?;
         match &entry.node {
             Node::File(map) => self.file(entry, name, map.as_ref(), data),
             Node::Directory => self.directory(entry, name),
@@ -371,6 +375,7 @@ impl Applier {
                     ),
                     false => failure.of(path),
                 })?;
+                self.unannounced += 1;
                 let inherits = self.top().is_some_and(|top| top.setgid || top.default_acl);
                 if inherits {
                     let plain = Entry {

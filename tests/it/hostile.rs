@@ -228,6 +228,7 @@ fn sizes_are_limited_by_name() {
         (Tar::default().entry(b'L', "L", "", &[b'x'; 51]).end(), "long name"),
         (Tar::default().pax(&[("path", &[b'x'; 60])]).file("f", b"").end(), "a name is longer"),
         (three.file("4", b"").end(), "more than 3 entries"),
+        (Tar::default().file("u/v/w/4", b"").end(), "more than 3 entries"),
         (Tar::default().pax(sparse).file("f", b"").end(), "larger than 1000"),
         (Tar::default().file("f", &[0; 1001]).end(), "larger than 1000"),
     ] {
@@ -293,6 +294,7 @@ fn what_readers_disagree_about_is_refused() {
         (Tar::default().entry(b'?', "q", "", b"").end(), Kind::Unsupported),
         (Tar::default().entry(b'M', "q", "", b"").end(), Kind::Unsupported),
         (Tar::default().entry(b'g', "g", "", b"9 path=x\n").file("f", b"").end(), Kind::Invalid),
+        (Tar::default().entry(b'g', "g", "", b"24 SCHILY.xattr.user.a=\n").file("f", b"").end(), Kind::Unsupported),
         (Tar::default().pax(&[("uid", b"1")]).pax(&[("gid", b"1")]).file("f", b"").end(), Kind::Invalid),
         (Tar::default().pax(&[("uid", b"4294967295")]).file("f", b"").end(), Kind::Invalid),
         (Tar::default().pax(&[("path", b"a\0b")]).file("f", b"").end(), Kind::Invalid),

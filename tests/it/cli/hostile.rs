@@ -280,8 +280,12 @@ fn each_limit_is_named_and_its_flag_raises_it() {
         encoder.write_all(bytes).and_then(|()| encoder.finish()).expect("to memory")
     };
     let bomb = new().file("f", &vec![0; 3 << 20]).end();
+    // Three bytes, each in a block of its own.
+    let dots: &[(&str, &[u8])] = &[("GNU.sparse.size", b"12288"), ("GNU.sparse.map", b"0,1,4096,1,8192,1")];
+    let dots = new().pax(dots).file("f", b"123").end();
     for (what, tar, flag, low, high) in [
         ("larger than 1048576 bytes", bomb.clone(), "--max-size", "1m", "4m"),
+        ("take more than 10240 bytes", dots, "--max-size", "10k", "12k"),
         ("the file is larger than 1024 bytes", new().file("f", &[0; 1025]).end(), "--max-file-size", "1k", "2k"),
         ("the file is larger than 4096 bytes", new().pax(sparse).file("f", b"").end(), "--max-file-size", "4k", "5k"),
         ("more than 2 entries", new().file("f", b"").file("g", b"").file("h", b"").end(), "--max-entries", "2", "9"),
