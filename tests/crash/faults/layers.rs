@@ -41,13 +41,13 @@ fn a_load_that_the_disk_has_no_room_for_leaves_nothing() {
     nix::fcntl::fallocate(&ballast, nix::fcntl::FallocateFlags::empty(), 0, taken).expect("room");
 
     let before = stored(&store);
-    failed_by(store.run_with("image load -i", &[text(&archive)]), 1, &["no space left"]);
+    failed_by(store.run_with("image load -i", &[text(&archive)]), 1, &["no space left", "had free"]);
     assert_eq!(stored(&store), before, "layers of what did not fit");
     assert_eq!(store.ok("store gc --dry-run"), "");
     intact(&store);
     // From a pipe it is kept first, if half of what is free is enough for that.
     let file = std::fs::File::open(&archive).expect("an archive");
-    failed_by(store.run_reading("image load -i /dev/stdin", file), 1, &["no space left", "half of what"]);
+    failed_by(store.run_reading("image load -i /dev/stdin", file), 1, &["no space left", "had free", "half of what"]);
     assert_eq!(stored(&store), before);
     drop(ballast);
     std::fs::remove_file(disk.path().join("ballast")).expect("removed");
