@@ -226,6 +226,21 @@ impl ImageName {
     }
 }
 
+impl ImageName {
+    /// Whether somebody who writes `text` may mean this name: it is the name, or has no registry and is the end of it, as
+    /// podman looks for images that are there: `debian:12` for `docker.io/library/debian:12`.
+    pub fn is_meant_by(&self, text: &str) -> bool {
+        let Ok(said) = text.parse::<ImageName>() else { return false };
+        let ends = || self.repository.strip_suffix(&said.repository).is_some_and(|r| r.is_empty() || r.ends_with('/'));
+        said == *self || (!names_registry(text) && said.tag == self.tag && ends())
+    }
+}
+
+/// Whether the first part of an image's name is a registry: it has a dot or a port, or is `localhost`.
+fn names_registry(text: &str) -> bool {
+    text.split_once('/').is_some_and(|(first, _)| first.contains(['.', ':']) || first == "localhost")
+}
+
 impl fmt::Display for ImageName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}:{}", self.registry, self.repository, self.tag)
@@ -247,7 +262,7 @@ impl FromStr for ImageName {
             None => (text, "latest"),
         };
         let (registry, repository) = match path.split_once('/') {
-            Some((first, rest)) if first.contains(['.', ':']) || first == "localhost" => (first, rest),
+            Some((first, rest)) if names_registry(path) => (first, rest),
             _ => ("localhost", path),
         };
         if !registry
@@ -292,6 +307,17 @@ fn is_path_component(text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn short_names_mean_the_end_of_whole_ones() {
+        let name: ImageName = "docker.io/library/debian:12".parse().expect("a name");
+        for text in ["docker.io/library/debian:12", "docker.io/debian:12", "library/debian:12", "debian:12"] {
+            assert!(name.is_meant_by(text), "{text}");
+        }
+        for text in ["debian", "ian:12", "localhost/debian:12", "quay.io/debian:12", "debian:1", "", "y/debian:12"] {
+            assert!(!name.is_meant_by(text), "{text}");
+        }
+    }
 
     #[test]
     fn image_names_are_completed_as_podman_does() {

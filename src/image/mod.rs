@@ -130,8 +130,15 @@ impl Image {
 
     /// What a person calls it who named it by `text`: the name that is, else its first name, else its id.
     pub(crate) fn name_for(&self, text: &str) -> String {
-        let asked = text.trim_start_matches("image:").parse().ok().filter(|name| self.names.contains(name));
-        asked.as_ref().or(self.names.first()).map_or_else(|| self.id.to_string(), ToString::to_string)
+        self.named(text).or(self.names.first()).map_or_else(|| self.id.to_string(), ToString::to_string)
+    }
+
+    /// Which of its names somebody means who names it by `text`.
+    fn named(&self, text: &str) -> Option<&ImageName> {
+        let text = text.trim_start_matches("image:");
+        let whole = text.parse::<ImageName>().ok();
+        let exact = self.names.iter().find(|name| whole.as_ref() == Some(*name));
+        exact.or_else(|| self.names.iter().find(|name| name.is_meant_by(text)))
     }
 }
 

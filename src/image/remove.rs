@@ -31,14 +31,13 @@ pub fn remove(store: &Store, text: &str, force: bool, dry_run: bool) -> Result<V
 fn remove_named(store: &Store, text: &str, force: bool, dry_run: bool) -> Result<Vec<Removed>> {
     let changing = store.lock_shelf(Shelf::Images)?;
     let image = find(store, text)?;
-    let by_name: Option<ImageName> = text.parse().ok().filter(|name| image.names.contains(name));
-    if let Some(name) = by_name.filter(|_| image.names.len() > 1) {
+    if let Some(name) = image.named(text).filter(|_| image.names.len() > 1) {
         if !dry_run {
-            store.remove_tag(&name)?;
+            store.remove_tag(name)?;
             drop(changing); // nobody has to wait for the disk
             store.sync()?;
         }
-        return Ok(vec![Removed::Untagged(name)]);
+        return Ok(vec![Removed::Untagged(name.clone())]);
     }
     if image.names.len() > 1 && !force {
         let names: Vec<String> = image.names.iter().map(ToString::to_string).collect();

@@ -65,6 +65,9 @@ impl Store {
             if let Some(found) = self.by_id(text, &[Shelf::Images])? {
                 return Ok(found);
             }
+            if let Some(id) = self.by_short_name(text)? {
+                return Ok(Found { shelf: Shelf::Images, id });
+            }
         }
         let error = Error::new(Kind::NotFound, format!("{text}: no such {kinds}"));
         Err(match shelves.last() {
@@ -72,6 +75,26 @@ impl Store {
             Some(Shelf::Containers) => error.with_hint("`tupper ps -a` lists what there is"),
             _ => error.with_hint("`tupper snapshot ls` lists what there is"),
         })
+    }
+
+    /// The image whose name ends so.
+    fn by_short_name(&self, text: &str) -> Result<Option<Id>> {
+        let mut meant = Vec::new();
+        for (name, id) in self.tags()? {
+            if name.is_meant_by(text) && self.exists(Shelf::Images, &id)? {
+                meant.push((name, id));
+            }
+        }
+        match meant.as_slice() {
+            [] => Ok(None),
+            [(_, first), others @ ..] if others.iter().all(|(_, id)| id == first) => Ok(Some(*first)),
+            several => {
+                let names: Vec<String> = several.iter().map(|(name, _)| name.to_string()).collect();
+                let error =
+                    Error::new(Kind::Invalid, format!("{text}: several images are meant: {}", names.join(", ")));
+                Err(error.with_hint("give the whole name"))
+            }
+        }
     }
 
     /// The image with this name.

@@ -410,3 +410,27 @@ fn a_top_directory_without_an_entry_is_the_same_each_time() {
     let top = fs::metadata(top).expect("a directory");
     assert_eq!((top.mode(), top.uid(), top.gid(), top.mtime(), top.mtime_nsec()), (0o40755, 0, 0, 0, 0));
 }
+
+#[test]
+fn short_names_find_what_came_from_a_registry() {
+    let store = Store::new();
+    store.ok("image tag busybox docker.io/library/foo:1 quay.io/x/bar");
+    let id = store.ok("image inspect busybox");
+    for name in ["docker.io/foo:1", "foo:1", "library/foo:1", "bar", "x/bar:latest", "image:bar"] {
+        assert_eq!(store.ok(&format!("image inspect {name}")), id, "{name}");
+    }
+    assert_eq!(store.ok("run --rm foo:1 echo works"), "works");
+    for name in ["foo", "oo:1", "quay.io/foo:1", "localhost/bar"] {
+        store.fails(1, &format!("image rm {name}"));
+    }
+    // What is meant goes, and no more.
+    assert_eq!(store.ok("image rm foo:1"), "Untagged: docker.io/library/foo:1");
+    // Another image of that name: nobody knows which is meant, but the whole name says it, and localhost comes first.
+    let other =
+        store.ok_with("image import --name quay.io/y/bar --message other", &[busybox().to_str().expect("plain")]);
+    let error = store.fails(1, "image rm bar");
+    assert!(error.contains("several images are meant: quay.io/x/bar:latest, quay.io/y/bar:latest"), "{error}");
+    store.ok("image tag quay.io/y/bar bar");
+    assert_eq!(store.ok("image inspect bar"), store.ok(&format!("image inspect {other}")));
+    assert_eq!(store.ok("image rm bar"), "Untagged: localhost/bar:latest");
+}
