@@ -30,7 +30,7 @@ use crate::store::{Left, Shelf, Store};
 
 /// How long a draft is filled before what it holds so far is taken to the disk, and again. A commit makes everybody
 /// wait for a few milliseconds; more often would cost more than it gains.
-const WRITE_BACK: Duration = Duration::from_millis(100);
+const WRITE_BACK: Duration = Duration::from_millis(300);
 
 /// A subvolume that is being filled.
 #[derive(Debug)]
