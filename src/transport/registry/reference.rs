@@ -65,11 +65,15 @@ impl FromStr for Reference {
     }
 }
 
+/// As it was typed, with its tag: a short one has no registry yet.
 impl fmt::Display for Reference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if !self.short {
+            write!(f, "{}/", self.name.registry())?;
+        }
         match self.digest {
-            Some(digest) => write!(f, "{}@{digest}", self.place()),
-            None => self.name.fmt(f),
+            Some(digest) => write!(f, "{}@{digest}", self.name.repository()),
+            None => write!(f, "{}:{}", self.name.repository(), self.name.tag()),
         }
     }
 }
@@ -82,8 +86,8 @@ mod tests {
     fn references_are_read_as_podman_does() {
         let digest = format!("sha256:{}", "0".repeat(64));
         for (text, whole, short) in [
-            ("debian", "localhost/debian:latest", true),
-            ("my/app:1", "localhost/my/app:1", true),
+            ("debian", "debian:latest", true),
+            ("my/app:1", "my/app:1", true),
             ("localhost/debian", "localhost/debian:latest", false),
             ("docker.io/debian", "docker.io/library/debian:latest", false),
             ("docker://index.docker.io/debian:12", "docker.io/library/debian:12", false),
