@@ -1,8 +1,9 @@
 //! A tar stream applied into a directory, and the way back.
 //!
 //! ```text
-//! bytes ─> decompress ─> hash ─> entries ─> apply
-//!          thread 1      2       thread 3, which has no root but the directory
+//! bytes ─> decompress ─> hash ─> entries ─> apply ─> fill small files
+//!          thread 1      2       3, which has no    4
+//!                                root but the directory
 //! ```
 //!
 //! [`unpack`] takes a root filesystem, [`Opened`] a layer that is put on top of others, whiteouts and all. Both take bytes
