@@ -377,11 +377,9 @@ impl<'a, R: BufRead> Entries<'a, R> {
         };
         let taken = map.pieces.iter().map(blocks).fold(0, u64::saturating_add).saturating_mul(SMALLEST);
         self.pieces = self.pieces.saturating_add(taken);
-        match self.limits.bytes.filter(|limit| self.pieces > *limit) {
-            Some(limit) => {
-                Err(exceeded(format!("the sparse files of the archive take more than {limit} bytes"), "--max-size"))
-            }
-            None => Ok(()),
+        match self.limits.bytes.is_some_and(|limit| self.pieces > limit) {
+            true => Err(self.limits.too_large("the sparse files of the archive take")),
+            false => Ok(()),
         }
     }
 

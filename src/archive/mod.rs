@@ -24,6 +24,8 @@ pub struct Limits {
     /// Uncompressed bytes of the archives of an image, which bound the bytes that they can write, too. Without a number
     /// an image may take 80 % of what its store has free, and a single archive any number.
     pub bytes: Option<u64>,
+    /// That number is a share of what the store had free, because nobody gave one.
+    pub of_free: bool,
     /// Size of one file as stat(2) tells it, holes included, in bytes. Default: 8 TiB.
     pub file_size: u64,
     /// Bytes behind the end of the archive: writers fill up to a block of a tape. Default: 64 MiB.
@@ -46,6 +48,7 @@ impl Default for Limits {
     fn default() -> Limits {
         Limits {
             bytes: None,
+            of_free: false,
             file_size: 8 << 40,
             padding: 64 << 20,
             entries: 10_000_000,
@@ -55,6 +58,15 @@ impl Default for Limits {
             sparse_pieces: 1_000_000,
             config: 4 << 20,
         }
+    }
+}
+
+impl Limits {
+    /// The error of `bytes`: what asked for more.
+    pub(crate) fn too_large(&self, what: &str) -> Error {
+        let share = if self.of_free { ", 80 % of what the store had free" } else { "" };
+        let bytes = self.bytes.unwrap_or(u64::MAX);
+        exceeded(format!("{what} more than {bytes} bytes{share}"), "--max-size")
     }
 }
 

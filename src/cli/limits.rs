@@ -47,6 +47,7 @@ impl From<LimitArgs> for Limits {
     fn from(args: LimitArgs) -> Limits {
         Limits {
             bytes: args.max_size,
+            of_free: false,
             file_size: args.max_file_size,
             padding: args.max_padding,
             entries: args.max_entries,
@@ -84,6 +85,7 @@ mod tests {
         let parsed = Alone::parse_from(line.split_whitespace());
         let wanted = Limits {
             bytes: Some(1 << 10),
+            of_free: false,
             file_size: 2 << 10,
             padding: 3 << 10,
             entries: 4,

@@ -12,7 +12,7 @@ use std::thread::{self, JoinHandle};
 
 use sha2::{Digest as _, Sha256};
 
-use crate::archive::{Entries, Limits, exceeded};
+use crate::archive::{Entries, Limits};
 use crate::error::{Context, Result};
 use crate::kernel::node;
 use crate::name::Digest;
@@ -62,7 +62,7 @@ impl Opened {
             // The receiver lives in this frame.
             let _ = emptied.send(Vec::new());
         }
-        let bytes = limits.bytes.unwrap_or(u64::MAX);
+        let bounds = limits.clone();
         let (turn, wait) = channel();
         // Nothing is ever sent: the wait ends when the other end is gone.
         let wait = move || {
@@ -70,7 +70,7 @@ impl Opened {
         };
         let read = thread::Builder::new()
             .name("layer-read".into())
-            .spawn(move || read(open()?, wait, bytes, &watch, &empty, &filled))
+            .spawn(move || read(open()?, wait, &bounds, &watch, &empty, &filled))
             .context(|| "start a thread")?;
         let hash = thread::Builder::new()
             .name("layer-hash".into())
@@ -156,7 +156,7 @@ fn count<R: BufRead>(entries: &mut Entries<'_, R>) -> Result<Applied> {
 fn read(
     bytes: Box<dyn Read + Send>,
     turn: impl FnOnce(),
-    limit: u64,
+    limits: &Limits,
     watch: &Watch,
     empty: &Receiver<Vec<u8>>,
     filled: &SyncSender<Vec<u8>>,
@@ -170,8 +170,8 @@ fn read(
             break;
         }
         total += length as u64;
-        if total > limit {
-            return Err(exceeded(format!("the archive is larger than {limit} bytes uncompressed"), "--max-size"));
+        if limits.bytes.is_some_and(|limit| total > limit) {
+            return Err(limits.too_large("the archive unpacks to"));
         }
         watch(length as u64)?;
         buffer.truncate(length);

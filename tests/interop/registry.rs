@@ -180,10 +180,7 @@ fn what_is_pulled_is_what_umoci_unpacks_whatever_it_travelled_as() {
         if name == "oci:1" {
             for limit in ["--max-size", "--max-config"] {
                 let error = tupper.fails(1, &format!("pull --tls-verify=false {limit} 10 {image}"));
-                assert!(
-                    error.contains("larger than 10 bytes") && error.contains(&format!("hint: {limit} ")),
-                    "{error}"
-                );
+                assert!(error.contains("than 10 bytes") && error.contains(&format!("hint: {limit} ")), "{error}");
             }
         }
         let id = tupper.ok(&format!("image pull --tls-verify=false {image}"));

@@ -284,7 +284,7 @@ fn each_limit_is_named_and_its_flag_raises_it() {
     let dots: &[(&str, &[u8])] = &[("GNU.sparse.size", b"12288"), ("GNU.sparse.map", b"0,1,4096,1,8192,1")];
     let dots = new().pax(dots).file("f", b"123").end();
     for (what, tar, flag, low, high) in [
-        ("larger than 1048576 bytes", bomb.clone(), "--max-size", "1m", "4m"),
+        ("unpacks to more than 1048576 bytes", bomb.clone(), "--max-size", "1m", "4m"),
         ("take more than 10240 bytes", dots, "--max-size", "10k", "12k"),
         ("the file is larger than 1024 bytes", new().file("f", &[0; 1025]).end(), "--max-file-size", "1k", "2k"),
         ("the file is larger than 4096 bytes", new().pax(sparse).file("f", b"").end(), "--max-file-size", "4k", "5k"),
@@ -339,7 +339,7 @@ fn each_limit_is_named_and_its_flag_raises_it() {
     let two = [new().file("a", &vec![0; 700 << 10]).end(), new().file("b", &vec![0; 700 << 10]).end()];
     let path = Files::docker(&[(&["localhost/bad:1"], &[&two[0], &two[1]])]).save(&store.disk.path(), "two.tar");
     let error = store.run_with("image load -i", &[text(&path), "--max-size", "1m"]).fails(1);
-    assert!(error.contains("larger than 1048576 bytes unpacked") && error.contains("--max-size"), "{error}");
+    assert!(error.contains("unpacks to more than 1048576 bytes") && error.contains("--max-size"), "{error}");
     assert_eq!(stored(&store).len(), 0);
     store.ok_with("image load -i", &[text(&path), "--max-size", "2m"]);
     store.ok("image rm bad:1");
