@@ -11,8 +11,8 @@ DESTDIR ?=
 
 # Debian's names. To build: the compiler, libbtrfsutil and what bindgen needs to read its header.
 BUILD_PACKAGES := gcc libc6-dev pkg-config libbtrfsutil-dev libclang-dev
-# To run: mkfs.btrfs, mount and losetup.
-RUN_PACKAGES := btrfs-progs mount util-linux
+# To run: mkfs.btrfs, mount and losetup; what is not linked statically, as the tests are not, needs the library.
+RUN_PACKAGES := btrfs-progs mount util-linux libbtrfsutil1
 # To test: the demo's and the tests' images, the other decompressors, a file system to be embedded in; and in the virtual
 # machine, where tests/it runs again, these too.
 INSIDE_PACKAGES := busybox-static e2fsprogs attr acl libcap2-bin gzip xz-utils zstd bzip2 procps kmod iproute2 openssl ca-certificates
