@@ -15,7 +15,7 @@ pub(crate) use entries::{Entries, Entry, Node};
 pub(crate) use index::Index;
 pub(crate) use sparse::SparseMap;
 
-use crate::error::{Error, Kind};
+use crate::error::{Error, Kind, Result};
 
 /// What an archive, or an image of several, may ask for. One that asks for more is refused with a
 /// [`Limit`](Kind::Limit) error that names the limit, and whose hint is the flag that sets it.
@@ -61,7 +61,19 @@ impl Default for Limits {
     }
 }
 
+/// Larger than this no config is, whatever the limit: each listing of images reads it.
+pub(crate) const LARGEST_CONFIG: u64 = 64 << 20;
+
 impl Limits {
+    /// Refuses a config of so many bytes.
+    pub(crate) fn require_config(&self, size: u64) -> Result<()> {
+        let limit = self.config.min(LARGEST_CONFIG);
+        match size > limit {
+            true => Err(exceeded(format!("the config is larger than {limit} bytes"), "--max-config")),
+            false => Ok(()),
+        }
+    }
+
     /// The error of `bytes`: what asked for more.
     pub(crate) fn too_large(&self, what: &str) -> Error {
         let share = if self.of_free { ", 80 % of what the store had free" } else { "" };

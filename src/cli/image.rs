@@ -167,9 +167,9 @@ impl Ls {
             let name: ImageName = wanted.parse()?;
             let any_tag = !wanted.ends_with(&format!(":{}", name.tag()));
             for image in &mut images {
-                image.names.retain(|n| {
-                    *n == name || any_tag && (n.registry(), n.repository()) == (name.registry(), name.repository())
-                });
+                image
+                    .names
+                    .retain(|n| n.is_meant_by(wanted) || any_tag && n.is_meant_by(&format!("{wanted}:{}", n.tag())));
             }
             images.retain(|image| !image.names.is_empty());
         }

@@ -13,19 +13,18 @@
 
 use std::collections::VecDeque;
 use std::io::Read;
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 use oci_spec::image::ImageConfiguration;
 
 use super::draft::ImageDraft;
-use super::layers::{remove_layer, settle, unused_layers};
+use super::layers::discard;
 use super::progress::{LayerProgress, Step, Watched};
-use super::{CONFIG_LIMIT, LayerRecord, Record, room};
+use super::{LayerRecord, Record, room};
 use crate::error::{Context, Error, Kind, Result};
 use crate::interrupt;
-use crate::layer::{Limits, Opened, Watch, exceeded};
+use crate::layer::{Limits, Opened, Watch};
 use crate::name::{Digest, Id};
 use crate::store::{Shelf, Store, record};
 use crate::subvolume::{Claim, Draft, Held, Turn};
@@ -76,10 +75,7 @@ struct Layer {
 
 /// The layers that the config wants, with their chain ids.
 fn plan(offer: &Offer, limits: &Limits) -> Result<Vec<Layer>> {
-    let limit = limits.config.min(CONFIG_LIMIT);
-    if offer.config.len() as u64 > limit {
-        return Err(exceeded(format!("the config is larger than {limit} bytes"), "--max-config"));
-    }
+    limits.require_config(offer.config.len() as u64)?;
     let config: ImageConfiguration = serde_json::from_slice(&offer.config)
         .map_err(|e| Error::new(Kind::Invalid, format!("the config is no image's: {e}")))?;
     let diff_ids = config.rootfs().diff_ids();
@@ -169,32 +165,23 @@ impl Adding<'_> {
                 draft = Some(filling);
             } else {
                 let image = self.image(size, false)?;
-                filling.finish(&record)?;
+                filling.finish()?;
                 let publishing = self.store.lock_shelf(Shelf::Images)?;
-                held.push(filling.keep_last(claim, &record)?);
+                held.push(filling.seal(claim, &record)?);
                 made.push(layer.chain);
-                return self.publish(image, &held, publishing);
+                return image.publish(&self.offer.names, &held, publishing);
             }
         }
         // All layers were there.
         let image = self.image(size, true)?;
         let publishing = self.store.lock_shelf(Shelf::Images)?;
-        self.publish(image, &held, publishing)
+        image.publish(&self.offer.names, &held, publishing)
     }
 
     fn image(&self, size: u64, durable: bool) -> Result<ImageDraft<'_>> {
         let chain = self.layers[self.layers.len() - 1].chain;
         let record = Record { chain, size, created: Timestamp::now(), manifest: self.offer.manifest };
         ImageDraft::create(self.store, &self.offer.config, &record, durable)
-    }
-
-    /// The image under its names: durable when this returns. `publishing` is the lock on images.
-    fn publish(&self, image: ImageDraft<'_>, held: &[Held], publishing: OwnedFd) -> Result<Id> {
-        let (id, intent) = image.publish(&self.offer.names)?;
-        held.iter().try_for_each(|layer| settle(layer.dir()))?;
-        drop((intent, publishing)); // nobody has to wait for the disk
-        self.store.sync()?;
-        Ok(id)
     }
 }
 
@@ -264,19 +251,5 @@ impl<'a, 'b> Ahead<'a, 'b> {
 impl Drop for Ahead<'_, '_> {
     fn drop(&mut self) {
         self.opened.drain(..).for_each(|(_, _, opened)| opened.cancel());
-    }
-}
-
-/// Removes layers that an image at fault left, unless somebody else builds on them. What fails is left to a gc.
-fn discard(store: &Store, made: &[Id]) {
-    let discard = || -> Result<()> {
-        let _changing = store.lock_shelf(Shelf::Images)?;
-        for chain in unused_layers(store)?.into_iter().filter(|chain| made.contains(chain)) {
-            remove_layer(store, &chain)?;
-        }
-        Ok(())
-    };
-    if let Err(e) = discard() {
-        log::warn!("remove the layers of what could not be added: {e}");
     }
 }

@@ -4,11 +4,12 @@ use std::collections::BTreeSet;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use super::Record;
+use super::layers::settle;
 use crate::error::{Context, Kind, Result};
 use crate::kernel::fs;
 use crate::name::{Digest, Id, ImageName};
-use crate::store::{Intent, Shelf, Store, record};
-use crate::subvolume::{clear_draft, remove_object};
+use crate::store::{Shelf, Store, record};
+use crate::subvolume::{Held, clear_draft, remove_object};
 
 /// How a directory in staging is called that holds nothing but names for an image that is there.
 const NAMES: &str = "names";
@@ -43,15 +44,24 @@ impl<'a> ImageDraft<'a> {
         Ok(image)
     }
 
-    /// Makes the image visible, under its names, and durable with the caller's next sync, for which nobody has to wait: the
-    /// caller holds the lock on images. Its layers are published.
-    ///
+    /// Makes the image visible, under its names: durable when this returns. `publishing` is the lock on images, `layers` are
+    /// those that it stands on.
+    pub(super) fn publish(self, names: &[ImageName], layers: &[Held], publishing: OwnedFd) -> Result<Id> {
+        let (store, id) = (self.store, self.id);
+        // As long as it lives somebody will look for what is left.
+        let intent = store.intend()?;
+        self.rename(names)?;
+        layers.iter().try_for_each(|layer| settle(layer.dir()))?;
+        drop((intent, publishing)); // nobody has to wait for the disk
+        store.sync()?;
+        Ok(id)
+    }
+
     /// The first rename decides. The names lie in the directory that it moves, and whoever finds one of them there that is
-    /// not in its place, because of a kill, puts it there. As long as the [`Intent`] lives somebody will look.
-    pub(super) fn publish(mut self, names: &[ImageName]) -> Result<(Id, Intent)> {
+    /// not in its place, because of a kill, puts it there.
+    fn rename(mut self, names: &[ImageName]) -> Result<()> {
         let store = self.store;
         let (staging, images) = (store.shelf(Shelf::Staging)?, store.shelf(Shelf::Images)?);
-        let intent = store.intend()?;
         let names: BTreeSet<&ImageName> = names.iter().collect();
         let mut had = Vec::new();
         for name in names.iter().copied() {
@@ -75,7 +85,7 @@ impl<'a> ImageDraft<'a> {
                 return Err(e);
             }
         }
-        Ok((self.id, intent))
+        Ok(())
     }
 
     /// Undoes what was published: the names, which others may have had, and the image.

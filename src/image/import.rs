@@ -16,7 +16,7 @@ use jiff::Timestamp;
 
 use super::config::{self, Change};
 use super::draft::ImageDraft;
-use super::layers::remove_layers_left;
+use super::layers::discard;
 use super::progress::{Progress, Watched};
 use super::{LayerRecord, Record, room};
 use crate::error::{Context, Error, Kind, Result};
@@ -24,7 +24,7 @@ use crate::kernel::fs;
 use crate::layer;
 use crate::name::{Id, ImageName};
 use crate::store::{Shelf, Store};
-use crate::subvolume::Draft;
+use crate::subvolume::{Claim, Draft, Turn};
 use crate::transport::Source;
 
 /// What to import, and what to make of it.
@@ -59,10 +59,7 @@ fn run(store: &Store, import: &Import, progress: Progress) -> Result<Id> {
     let chain = unpacked.diff_id.id();
     let config = config::for_import(unpacked.diff_id, &import.changes, import.message.as_deref());
     let config = serde_json::to_vec(&config).map_err(|e| Error::new(Kind::Invalid, e.to_string()))?;
-    // The same bytes were imported before: nothing of the draft needs to reach the disk.
-    let known = store.exists(Shelf::Layers, &chain)?;
     let record = Record { chain, size: unpacked.bytes, created: Timestamp::now(), manifest: None };
-    let image = ImageDraft::create(store, &config, &record, known)?;
     let layer = LayerRecord {
         diff_id: unpacked.diff_id,
         parent: None,
@@ -70,29 +67,23 @@ fn run(store: &Store, import: &Import, progress: Progress) -> Result<Id> {
         entries: unpacked.entries,
         unfinished: None,
     };
-
-    if known {
-        let publishing = store.lock_shelf(Shelf::Images)?;
-        // It may have been removed since.
-        if store.exists(Shelf::Layers, &chain)? {
-            let (id, intent) = image.publish(import.name.as_slice())?;
-            drop((intent, publishing, draft));
-            store.sync()?;
-            return Ok(id);
+    let names = import.name.as_slice();
+    match Claim::layer(store, &chain)? {
+        Turn::There(there) => {
+            // The same bytes were imported before: nothing of the draft needs to reach the disk.
+            let image = ImageDraft::create(store, &config, &record, true)?;
+            drop(draft);
+            image.publish(names, &[there], store.lock_shelf(Shelf::Images)?)
+        }
+        Turn::Ours(claim) => {
+            let image = ImageDraft::create(store, &config, &record, false)?;
+            draft.finish()?;
+            let publishing = store.lock_shelf(Shelf::Images)?;
+            let made = draft.seal(claim, &layer)?;
+            // No command but gc would look for it.
+            image.publish(names, &[made], publishing).inspect_err(|_| discard(store, &[chain]))
         }
     }
-    draft.finish(&layer)?;
-    let publishing = store.lock_shelf(Shelf::Images)?;
-    draft.seal(&chain)?;
-    let (id, intent) = image.publish(import.name.as_slice()).inspect_err(|_| {
-        // No command but gc would look for it.
-        if let Err(e) = remove_layers_left(store, &[chain]) {
-            log::warn!("remove the layer of an image that was not made: {e}");
-        }
-    })?;
-    drop((intent, publishing));
-    store.sync()?;
-    Ok(id)
 }
 
 fn open(store: &Store, source: &Source, progress: Progress) -> Result<Box<dyn Read + Send>> {

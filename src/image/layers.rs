@@ -80,7 +80,10 @@ fn used_layers(store: &Store) -> Result<HashSet<Id>> {
 
 /// The layers that no image stands on, directly or on one above. The caller holds the lock on images.
 pub(super) fn unused_layers(store: &Store) -> Result<Vec<Id>> {
-    let used = used_layers(store)?;
+    all_but(store, &used_layers(store)?)
+}
+
+fn all_but(store: &Store, used: &HashSet<Id>) -> Result<Vec<Id>> {
     Ok(store.ids(Shelf::Layers)?.into_iter().filter(|chain| !used.contains(chain)).collect())
 }
 
@@ -98,7 +101,7 @@ pub(super) fn top_down(store: &Store, mut layers: Vec<Id>) -> Result<Vec<Id>> {
 /// Those that nobody waits for: not what images stand on, not what an image that was interrupted will go on with
 /// ([`add`](add::add)), and not what somebody builds on just now.
 fn unwanted_layers(store: &Store, used: &HashSet<Id>) -> Result<Vec<Id>> {
-    let unused: Vec<Id> = store.ids(Shelf::Layers)?.into_iter().filter(|chain| !used.contains(chain)).collect();
+    let unused = all_but(store, used)?;
     let mut wanted = HashSet::new();
     for chain in &unused {
         let since = layer_record(store, chain)?.and_then(|record| record.unfinished);
@@ -145,8 +148,8 @@ pub(super) fn remove_layer(store: &Store, chain: &Id) -> Result<()> {
     Ok(())
 }
 
-/// Removes the layers that an image leaves which was removed or could not be made, but not those that another waits for
-/// that is unfinished. The caller holds the lock on images.
+/// Removes the layers that an image leaves which was removed, but not those that another waits for that is unfinished. The
+/// caller holds the lock on images.
 pub(super) fn remove_layers_left(store: &Store, image: &[Id]) -> Result<()> {
     let unused = unused_layers(store)?;
     let mut waited_for = HashSet::new();
@@ -158,18 +161,41 @@ pub(super) fn remove_layers_left(store: &Store, image: &[Id]) -> Result<()> {
     unused.iter().filter(|chain| !waited_for.contains(*chain)).try_for_each(|chain| remove_layer(store, chain))
 }
 
+/// Removes layers of an image that was not made, unless somebody else builds on them. What fails is left to a gc.
+pub(super) fn discard(store: &Store, made: &[Id]) {
+    let discard = || -> Result<()> {
+        let _changing = store.lock_shelf(Shelf::Images)?;
+        for chain in unused_layers(store)?.into_iter().filter(|chain| made.contains(chain)) {
+            remove_layer(store, &chain)?;
+        }
+        Ok(())
+    };
+    if let Err(e) = discard() {
+        log::warn!("remove the layers of an image that was not made: {e}");
+    }
+}
+
 /// The layers that an image stands on, from the top down, as far as they are there.
 pub(super) fn chain_of(store: &Store, top: Id) -> Result<Vec<Id>> {
+    walk(store, top).map(|(chain, _)| chain)
+}
+
+/// The first layer below `top`, or it, that is not there.
+pub(super) fn missing_below(store: &Store, top: Id) -> Result<Option<Id>> {
+    walk(store, top).map(|(_, missing)| missing)
+}
+
+fn walk(store: &Store, top: Id) -> Result<(Vec<Id>, Option<Id>)> {
     let mut chain = Vec::new();
     let mut next = Some(top);
     while let Some(layer) = next.filter(|layer| !chain.contains(layer)) {
-        next = match store.exists(Shelf::Layers, &layer)? {
-            true => layer_record(store, &layer)?.and_then(|record| record.parent),
-            false => break,
-        };
+        if !store.exists(Shelf::Layers, &layer)? {
+            return Ok((chain, Some(layer)));
+        }
         chain.push(layer);
+        next = layer_record(store, &layer)?.and_then(|record| record.parent);
     }
-    Ok(chain)
+    Ok((chain, None))
 }
 
 /// Whether somebody builds on the layer. If not, it is locked now.

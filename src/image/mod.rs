@@ -36,16 +36,14 @@ pub use remove::{Pruned, Removed, prune, remove};
 
 use crate::error::{Context, Error, Kind, Result};
 use crate::kernel::fs;
+use crate::layer::LARGEST_CONFIG;
 use crate::name::{Digest, Id, ImageName};
 use crate::store::{Shelf, Store, record};
 use crate::subvolume::{Parent, Sealed};
-use layers::layer_record;
+use layers::{layer_record, missing_below};
 
 /// The document that an image is named after.
 const CONFIG: &str = "config.json";
-
-/// A config larger than this is refused, whatever [`Limits`](crate::layer::Limits) say: each listing reads it.
-const CONFIG_LIMIT: u64 = 64 << 20;
 
 /// What the store records of an image.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -143,7 +141,7 @@ impl Image {
 }
 
 fn config_bytes(dir: BorrowedFd<'_>) -> Result<Vec<u8>> {
-    fs::read_small(dir, CONFIG, CONFIG_LIMIT)
+    fs::read_small(dir, CONFIG, LARGEST_CONFIG)
 }
 
 /// What is wrong with an image, if something is: its config is not the one that it is named after, or a layer is missing.
@@ -153,14 +151,7 @@ pub(crate) fn damage(store: &Store, id: &Id) -> Result<Option<String>> {
     if Digest::of(&config).id() != *id {
         return Ok(Some("config.json is not the document that the image is named after".to_string()));
     }
-    let mut next = Some(image.chain);
-    while let Some(chain) = next {
-        if !store.exists(Shelf::Layers, &chain)? {
-            return Ok(Some(format!("its layer {} is missing", chain.short())));
-        }
-        next = layer_record(store, &chain)?.and_then(|record| record.parent);
-    }
-    Ok(None)
+    Ok(missing_below(store, image.chain)?.map(|chain| format!("its layer {} is missing", chain.short())))
 }
 
 /// What is wrong with a layer, if something is: nothing is recorded of it, or it can be written to.

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use super::add;
 use super::progress::LayerProgress;
-use crate::error::Result;
+use super::{add, tag};
+use crate::error::{Kind, Result};
 use crate::layer::Limits;
 use crate::name::Id;
 use crate::store::{Shelf, Store};
@@ -29,14 +29,10 @@ pub fn pull(store: &Store, found: Found, limits: &Limits, progress: &LayerProgre
 
 /// Gives the image its name, if it is there.
 fn named(store: &Store, id: &Id, found: &Found) -> Result<bool> {
-    let changing = store.lock_shelf(Shelf::Images)?;
-    if !store.exists(Shelf::Images, id)? {
-        return Ok(false);
+    let Some(name) = found.name() else { return store.exists(Shelf::Images, id) };
+    match tag(store, id, name) {
+        Ok(()) => Ok(true),
+        Err(e) if e.kind() == Kind::NotFound => Ok(false),
+        Err(e) => Err(e),
     }
-    if let Some(name) = found.name() {
-        store.set_tag(name, id)?;
-        drop(changing); // nobody has to wait for the disk
-        store.sync()?;
-    }
-    Ok(true)
 }

@@ -329,6 +329,16 @@ pub(crate) fn random_bytes() -> Result<[u8; 32]> {
     Ok(bytes)
 }
 
+/// Whether the open `dir` is what `name` below `at` names, still.
+pub(crate) fn is_at(dir: BorrowedFd<'_>, at: BorrowedFd<'_>, name: impl AsRef<Path>) -> Result<bool> {
+    let ours = metadata(dir)?;
+    match metadata_at(at, name) {
+        Ok(there) => Ok((ours.st_dev, ours.st_ino) == (there.st_dev, there.st_ino)),
+        Err(e) if e.kind() == Kind::NotFound => Ok(false),
+        Err(e) => Err(e),
+    }
+}
+
 /// fchmod(2).
 pub(crate) fn set_mode(fd: BorrowedFd<'_>, mode: u32) -> Result<()> {
     stat::fchmod(fd, Mode::from_bits_truncate(mode)).map_err(|e| failed("change the mode of", fd, THIS, e))

@@ -25,8 +25,8 @@ use std::sync::Arc;
 use crate::error::{Context, Result};
 use crate::name::Digest;
 
+pub(crate) use crate::archive::LARGEST_CONFIG;
 pub use crate::archive::Limits;
-pub(crate) use crate::archive::exceeded;
 pub use decompress::{decompress, is_compressed};
 pub use pack::{Packed, pack};
 pub use pipeline::Opened;

@@ -52,7 +52,7 @@ pub use embedded::{Options, default_size};
 pub use lookup::Found;
 pub(crate) use lookup::kind_word;
 pub use run_state::Running;
-pub(crate) use staging::{Intent, Left, trash_name};
+pub(crate) use staging::{Left, trash_name};
 
 use crate::error::{Context, Error, Kind, Result};
 use crate::kernel::flock::{self, Lock};

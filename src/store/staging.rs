@@ -263,10 +263,7 @@ fn lock_if_free(at: &OwnedFd, name: &str) -> Result<Option<OwnedFd>> {
         Err(e) => return Err(e),
     }
     // It may have been taken away, or renamed into the trash, while it was not locked yet.
-    let same = match (fs::metadata(dir.as_fd()), fs::metadata_at(at.as_fd(), name)) {
-        (Ok(ours), Ok(there)) => (ours.st_dev, ours.st_ino) == (there.st_dev, there.st_ino),
-        _ => false,
-    };
+    let same = fs::is_at(dir.as_fd(), at.as_fd(), name)?;
     Ok(same.then_some(dir))
 }
 

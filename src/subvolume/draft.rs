@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::{Parent, ROOTFS, Sealed, clear, clear_draft};
+use super::{Parent, ROOTFS, clear, clear_draft};
 use crate::error::{Context, Kind, Result};
 use crate::kernel::flock::{self, Lock};
 use crate::kernel::node::{self, Target, Time};
@@ -39,7 +39,6 @@ pub(crate) struct Draft<'a> {
     name: String,
     dir: OwnedFd,
     rootfs: OwnedFd,
-    published: bool,
 }
 
 impl<'a> Draft<'a> {
@@ -68,7 +67,7 @@ impl<'a> Draft<'a> {
     fn make(store: &'a Store, make: impl FnOnce(BorrowedFd<'_>) -> Result<OwnedFd>) -> Result<Draft<'a>> {
         let (name, dir) = store.make_draft("draft")?;
         match make(dir.as_fd()) {
-            Ok(rootfs) => Ok(Draft { store, name, dir, rootfs, published: false }),
+            Ok(rootfs) => Ok(Draft { store, name, dir, rootfs }),
             Err(e) => {
                 clear_draft(store, &name);
                 Err(e)
@@ -103,9 +102,9 @@ impl<'a> Draft<'a> {
         })
     }
 
-    /// Takes it and its record to the disk, with everything written before. The long part of sealing, without a lock.
-    pub(crate) fn finish<T: Serialize>(&self, record: &T) -> Result<()> {
-        record::write(self.dir.as_fd(), record)?;
+    /// Takes it to the disk, with everything written before. The long part of [`seal`](Draft::seal), without a
+    /// lock.
+    pub(crate) fn finish(&self) -> Result<()> {
         fs::sync_filesystem(self.dir.as_fd()).context(|| "write the draft to the disk")
     }
 
@@ -121,29 +120,13 @@ impl<'a> Draft<'a> {
     /// Makes a [finished](Draft::finish) draft the layer that was claimed: read-only and visible.
     ///
     /// The publishing rename itself is durable only after the caller's next sync.
-    pub(crate) fn keep_last<T: Serialize>(self, mut claim: Claim<'a>, record: &T) -> Result<Held> {
+    pub(crate) fn seal<T: Serialize>(self, mut claim: Claim<'a>, record: &T) -> Result<Held> {
         record::write(claim.dir.as_fd(), record)?;
         let uuid = btrfs::info(self.rootfs.as_fd())?.uuid;
         record::write_identity(claim.dir.as_fd(), Identity::Itself(uuid))?;
         fs::rename(self.dir.as_fd(), ROOTFS, claim.dir.as_fd(), ROOTFS)?;
         btrfs::set_read_only(self.rootfs.as_fd(), true).context(|| "seal the draft")?;
         claim.publish()
-    }
-
-    /// Makes a [finished](Draft::finish) draft read-only and visible as the layer `chain`. If that layer is there
-    /// already, from somebody who was faster, that one is taken and the draft dropped.
-    ///
-    /// The publishing rename itself is durable only after the caller's next sync.
-    pub(crate) fn seal(mut self, chain: &Id) -> Result<Sealed> {
-        btrfs::set_read_only(self.rootfs.as_fd(), true).context(|| "seal the draft")?;
-        let staging = self.store.shelf(Shelf::Staging)?;
-        let layers = self.store.shelf(Shelf::Layers)?;
-        match fs::rename(staging.as_fd(), &self.name, layers.as_fd(), chain.to_string()) {
-            Ok(()) => self.published = true,
-            Err(e) if e.kind() == Kind::AlreadyExists => {}
-            Err(e) => return Err(e).context(|| "publish the layer"),
-        }
-        Sealed::open(self.store, chain)
     }
 }
 
@@ -164,9 +147,7 @@ impl Drop for EndOnDrop<'_> {
 
 impl Drop for Draft<'_> {
     fn drop(&mut self) {
-        if !self.published {
-            clear_draft(self.store, &self.name);
-        }
+        clear_draft(self.store, &self.name);
     }
 }
 
@@ -225,17 +206,9 @@ impl<'a> Claim<'a> {
     /// One rename, and the layer is there.
     fn publish(&mut self) -> Result<Held> {
         let (staging, layers) = (self.store.shelf(Shelf::Staging)?, self.store.shelf(Shelf::Layers)?);
-        match fs::rename(staging.as_fd(), self.name(), layers.as_fd(), self.chain.to_string()) {
-            Ok(()) => self.published = true,
-            // An import of the same bytes, which claims nothing beforehand, was faster.
-            Err(e) if e.kind() == Kind::AlreadyExists => {
-                if let Some(held) = Held::layer(self.store, &self.chain)? {
-                    return Ok(held);
-                }
-                return Err(e).context(|| "publish the layer");
-            }
-            Err(e) => return Err(e).context(|| "publish the layer"),
-        }
+        fs::rename(staging.as_fd(), self.name(), layers.as_fd(), self.chain.to_string())
+            .context(|| "publish the layer")?;
+        self.published = true;
         let dir = fs::duplicate(self.dir.as_fd())?;
         // Nobody gets between the two locks: the kernel exchanges them under one spinlock (flock_lock_inode, fs/locks.c,
         // since 4.0), whatever flock(2) says in general.
@@ -270,7 +243,7 @@ impl Held {
         };
         flock::lock(dir.as_fd(), Lock::Shared, || format!("layer {}", chain.short()))?;
         // Its removal may have been faster than the lock.
-        let there = same_directory(store, Shelf::Layers, &chain.to_string(), dir.as_fd())?;
+        let there = fs::is_at(dir.as_fd(), store.shelf(Shelf::Layers)?.as_fd(), chain.to_string())?;
         Ok(there.then_some(Held { dir }))
     }
 
@@ -292,7 +265,7 @@ fn wait(store: &Store, name: &str, chain: &Id) -> Result<()> {
         other => other?,
     };
     flock::lock(dir.as_fd(), Lock::Shared, || format!("layer {}", chain.short()))?;
-    if !same_directory(store, Shelf::Staging, name, dir.as_fd())? {
+    if !fs::is_at(dir.as_fd(), store.shelf(Shelf::Staging)?.as_fd(), name)? {
         return Ok(());
     }
     drop(dir);
@@ -300,14 +273,4 @@ fn wait(store: &Store, name: &str, chain: &Id) -> Result<()> {
         clear(&store.shelf(Shelf::Staging)?, name)?;
     }
     Ok(())
-}
-
-/// Whether the open directory is the one of that name, still.
-fn same_directory(store: &Store, shelf: Shelf, name: &str, dir: BorrowedFd<'_>) -> Result<bool> {
-    let ours = fs::metadata(dir)?;
-    match fs::metadata_at(store.shelf(shelf)?.as_fd(), name) {
-        Ok(there) => Ok((ours.st_dev, ours.st_ino) == (there.st_dev, there.st_ino)),
-        Err(e) if e.kind() == Kind::NotFound => Ok(false),
-        Err(e) => Err(e),
-    }
 }

@@ -17,7 +17,7 @@ use super::files::Files;
 use super::manifest::{Document, Pointer, choose, pointer};
 use super::verified::Verified;
 use super::{Blob, Blobs, Offer, Platform};
-use crate::archive::{Index, Limits, exceeded};
+use crate::archive::{Index, Limits};
 use crate::error::{Context, Error, Kind, Result};
 use crate::kernel::fs;
 use crate::name::{Digest, ImageName};
@@ -115,9 +115,7 @@ fn docker_archive(files: &Files, json: &[u8], limits: &Limits) -> Result<Vec<Off
 
 fn docker_image(files: &Files, item: Item, limits: &Limits) -> Result<Offer> {
     let (_, size) = files.open(&item.config).context(|| "config of an image")?;
-    if size > limits.config {
-        return Err(config_too_large(limits));
-    }
+    limits.require_config(size)?;
     let config = files.read(&item.config, limits.config).context(|| "config of an image")?;
     if let Some(digest) = named_digest(&item.config)?
         && digest != Digest::of(&config)
@@ -220,16 +218,10 @@ fn image(files: &Files, manifest: &[u8], location: fn(Digest) -> String, limits:
     let Document::Image { config, layers } = Document::parse(manifest, None)? else {
         return Err(Error::new(Kind::Unsupported, "manifest.json: it is an index, not an image"));
     };
-    if config.size > limits.config {
-        return Err(config_too_large(limits));
-    }
+    limits.require_config(config.size)?;
     let config = document(files, config, location)?;
     let layers = layers.into_iter().map(|layer| Blob { location: location(layer.digest), ..layer.into() });
     Ok(Offer { names: Vec::new(), manifest: Some(Digest::of(manifest)), config, layers: layers.collect() })
-}
-
-fn config_too_large(limits: &Limits) -> Error {
-    exceeded(format!("the config is larger than {} bytes", limits.config), "--max-config")
 }
 
 fn document(files: &Files, at: Pointer, location: fn(Digest) -> String) -> Result<Vec<u8>> {

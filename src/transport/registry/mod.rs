@@ -32,7 +32,7 @@ pub use surroundings::Surroundings;
 use super::http::{Http, Promise, Trust};
 use super::manifest::{self, Document, Pointer};
 use super::{Blob, Blobs, Offer, Platform};
-use crate::archive::{Limits, exceeded};
+use crate::archive::Limits;
 use crate::error::{Context, Error, Kind, Result};
 use crate::interrupt;
 use crate::name::{Digest, ImageName};
@@ -217,10 +217,7 @@ impl Found {
     /// # Errors
     /// Those of the registry; [`Kind::Limit`] for a config that is too large.
     pub fn offer(&self, limits: &Limits) -> Result<Offer> {
-        if self.config.size > limits.config {
-            let what = format!("the config is larger than {} bytes", limits.config);
-            return Err(exceeded(what, "--max-config"));
-        }
+        limits.require_config(self.config.size)?;
         let config = self.repository.small_blob(self.config, &format!("config {}", self.config.digest))?;
         let layers = self.layers.iter().copied().map(Blob::from).collect();
         let names = self.name.iter().cloned().collect();

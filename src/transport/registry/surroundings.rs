@@ -43,9 +43,8 @@ impl Surroundings {
         }
     }
 
-    /// No files, no variables.
-    #[cfg(test)]
-    pub(super) fn none() -> Surroundings {
+    /// No files and no variables.
+    pub fn none() -> Surroundings {
         Surroundings {
             root: PathBuf::from("/nonexistent"),
             home: None,

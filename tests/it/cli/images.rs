@@ -420,6 +420,9 @@ fn short_names_find_what_came_from_a_registry() {
         assert_eq!(store.ok(&format!("image inspect {name}")), id, "{name}");
     }
     assert_eq!(store.ok("run --rm foo:1 echo works"), "works");
+    for (name, lines) in [("foo", 2), ("foo:1", 2), ("foo:2", 1), ("x/bar", 2), ("docker.io/foo", 2), ("o", 1)] {
+        assert_eq!(store.lines(&format!("image ls {name}")).len(), lines, "{name}");
+    }
     for name in ["foo", "oo:1", "quay.io/foo:1", "localhost/bar"] {
         store.fails(1, &format!("image rm {name}"));
     }

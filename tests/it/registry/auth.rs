@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tupper::error::Kind;
-use tupper::transport::registry::{Client, Credential};
+use tupper::transport::registry::{Client, Credential, Surroundings};
 
-use super::fixture::{Image, assert_is, client, nowhere, options, pull, pull_with, registry};
+use super::fixture::{Image, assert_is, client, options, pull, pull_with, registry};
 use crate::support::http::{Asked, Reply, Server};
 
 /// base64 of `me:secret`.
@@ -181,7 +181,7 @@ fn a_login_is_tried_before_it_is_kept() {
         (!known).then(|| Reply::new(401, "").with("WWW-Authenticate", "Basic realm=\"x\""))
     });
     let dir = tempfile::tempdir().expect("a directory");
-    let mut around = nowhere();
+    let mut around = Surroundings::none();
     around.runtime = Some(dir.path().to_path_buf());
     let client = Client::new(options(), around).expect("a client");
     let host = server.host();

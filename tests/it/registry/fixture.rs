@@ -1,7 +1,6 @@
 //! An image that a registry could have, the registry that has it, and a client that has little patience.
 
 use std::io::Read;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -89,20 +88,6 @@ pub fn registry(image: &Image, lie: impl Fn(&Asked) -> Option<Reply> + Send + Sy
     Server::start(move |asked| lie(asked).unwrap_or_else(|| image.answer(asked)))
 }
 
-/// No files and no variables of the host's.
-pub fn nowhere() -> Surroundings {
-    Surroundings {
-        root: PathBuf::from("/nonexistent"),
-        home: None,
-        runtime: None,
-        config: None,
-        docker_config: None,
-        auth_file: None,
-        registries_conf: None,
-        uid: 0,
-    }
-}
-
 pub fn options() -> Options {
     let ms = Duration::from_millis;
     Options {
@@ -113,7 +98,7 @@ pub fn options() -> Options {
 }
 
 pub fn client(options: Options) -> Client {
-    Client::new(options, nowhere()).expect("a client")
+    Client::new(options, Surroundings::none()).expect("a client")
 }
 
 /// What a pull brings: the offer, and the layers to their last byte.

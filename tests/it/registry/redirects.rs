@@ -1,9 +1,9 @@
 //! Redirects: blobs lie elsewhere, secrets do not go there.
 
 use tupper::error::Kind;
-use tupper::transport::registry::{Client, Credential};
+use tupper::transport::registry::{Client, Credential, Surroundings};
 
-use super::fixture::{Image, assert_is, blob_path, client, nowhere, options, pull, pull_with, registry};
+use super::fixture::{Image, assert_is, blob_path, client, options, pull, pull_with, registry};
 use crate::support::http::{Reply, Server};
 
 fn with_password() -> Client {
@@ -90,7 +90,7 @@ fn a_mirror_is_asked_first_and_gets_no_password_of_the_registry() {
         mirror.host()
     );
     std::fs::write(conf.path(), text).expect("a file");
-    let mut around = nowhere();
+    let mut around = Surroundings::none();
     around.registries_conf = Some(conf.path().to_path_buf());
     let mut options = options();
     options.credential = Some(Credential::password("me", "secret"));

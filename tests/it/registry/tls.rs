@@ -11,7 +11,9 @@ use rustls::{RootCertStore, ServerConfig};
 use tempfile::TempDir;
 use tupper::error::Result;
 
-use super::fixture::{Image, Pulled, assert_is, client, nowhere, options, pull_with, registry};
+use tupper::transport::registry::Surroundings;
+
+use super::fixture::{Image, Pulled, assert_is, client, options, pull_with, registry};
 use crate::support::certificates;
 use crate::support::command::finish;
 use crate::support::http::{Asked, Reply, Server};
@@ -116,7 +118,7 @@ fn who_is_asked_for_a_certificate_shows_that_of_the_directory() {
     for name in ["ca.crt", "me.cert", "me.key"] {
         std::fs::copy(certs.join(name), usual.join(name)).expect("a copy");
     }
-    let mut around = nowhere();
+    let mut around = Surroundings::none();
     around.home = Some(home.path().to_path_buf());
     let mut strict = options();
     strict.tls_verify = Some(true);
