@@ -14,6 +14,7 @@ mod registry;
 mod run;
 mod snapshot;
 mod store;
+mod users;
 
 use std::path::PathBuf;
 use std::process::ExitCode;

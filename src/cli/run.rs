@@ -10,7 +10,7 @@ use tupper::container::{self, Options};
 use tupper::error::{Error, Kind};
 use tupper::image;
 use tupper::name::ObjectName;
-use tupper::sandbox::{Exit, Limits, Network, Tmpfs, Volume};
+use tupper::sandbox::{self, Exit, Limits, Network, Tmpfs, Volume};
 use tupper::store::Store;
 
 use super::output;
@@ -50,7 +50,7 @@ struct Inside {
     #[arg(long)]
     hostname: Option<String>,
     /// Show a directory or file of the host inside
-    #[arg(long, short, value_name = "SRC:DST[:ro]", value_parser = volume)]
+    #[arg(long, short, value_name = "SRC:DST[:ro,noidmap]", value_parser = volume)]
     volume: Vec<Volume>,
     /// The root is read-only inside
     #[arg(long)]
@@ -73,6 +73,8 @@ struct Inside {
     /// The network
     #[arg(long, value_name = "none|host", default_value = "none", value_parser = network)]
     network: Network,
+    #[command(flatten)]
+    users: super::users::UserFlags,
 }
 
 /// How steps are explained.
@@ -216,6 +218,7 @@ fn create(flags: Flags, command: Command) -> Result<container::Create> {
             tmpfs: inside.tmpfs,
             limits: Limits { memory: inside.memory, millicpus: inside.cpus, pids: inside.pids_limit },
             network: inside.network,
+            users: inside.users.users(),
         },
     })
 }
@@ -233,11 +236,12 @@ fn run(root: &Path, create: &container::Create, explain: Option<Explain>) -> Res
     Ok(exit_code(&container::run(&store, create, narrate)?))
 }
 
-/// One step a line: the command, and what it is for.
-pub(super) fn narrate(words: &str, command: &str) {
+/// One step a line: the command, and what it is for. As a shell's xtrace has it, a second plus is for the inner shell.
+pub(super) fn narrate(shell: sandbox::Shell, words: &str, command: &str) {
+    let plus = if shell == sandbox::Shell::Host { "+" } else { "++" };
     let _ = match command.starts_with('#') {
-        true => output::note(format_args!("+ # {words}")), // nothing that a shell could do
-        false => output::note(format_args!("+ {command}  # {words}")),
+        true => output::note(format_args!("{plus} # {words}")), // nothing that a shell could do
+        false => output::note(format_args!("{plus} {command}  # {words}")),
     };
 }
 
@@ -262,7 +266,7 @@ fn volume(text: &str) -> Result<Volume> {
     let (source, destination, options) = match parts.as_slice() {
         [source, destination] => (*source, *destination, ""),
         [source, destination, options] => (*source, *destination, *options),
-        _ => bail!("not SRC:DST[:ro]"),
+        _ => bail!("not SRC:DST[:OPTIONS]"),
     };
     if !source.starts_with(['/', '.']) {
         bail!("{source}: not a path (a path begins with / or .; named volumes are not supported yet)");
@@ -271,12 +275,17 @@ fn volume(text: &str) -> Result<Volume> {
     if !source.exists() {
         bail!("{}: no such file or directory", source.display());
     }
-    let read_only = match options {
-        "" | "rw" => false,
-        "ro" => true,
-        other => bail!("{other}: an option that is not ro or rw"),
-    };
-    Ok(Volume { source, destination: absolute(destination)?, read_only })
+    let mut volume = Volume { source, destination: absolute(destination)?, read_only: false, mapped: true };
+    for option in options.split(',').filter(|option| !option.is_empty()) {
+        match option {
+            "rw" => volume.read_only = false,
+            "ro" => volume.read_only = true,
+            "idmap" => volume.mapped = true,
+            "noidmap" => volume.mapped = false,
+            other => bail!("{other}: an option that is not ro, rw, idmap or noidmap"),
+        }
+    }
+    Ok(volume)
 }
 
 fn tmpfs(text: &str) -> Result<Tmpfs> {
@@ -362,8 +371,9 @@ mod tests {
     #[test]
     fn volumes_have_two_or_three_parts() {
         let volume_of = |text| volume(text).expect(text);
-        assert_eq!(volume_of("/etc:/x"), Volume { source: "/etc".into(), destination: "/x".into(), read_only: false });
-        assert!(volume_of("/etc:/x:ro").read_only);
+        let plain = Volume { source: "/etc".into(), destination: "/x".into(), read_only: false, mapped: true };
+        assert_eq!(volume_of("/etc:/x"), plain);
+        assert_eq!(volume_of("/etc:/x:ro,noidmap"), Volume { read_only: true, mapped: false, ..plain });
         for text in ["/etc", "/etc:x", "name:/x", "/etc:/x:zz", "/etc:/x:ro:z", "/no/such/place:/x"] {
             assert!(volume(text).is_err(), "{text}");
         }

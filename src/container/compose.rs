@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Kind, Result};
 use crate::name::Id;
-use crate::sandbox::{Limits, Network, Spec, Tmpfs, Volume};
+use crate::sandbox::{Limits, Network, Spec, Tmpfs, Users, Volume};
 
 /// The search path of a container whose image sets none (podman's default).
 const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -49,6 +49,8 @@ pub struct Options {
     pub limits: Limits,
     /// Which network it has.
     pub network: Network,
+    /// Which users and groups of the host are behind those inside.
+    pub users: Users,
 }
 
 /// The sandbox's spec. `term` is the kind of the caller's terminal.
@@ -97,6 +99,7 @@ pub(super) fn compose(options: &Options, image: Option<&Config>, id: &Id, term: 
         tmpfs,
         limits: options.limits.clone(),
         network: options.network,
+        users: options.users.clone(),
     })
 }
 

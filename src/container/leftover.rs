@@ -25,6 +25,8 @@ pub(crate) enum Leftover {
     Cgroup(PathBuf),
     /// What was noted of it as running.
     RunState(PathBuf),
+    /// The range of ids that it had.
+    Ids(PathBuf),
     /// A directory in which it was being made.
     Unfinished,
     /// The container: it ran, and was to go at its end.
@@ -36,6 +38,8 @@ pub(crate) fn leftovers(store: &Store, id: &Id, dir: Option<BorrowedFd<'_>>) -> 
     let mut left: Vec<Leftover> = store.running(id).iter().map(|running| Leftover::Process(running.pid)).collect();
     left.extend(sandbox::cgroups(&cgroup_name(store, id))?.into_iter().map(Leftover::Cgroup));
     left.extend(store.run_state(id).into_iter().map(Leftover::RunState));
+    let leases = store.id_leases().into_iter().filter(|(of, _)| of == id);
+    left.extend(leases.map(|(_, path)| Leftover::Ids(path)));
     let Some(dir) = dir else { return Ok(left) };
     if !store.exists(Shelf::Containers, id)? {
         left.push(Leftover::Unfinished);
@@ -72,6 +76,7 @@ pub(super) fn clear_host(store: &Store, id: &Id) -> Result<()> {
     }
     sandbox::clear_cgroups(&cgroup_name(store, id))?;
     store.forget_running(id);
+    store.forget_ids(id);
     Ok(())
 }
 
@@ -79,6 +84,7 @@ pub(super) fn clear_host(store: &Store, id: &Id) -> Result<()> {
 pub(crate) fn orphans(store: &Store) -> Result<Vec<Id>> {
     let prefix = format!("{}-", store.uuid());
     let mut ids = store.run_states();
+    ids.extend(store.id_leases().into_iter().map(|(id, _)| id));
     let of_cgroup = |name: &String| name.strip_prefix(&prefix)?.parse::<Id>().ok();
     ids.extend(sandbox::cgroup_names()?.iter().filter_map(of_cgroup));
     ids.sort_unstable();

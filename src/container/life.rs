@@ -11,13 +11,13 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::kernel::{process, signal};
 use crate::name::{Id, ObjectName};
 use crate::rootfs::Rootfs;
-use crate::sandbox::{self, Exit, Facts, Plan, Spec};
+use crate::sandbox::{self, Exit, Facts, Maps, Plan, Shell, Spec};
 use crate::snapshot::{self, Resolved};
-use crate::store::{Found, Running, Shelf, Store, record};
+use crate::store::{Found, IdLease, Running, Shelf, Store, record};
 use crate::subvolume::{Active, New, Place};
 
-/// Told of each step as it is done: in words, and as the command that a person would type for it.
-pub type Narrate<'a> = &'a dyn Fn(&str, &str);
+/// Told of each step as it is done: in words, and as the command that a person would type for it, and in which shell.
+pub type Narrate<'a> = &'a dyn Fn(Shell, &str, &str);
 
 /// What a new container is made of.
 #[derive(Debug, Clone, Default)]
@@ -73,9 +73,9 @@ pub fn run(store: &Store, create: &Create, narrate: Option<Narrate<'_>>) -> Resu
         prepared.record.started = Some(prepared.record.created);
     }
     let root = prepared.resolved.parent.rootfs(&prepared.path, prepared.spec.read_only).context(doing)?;
-    let plan = plan(store, &prepared.spec, &root, prepared.found).call_context(doing)?;
     // Before anything is made on the host for it; the intent lasts until all of that is gone.
     let _intent = store.intend().context(doing)?;
+    let (plan, _ids) = plan(store, &prepared.spec, &root, prepared.found).call_context(doing)?;
     let place = Place::claim(store, prepared.found).context(doing)?;
     if let Some(narrate) = narrate {
         narrate_snapshot(&prepared, narrate);
@@ -106,14 +106,14 @@ pub fn run(store: &Store, create: &Create, narrate: Option<Narrate<'_>>) -> Resu
 pub fn start(store: &Store, text: &str, narrate: Option<Narrate<'_>>) -> Result<Exit> {
     let doing = || format!("start container {text}");
     let found = store.find_among(text, &[Shelf::Containers]).call_context(doing)?;
-    let (held, rootfs, plan) = prepare_again(store, text, found).call_context(doing)?;
     let _intent = store.intend().context(doing)?;
+    let (held, rootfs, (plan, _ids)) = prepare_again(store, text, found).call_context(doing)?;
     let started = start_sandbox(&plan, || Ok(rootfs), narrate).call_context(doing);
     conclude(store, held, started, narrate)
 }
 
 /// Locks a container that does not run, and decides everything about running it.
-fn prepare_again(store: &Store, text: &str, found: Found) -> Result<(Held, Rootfs, Plan)> {
+fn prepare_again(store: &Store, text: &str, found: Found) -> Result<(Held, Rootfs, (Plan, Option<IdLease>))> {
     let running = || Error::new(Kind::InUse, format!("container {text}: running already"));
     let active = Active::open(store, found).map_err(|e| if e.kind() == Kind::InUse { running() } else { e })?;
     // If a tupper that ran it was killed, its command may be dying still.
@@ -129,9 +129,9 @@ fn prepare_again(store: &Store, text: &str, found: Found) -> Result<(Held, Rootf
 pub fn explain(store: &Store, create: &Create, narrate: Narrate<'_>) -> Result<()> {
     let prepared = prepare(store, create)?;
     let root = prepared.resolved.parent.rootfs(&prepared.path, prepared.spec.read_only)?;
-    let plan = plan(store, &prepared.spec, &root, prepared.found)?;
+    let (plan, _ids) = plan(store, &prepared.spec, &root, prepared.found)?;
     narrate_snapshot(&prepared, narrate);
-    plan.steps().iter().for_each(|step| narrate(&step.describe(), &step.command()));
+    plan.steps().iter().for_each(|step| narrate(step.shell(), &step.describe(), &step.command()));
     if create.auto_remove {
         narrate_removal(&prepared.path, narrate);
     }
@@ -232,8 +232,12 @@ fn make<'a>(store: &'a Store, prepared: &mut Prepared, mut place: Place<'a>) -> 
     }
 }
 
-fn plan(store: &Store, spec: &Spec, root: &Rootfs, found: Found) -> Result<Plan> {
-    sandbox::plan(spec, &Facts::gather(spec, root, &leftover::cgroup_name(store, &found.id))?)
+/// The plan, and the range of ids that it counts on, if the container is to have one of its own.
+fn plan(store: &Store, spec: &Spec, root: &Rootfs, found: Found) -> Result<(Plan, Option<IdLease>)> {
+    let lease = spec.users.wants_range().then(|| store.lease_ids(&found.id)).transpose()?;
+    let leased = lease.as_ref().map(|lease| Maps::range(lease.uid, lease.gid));
+    let facts = Facts::gather(spec, root, &leftover::cgroup_name(store, &found.id), leased.as_ref())?;
+    Ok((sandbox::plan(spec, &facts)?, lease))
 }
 
 fn start_sandbox(
@@ -243,7 +247,7 @@ fn start_sandbox(
 ) -> Result<sandbox::Running> {
     sandbox::start(plan, rootfs, &|step| {
         if let Some(narrate) = narrate {
-            narrate(&step.describe(), &step.command());
+            narrate(step.shell(), &step.describe(), &step.command());
         }
     })
 }
@@ -302,11 +306,12 @@ fn note_end(held: &mut Held, exit: &Exit) -> Result<()> {
 fn narrate_snapshot(prepared: &Prepared, narrate: Narrate<'_>) {
     let Resolved { source, path, .. } = &prepared.resolved;
     narrate(
+        Shell::Host,
         &format!("make a copy-on-write snapshot of {} {}", source.kind, source.name),
         &format!("btrfs subvolume snapshot {} {}", path.display(), prepared.path.display()),
     );
 }
 
 fn narrate_removal(path: &Path, narrate: Narrate<'_>) {
-    narrate("remove the snapshot", &format!("btrfs subvolume delete {}", path.display()));
+    narrate(Shell::Host, "remove the snapshot", &format!("btrfs subvolume delete {}", path.display()));
 }

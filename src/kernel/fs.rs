@@ -226,13 +226,17 @@ pub(crate) fn read_small_fd(fd: OwnedFd, path: &Path, limit: u64) -> Result<Vec<
     Ok(bytes)
 }
 
-/// Writes a new file; with `sync` its bytes are on the disk when this returns (fsync(2)).
-pub(crate) fn write_new(at: BorrowedFd<'_>, path: impl AsRef<Path>, bytes: &[u8], mode: u32, sync: bool) -> Result<()> {
+/// openat(2) of a new file, for writing.
+pub(crate) fn create_new(at: BorrowedFd<'_>, path: impl AsRef<Path>, mode: u32) -> Result<std::fs::File> {
     let path = path.as_ref();
     let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-    let fd =
-        fcntl::openat(at, path, flags, Mode::from_bits_truncate(mode)).map_err(|e| failed("create", at, path, e))?;
-    let mut file = std::fs::File::from(fd);
+    let fd = fcntl::openat(at, path, flags, Mode::from_bits_truncate(mode));
+    Ok(fd.map_err(|e| failed("create", at, path, e))?.into())
+}
+
+/// Writes a new file; with `sync` its bytes are on the disk when this returns (fsync(2)).
+pub(crate) fn write_new(at: BorrowedFd<'_>, path: impl AsRef<Path>, bytes: &[u8], mode: u32, sync: bool) -> Result<()> {
+    let mut file = create_new(at, path, mode)?;
     file.write_all(bytes)
         .and_then(|()| if sync { file.sync_all() } else { Ok(()) })
         .map_err(|e| Error::from_io(format_args!("write {}", name_of(file.as_fd())), e))

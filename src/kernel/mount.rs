@@ -26,6 +26,7 @@ const MOUNT_ATTR_RDONLY: u64 = 0x01;
 const MOUNT_ATTR_NOSUID: u64 = 0x02;
 const MOUNT_ATTR_NODEV: u64 = 0x04;
 const MOUNT_ATTR_NOEXEC: u64 = 0x08;
+const MOUNT_ATTR_IDMAP: u64 = 0x0010_0000;
 
 /// What a mount forbids.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -76,20 +77,33 @@ pub(crate) fn clone_tree(at: BorrowedFd<'_>, path: impl AsRef<Path>, recursive: 
 /// `recursive` the mounts below it too.
 pub(crate) fn set_attributes(mount: BorrowedFd<'_>, attributes: Attributes, recursive: bool) -> Result<()> {
     let attr = MountAttr { attr_set: attributes.bits(), attr_clr: 0, propagation: libc::MS_PRIVATE, userns_fd: 0 };
+    done(set(mount, &attr, recursive), || "set the attributes of a mount".to_string())
+}
+
+/// mount_setattr(2) with MOUNT_ATTR_IDMAP on a detached mount: what is user N of the namespace `users` is user N on the
+/// disk. With `recursive` on the mounts below it too: all of them, or none.
+///
+/// Since Linux 5.12, on btrfs since 5.15; fs/namespace.c, can_idmap_mount, says which mounts it refuses.
+pub(crate) fn map_ids(mount: BorrowedFd<'_>, users: BorrowedFd<'_>, recursive: bool) -> Result<()> {
+    let userns_fd = u64::from(users.as_raw_fd().unsigned_abs());
+    let attr = MountAttr { attr_set: MOUNT_ATTR_IDMAP, attr_clr: 0, propagation: 0, userns_fd };
+    done(set(mount, &attr, recursive), || "map the ids of a mount".to_string())
+}
+
+fn set(mount: BorrowedFd<'_>, attr: &MountAttr, recursive: bool) -> libc::c_long {
     let deep = if recursive { libc::AT_RECURSIVE } else { 0 };
     // SAFETY: the empty path is a C string; the pointer and length are those of a live struct mount_attr.
     #[expect(unsafe_code, reason = "neither libc nor nix wraps mount_setattr")]
-    let result = unsafe {
+    unsafe {
         libc::syscall(
             libc::SYS_mount_setattr,
             mount.as_raw_fd(),
             c"".as_ptr(),
             libc::AT_EMPTY_PATH | deep,
-            &raw const attr,
+            &raw const *attr,
             size_of::<MountAttr>(),
         )
-    };
-    done(result, || "set the attributes of a mount".to_string())
+    }
 }
 
 /// fsopen(2), fsconfig(2), fsmount(2): a new detached filesystem; an option is `name=value` or the name

@@ -5,9 +5,11 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
+use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 use nix::sched::CloneFlags;
 use nix::sys::signal::Signal;
+use nix::sys::stat::Mode;
 
 use super::failed;
 use crate::error::{Error, Kind, Result};
@@ -107,9 +109,9 @@ pub(crate) fn forbid_core_files() -> Result<()> {
         .map_err(|e| failed("set the core file limit", e))
 }
 
-/// umask(2).
-pub(crate) fn set_umask(mask: u32) {
-    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(mask));
+/// umask(2): what it was before.
+pub(crate) fn set_umask(mask: u32) -> u32 {
+    nix::sys::stat::umask(Mode::from_bits_truncate(mask)).bits()
 }
 
 /// keyctl_join_session_keyring(3): an anonymous session keyring. A kernel without keyrings has none to leak.
@@ -348,9 +350,23 @@ pub(crate) fn unshare_cgroup() -> Result<()> {
 }
 
 /// The namespaces of a sandbox that it gets at once; the cgroup namespace comes when it is in its cgroup.
-pub(crate) fn sandbox_namespaces(network: bool) -> CloneFlags {
+pub(crate) fn sandbox_namespaces(users: bool, network: bool) -> CloneFlags {
     let base = CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWPID | CloneFlags::CLONE_NEWUTS | CloneFlags::CLONE_NEWIPC;
-    if network { base | CloneFlags::CLONE_NEWNET } else { base }
+    let with = |wanted: bool, flag| if wanted { flag } else { CloneFlags::empty() };
+    base | with(users, CloneFlags::CLONE_NEWUSER) | with(network, CloneFlags::CLONE_NEWNET)
+}
+
+/// Writes uid_map and gid_map of a child in a new user namespace, and opens the namespace: user_namespaces(7).
+pub(crate) fn write_id_maps(pid: i32, uids: &str, gids: &str) -> Result<OwnedFd> {
+    for (name, text) in [("uid_map", uids), ("gid_map", gids)] {
+        let fail = |e| failed(format_args!("write {text:?} to /proc/{pid}/{name}"), e);
+        let flags = OFlag::O_WRONLY | OFlag::O_CLOEXEC;
+        let file = nix::fcntl::open(format!("/proc/{pid}/{name}").as_str(), flags, Mode::empty()).map_err(fail)?;
+        nix::unistd::write(&file, text.as_bytes()).map_err(fail)?;
+    }
+    let path = format!("/proc/{pid}/ns/user");
+    nix::fcntl::open(path.as_str(), OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())
+        .map_err(|e| failed(format_args!("open {path}"), e))
 }
 
 /// An execve failed because there is no such program, as exec(3) sees it.

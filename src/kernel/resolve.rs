@@ -173,6 +173,13 @@ pub(crate) fn change_owner(fd: BorrowedFd<'_>, uid: u32) -> Result<()> {
     nix::unistd::fchown(fd, Some(nix::unistd::Uid::from_raw(uid)), None).map_err(|e| failed("change the owner", e))
 }
 
+/// fchownat(2) of what is `name` in a directory of ours, itself if it is a link.
+pub(crate) fn change_owner_at(at: BorrowedFd<'_>, name: &str, (uid, gid): (u32, u32)) -> Result<()> {
+    let (uid, gid) = (nix::unistd::Uid::from_raw(uid), nix::unistd::Gid::from_raw(gid));
+    nix::unistd::fchownat(at, name, Some(uid), Some(gid), fcntl::AtFlags::AT_SYMLINK_NOFOLLOW)
+        .map_err(|e| failed(format_args!("change the owner of {name}"), e))
+}
+
 /// access(2) F_OK: what is at `path` on the host, links followed; `None` when nothing is.
 pub(crate) fn probe(path: &Path) -> Option<Target> {
     let found = stat::stat(path).ok()?;

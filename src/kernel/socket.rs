@@ -14,15 +14,18 @@ use crate::error::Result;
 /// The largest message, in bytes.
 pub(crate) const MESSAGE: usize = 8192;
 
+/// The most descriptors in a message.
+pub(crate) const DESCRIPTORS: usize = 8;
+
 /// socketpair(2), AF_UNIX and SOCK_SEQPACKET: each send is one message, and closing one end ends the other.
 pub(crate) fn pair() -> Result<(OwnedFd, OwnedFd)> {
     socket::socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
         .map_err(|e| failed("socketpair", e))
 }
 
-/// sendmsg(2) of one message, with a descriptor if there is one (unix(7), SCM_RIGHTS).
-pub(crate) fn send(socket: BorrowedFd<'_>, message: &[u8], descriptor: Option<BorrowedFd<'_>>) -> Result<()> {
-    let descriptors: Vec<_> = descriptor.iter().map(AsRawFd::as_raw_fd).collect();
+/// sendmsg(2) of one message, with [some](DESCRIPTORS) descriptors (unix(7), SCM_RIGHTS).
+pub(crate) fn send(socket: BorrowedFd<'_>, message: &[u8], descriptors: &[BorrowedFd<'_>]) -> Result<()> {
+    let descriptors: Vec<_> = descriptors.iter().map(AsRawFd::as_raw_fd).collect();
     let rights = [ControlMessage::ScmRights(&descriptors)];
     let control = if descriptors.is_empty() { &rights[..0] } else { &rights[..] };
     let message = &message[..message.len().min(MESSAGE)];
@@ -42,10 +45,10 @@ pub(crate) fn send(socket: BorrowedFd<'_>, message: &[u8], descriptor: Option<Bo
 }
 
 /// recvmsg(2) of one message; `None` when the other end is closed.
-pub(crate) fn receive(socket: BorrowedFd<'_>) -> Result<Option<(Vec<u8>, Option<OwnedFd>)>> {
+pub(crate) fn receive(socket: BorrowedFd<'_>) -> Result<Option<(Vec<u8>, Vec<OwnedFd>)>> {
     let mut buffer = vec![0; MESSAGE];
-    let mut control = nix::cmsg_space!([std::os::fd::RawFd; 1]);
-    let (length, descriptor) = loop {
+    let mut control = nix::cmsg_space!([std::os::fd::RawFd; DESCRIPTORS]);
+    let (length, descriptors) = loop {
         let mut slices = [IoSliceMut::new(&mut buffer)];
         let flags = MsgFlags::MSG_CMSG_CLOEXEC;
         match socket::recvmsg::<UnixAddr>(socket.as_raw_fd(), &mut slices, Some(&mut control), flags) {
@@ -54,22 +57,23 @@ pub(crate) fn receive(socket: BorrowedFd<'_>) -> Result<Option<(Vec<u8>, Option<
             // closed, and the end, come after (unix_release_sock, net/unix/af_unix.c).
             Err(Errno::ECONNRESET) => continue,
             Err(e) => return Err(failed("receive a message", e)),
-            Ok(message) => break (message.bytes, first_descriptor(&message)?),
+            Ok(message) => break (message.bytes, descriptors(&message)?),
         }
     };
     buffer.truncate(length);
-    Ok((length > 0).then_some((buffer, descriptor)))
+    Ok((length > 0).then_some((buffer, descriptors)))
 }
 
-fn first_descriptor(message: &socket::RecvMsg<'_, '_, UnixAddr>) -> Result<Option<OwnedFd>> {
+fn descriptors(message: &socket::RecvMsg<'_, '_, UnixAddr>) -> Result<Vec<OwnedFd>> {
+    let mut all = Vec::new();
     for control in message.cmsgs().map_err(|e| failed("receive a descriptor", e))? {
         if let ControlMessageOwned::ScmRights(descriptors) = control {
-            // SAFETY: the kernel has just installed these descriptors for this process; the buffer has room for one.
+            // SAFETY: the kernel has just installed these descriptors for this process, and nobody else knows them.
             #[expect(unsafe_code, reason = "SCM_RIGHTS delivers raw descriptors")]
-            return Ok(descriptors.first().map(|fd| unsafe { OwnedFd::from_raw_fd(*fd) }));
+            all.extend(descriptors.into_iter().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }));
         }
     }
-    Ok(None)
+    Ok(all)
 }
 
 /// Brings `lo` up in this network namespace: netdevice(7), SIOCSIFFLAGS.

@@ -31,7 +31,15 @@ pub(super) struct Inherited {
 /// Runs the steps, of which the last execs. A failure is reported to the parent.
 pub(super) fn enter(steps: &[&Step], inherited: Inherited, narrate: &dyn Fn(&Step)) -> ! {
     let _guard = ExitOnUnwind;
-    let mut child = Child { inherited, detached_root: None, root: None, dev: None, private: None, terminal: None };
+    let mut child = Child {
+        inherited,
+        detached_root: None,
+        filesystems: Vec::new(),
+        root: None,
+        dev: None,
+        private: None,
+        terminal: None,
+    };
     for step in steps {
         narrate(step);
         if let Err(error) = child.run(step) {
@@ -55,6 +63,8 @@ struct Child {
     inherited: Inherited,
     /// The root as it came, attached to nothing yet.
     detached_root: Option<OwnedFd>,
+    /// What came with it: those of [`Step::MakeFilesystem`].
+    filesystems: Vec<OwnedFd>,
     root: Option<OwnedFd>,
     dev: Option<OwnedFd>,
     private: Option<OwnedFd>,
@@ -69,7 +79,7 @@ impl Child {
             Step::Attach { directory } => cgroup::attach_self(directory),
             Step::NewSession => process::new_session(),
             Step::SetUmask(mask) => {
-                process::set_umask(*mask);
+                let _ = process::set_umask(*mask);
                 Ok(())
             }
             Step::MakePrivate => mount::make_private(),
@@ -81,9 +91,8 @@ impl Child {
                 self.mount(kind, destination, options, *attributes)
             }
             Step::SetParameter { name, value } => self.set_parameter(name, value),
-            Step::MakeDevice { name, major, minor } => {
-                self.dev().and_then(|dev| resolve::make_character_device(dev, name, *major, *minor))
-            }
+            Step::BecomeRoot => capability::set_identity(0, 0, &[]),
+            Step::AttachFilesystem { filesystem, destination, .. } => self.attach_filesystem(*filesystem, destination),
             Step::MakeLink { name, target } => self.dev().and_then(|dev| fs::symlink(target, dev, name)),
             Step::OpenTerminal { owner } => self.open_terminal(*owner),
             Step::MakePrivateFiles { directories, files } => self.make_private_files(directories, files),
@@ -106,7 +115,6 @@ impl Child {
             Step::JoinKeyring => process::join_new_keyring(),
             Step::ForbidCoreFiles => process::forbid_core_files(),
             Step::LimitCapabilities(keep) => capability::limit_bounding_set(*keep),
-            Step::OwnStreams { uid } => process::own_pipes(*uid),
             Step::SetIdentity { uid, gid, groups } => capability::set_identity(*uid, *gid, groups),
             Step::SetCapabilities(set) => capability::set_capabilities(*set),
             Step::ForbidNewPrivileges => capability::set_no_new_privileges(),
@@ -122,7 +130,12 @@ impl Child {
             | Step::MakeCgroup { .. }
             | Step::SetLimit { .. }
             | Step::CloneTree { .. }
+            | Step::OwnStreams { .. }
+            | Step::WriteIdMaps(_)
             | Step::CloneRoot { .. }
+            | Step::MapTree { .. }
+            | Step::MakeFilesystem { .. }
+            | Step::MakeDevice { .. }
             | Step::Clone { .. } => Err(Error::new(Kind::Invalid, "not a step of the new process")),
         };
         ran.context(|| step.describe())
@@ -156,7 +169,7 @@ impl Child {
 
     fn await_root(&mut self) -> Result<()> {
         match report::ask_for_root(self.inherited.socket.as_fd())? {
-            Some(root) => self.detached_root = Some(root),
+            Some((root, filesystems)) => (self.detached_root, self.filesystems) = (Some(root), filesystems),
             // The parent gave up and says why itself.
             None => process::exit_now(125),
         }
@@ -173,12 +186,18 @@ impl Child {
         Ok(())
     }
 
-    fn mount(&mut self, kind: &str, destination: &Path, options: &[String], attributes: Attributes) -> Result<()> {
+    fn mount(&self, kind: &str, destination: &Path, options: &[String], attributes: Attributes) -> Result<()> {
         let target = resolve::ensure_plain_directory(self.root()?, destination)?;
         let filesystem = mount::new_filesystem(kind, options, attributes)?;
-        mount::attach(filesystem.as_fd(), target.as_fd())?;
+        mount::attach(filesystem.as_fd(), target.as_fd())
+    }
+
+    fn attach_filesystem(&mut self, filesystem: usize, destination: &Path) -> Result<()> {
+        let target = resolve::ensure_plain_directory(self.root()?, destination)?;
+        let made = self.filesystems.get(filesystem).ok_or_else(|| early("the filesystem was not made"))?;
+        mount::attach(made.as_fd(), target.as_fd())?;
         if destination == Path::new("/dev") {
-            self.dev = Some(filesystem);
+            self.dev = Some(fs::duplicate(made.as_fd())?);
         }
         Ok(())
     }
@@ -213,9 +232,9 @@ impl Child {
         for (name, bytes) in files {
             fs::write_new(private.as_fd(), name, bytes, 0o644, false)?;
         }
-        // Before Linux 6.15 only attached mounts can be cloned (fs/namespace.c, may_copy_tree). The host's /proc is in
+        // Before Linux 6.15 only attached mounts can be cloned (fs/namespace.c, may_copy_tree). The host's /dev is in
         // nobody's way: nothing is looked up on the host any more, and it goes with the old root.
-        let place = fs::open_directory(fs::CWD, "/proc")?;
+        let place = fs::open_directory(fs::CWD, "/dev")?;
         mount::attach(private.as_fd(), place.as_fd())?;
         self.private = Some(private);
         Ok(())

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::spec::{Network, Spec};
 use super::user::{self, User};
+use super::users::Maps;
 use crate::error::{Context, Kind, Result};
 use crate::kernel::resolve::Target;
 use crate::kernel::{cgroup, fs, mount, resolve};
@@ -47,6 +48,10 @@ pub struct Facts {
     pub hierarchies: Vec<Hierarchy>,
     /// Who the command runs as.
     pub user: User,
+    /// What stands behind the users and groups inside; without it they are the host's.
+    pub maps: Option<Maps>,
+    /// For each volume, whether it is a directory.
+    pub volume_directories: Vec<bool>,
     /// Where the root lies, for people.
     pub rootfs: PathBuf,
     /// The root is to be mounted read-only whatever the spec says.
@@ -86,13 +91,14 @@ pub struct Masked {
 }
 
 impl Facts {
-    /// Reads them for the sandbox whose cgroups are named `cgroup`.
+    /// Reads them for the sandbox whose cgroups are named `cgroup` and which was given the range `leased`, if it
+    /// [wants](super::Users::wants_range) one.
     ///
     /// # Errors
     ///
     /// A user or group that the root does not have; a passwd or group file in the root that is no regular file or
     /// larger than 1 MiB; a host without /proc.
-    pub fn gather(spec: &Spec, rootfs: &Rootfs, cgroup: &str) -> Result<Facts> {
+    pub fn gather(spec: &Spec, rootfs: &Rootfs, cgroup: &str, leased: Option<&Maps>) -> Result<Facts> {
         let passwd = read_optional(rootfs, Path::new("/etc/passwd"))?;
         let group = read_optional(rootfs, Path::new("/etc/group"))?;
         let hosts = (spec.network == Network::Host).then(|| read_host("/etc/hosts")).flatten();
@@ -100,6 +106,8 @@ impl Facts {
             cgroup: Path::new(GROUP).join(cgroup),
             hierarchies: hierarchies()?,
             user: user::lookup(spec.user.as_deref(), &passwd, &group)?,
+            maps: spec.users.maps(leased),
+            volume_directories: spec.volumes.iter().map(|v| resolve::probe(&v.source) != Some(Target::File)).collect(),
             rootfs: rootfs.path.clone(),
             rootfs_read_only: rootfs.read_only,
             resolv_conf: read_host("/etc/resolv.conf").unwrap_or_default(),
@@ -109,6 +117,17 @@ impl Facts {
             mqueue: resolve::probe(Path::new("/proc/sys/fs/mqueue")).is_some(),
             ping: resolve::probe(Path::new("/proc/sys/net/ipv4/ping_group_range")).is_some(),
         })
+    }
+}
+
+impl Facts {
+    /// What a user and a group inside, which are mapped, are on the host.
+    pub(super) fn outside(&self, uid: u32, gid: u32) -> (u32, u32) {
+        let maps = self.maps.as_ref();
+        (
+            maps.map_or(Some(uid), |maps| maps.uid(uid)).unwrap_or(uid),
+            maps.map_or(Some(gid), |maps| maps.gid(gid)).unwrap_or(gid),
+        )
     }
 }
 

@@ -2,11 +2,12 @@
 
 use std::path::{Component, Path, PathBuf};
 
-use super::cgroups::plan_cgroups;
+use super::cgroups::{CgroupPlace, plan_cgroups};
 use super::facts::Facts;
-use super::spec::{Network, Spec, Tmpfs, Volume};
+use super::spec::{Network, Spec, Tmpfs, invalid};
 use super::step::{Attributes, CapabilitySet, Side, Step, capabilities};
-use crate::error::{Error, Kind, Result};
+use super::users::Maps;
+use crate::error::{Error, Result};
 
 /// What root keeps inside: podman's default (containers-common, containers.conf(5) `default_capabilities`).
 pub(super) const DEFAULT_CAPABILITIES: CapabilitySet = capabilities(&[
@@ -25,6 +26,9 @@ pub(super) const DEFAULT_CAPABILITIES: CapabilitySet = capabilities(&[
 
 /// gethostname(2): HOST_NAME_MAX.
 const HOST_NAME_MAX: usize = 64;
+
+/// The largest that ping_group_range takes: icmp(7).
+const LAST_PING_GROUP: u32 = 2_147_483_647;
 
 const NONE: Attributes = Attributes { read_only: false, nosuid: false, nodev: false, noexec: false };
 const NOSUID_NODEV: Attributes = Attributes { nosuid: true, nodev: true, ..NONE };
@@ -61,51 +65,41 @@ impl Plan {
 ///
 /// [`Kind::Invalid`] for a spec that makes no sense, [`Kind::Unsupported`] for a limit that this host cannot set.
 pub fn plan(spec: &Spec, facts: &Facts) -> Result<Plan> {
-    validate(spec)?;
+    validate(spec, facts)?;
     let cgroups = plan_cgroups(&spec.limits, facts)?;
     let own_network = spec.network == Network::None;
     let read_only = spec.read_only || facts.rootfs_read_only;
 
     let mut steps = cgroups.steps;
-    let mut trees = Vec::new();
-    for place in &cgroups.places {
-        trees.push((place.directory.clone(), place.view.clone()));
-        steps.push(Step::CloneTree {
-            source: place.directory.clone(),
-            recursive: false,
-            attributes: HARMLESS_READ_ONLY,
-        });
-    }
-    for volume in &spec.volumes {
-        steps.push(Step::CloneTree {
-            source: volume.source.clone(),
-            recursive: true,
-            attributes: Attributes { read_only: volume.read_only, ..NOSUID_NODEV },
-        });
-    }
-    steps.push(Step::Clone { network: own_network, cgroup: cgroups.unified });
+    let trees = plan_trees(spec, facts, &cgroups.places);
+    steps.extend(trees.iter().map(Tree::clone_step));
+    plan_streams(&mut steps, spec, facts);
+    steps.push(Step::Clone { users: facts.maps.is_some(), network: own_network, cgroup: cgroups.unified });
     steps.push(Step::DieWithParent);
     steps.extend(cgroups.attach.into_iter().map(|directory| Step::Attach { directory }));
-    steps.extend([Step::NewSession, Step::SetUmask(0), Step::MakePrivate, Step::SetHostname(spec.hostname.clone())]);
+    steps.extend([Step::NewSession, Step::SetUmask(0), Step::SetHostname(spec.hostname.clone())]);
     if own_network {
         steps.push(Step::LoopbackUp);
     }
-    steps.extend([
-        Step::AwaitRoot,
-        Step::CloneRoot { path: facts.rootfs.clone(), attributes: NOSUID_NODEV },
-        Step::AttachRoot { path: facts.rootfs.clone() },
-    ]);
+    let made = plan_parent(&mut steps, facts, &trees, own_network);
+    if facts.maps.is_some() {
+        // The change of user clears the wish to end with the parent: prctl(2), PR_SET_PDEATHSIG.
+        steps.extend([Step::BecomeRoot, Step::DieWithParent]);
+    }
+    steps.extend([Step::MakePrivate, Step::JoinKeyring, Step::AttachRoot { path: facts.rootfs.clone() }]);
     steps.push(mount("proc", "/proc", &[], HARMLESS));
     if own_network && facts.ping {
-        // ping(8) without privileges for every group: icmp(7), ping_group_range.
-        steps.push(Step::SetParameter { name: "net/ipv4/ping_group_range", value: "0 2147483647" });
+        // ping(8) without privileges for every group: icmp(7), ping_group_range. The kernel takes no group that is not
+        // mapped (net/ipv4/sysctl_net_ipv4.c, ipv4_ping_group_range).
+        let last = facts.maps.as_ref().map_or(LAST_PING_GROUP, Maps::last_gid).min(LAST_PING_GROUP);
+        steps.push(Step::SetParameter { name: "net/ipv4/ping_group_range", value: format!("0 {last}") });
     }
+    steps.extend(made);
     plan_devices(&mut steps, spec, facts);
-    steps.push(mount("sysfs", "/sys", &[], HARMLESS_READ_ONLY));
     plan_private(&mut steps, spec, facts, &trees);
     steps.extend(facts.masked.iter().map(|m| Step::Mask { path: m.path.clone(), directory: m.directory }));
     steps.extend(facts.read_only.iter().map(|path| Step::MakeReadOnly { path: path.clone() }));
-    plan_volumes(&mut steps, spec, trees.len())?;
+    plan_volumes(&mut steps, spec, &trees, facts)?;
     plan_etc(&mut steps, spec, read_only);
 
     if spec.cwd != Path::new("/") {
@@ -118,7 +112,6 @@ pub fn plan(spec: &Spec, facts: &Facts) -> Result<Plan> {
         Step::UnshareCgroup,
         Step::PivotRoot,
         Step::DetachOldRoot,
-        Step::JoinKeyring,
         Step::ForbidCoreFiles,
         Step::SetUmask(0o022),
     ]);
@@ -126,12 +119,106 @@ pub fn plan(spec: &Spec, facts: &Facts) -> Result<Plan> {
     Ok(Plan { steps, tty: spec.tty, interactive: spec.interactive, oom_events: cgroups.oom_events })
 }
 
+/// A mount of the host's that shows inside: a view of a cgroup, or a volume.
+struct Tree {
+    source: PathBuf,
+    destination: PathBuf,
+    recursive: bool,
+    attributes: Attributes,
+    mapped: bool,
+    directory: bool,
+    cgroup: bool,
+}
+
+impl Tree {
+    fn clone_step(&self) -> Step {
+        Step::CloneTree { source: self.source.clone(), recursive: self.recursive, attributes: self.attributes }
+    }
+
+    fn attach_step(&self, tree: usize, facts: &Facts) -> Step {
+        Step::AttachTree {
+            tree,
+            source: self.source.clone(),
+            root: facts.rootfs.clone(),
+            destination: self.destination.clone(),
+            attributes: self.attributes,
+            mapped: self.mapped,
+            directory: self.directory,
+        }
+    }
+}
+
+fn plan_trees(spec: &Spec, facts: &Facts, places: &[CgroupPlace]) -> Vec<Tree> {
+    let cgroups = places.iter().map(|place| Tree {
+        source: place.directory.clone(),
+        destination: place.view.clone(),
+        recursive: false,
+        attributes: HARMLESS_READ_ONLY,
+        mapped: false,
+        directory: true,
+        cgroup: true,
+    });
+    let volumes = spec.volumes.iter().enumerate().map(|(i, volume)| Tree {
+        source: volume.source.clone(),
+        destination: volume.destination.clone(),
+        recursive: true,
+        attributes: Attributes { read_only: volume.read_only, ..NOSUID_NODEV },
+        mapped: volume.mapped && facts.maps.is_some(),
+        directory: facts.volume_directories.get(i).copied().unwrap_or(true),
+        cgroup: false,
+    });
+    cgroups.chain(volumes).collect()
+}
+
+fn plan_streams(steps: &mut Vec<Step>, spec: &Spec, facts: &Facts) {
+    let uid = facts.outside(facts.user.uid, 0).0;
+    if uid != 0 && !spec.tty {
+        steps.push(Step::OwnStreams { uid });
+    }
+}
+
+/// What the parent does when the new process asks for its root. Returns the steps that attach what it made.
+fn plan_parent(steps: &mut Vec<Step>, facts: &Facts, trees: &[Tree], own_network: bool) -> Vec<Step> {
+    let mapped = facts.maps.is_some();
+    let owner = facts.outside(0, 0);
+    let root = &facts.rootfs;
+    steps.push(Step::AwaitRoot);
+    steps.extend(facts.maps.clone().map(Step::WriteIdMaps));
+    steps.push(Step::CloneRoot { path: root.clone(), attributes: NOSUID_NODEV, mapped });
+    let volumes = trees.iter().enumerate().filter(|(_, tree)| tree.mapped);
+    steps.extend(volumes.map(|(tree, volume)| Step::MapTree { tree, source: volume.source.clone() }));
+    let mut attach = Vec::new();
+    let mut make = |steps: &mut Vec<Step>, kind, destination: &str, options: &[&str], attributes| {
+        let (options, destination) = (options.iter().map(ToString::to_string).collect(), PathBuf::from(destination));
+        attach.push(Step::AttachFilesystem { filesystem: attach.len(), kind, destination: destination.clone() });
+        steps.push(Step::MakeFilesystem { kind, root: root.clone(), destination, options, attributes, mapped });
+    };
+    if mapped && !own_network {
+        // Who may mount it is who owns the network namespace that it shows: fs/sysfs/mount.c, sysfs_init_fs_context.
+        make(steps, "sysfs", "/sys", &[], HARMLESS_READ_ONLY);
+    }
+    // Device nodes are the host's to make: mknod(2), EPERM in a user namespace.
+    let (uid, gid) = (format!("uid={}", owner.0), format!("gid={}", owner.1));
+    let options = ["mode=0755", "size=64k", &uid, &gid];
+    make(steps, "tmpfs", "/dev", if mapped { &options } else { &options[..2] }, NOSUID_NOEXEC);
+    // OCI runtime-spec config-linux.md, "Default Devices".
+    let devices = [("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)];
+    steps.extend(devices.map(|(name, major, minor)| Step::MakeDevice {
+        root: root.clone(),
+        name,
+        major,
+        minor,
+        owner,
+    }));
+    if !mapped || own_network {
+        attach.push(mount("sysfs", "/sys", &[], HARMLESS_READ_ONLY));
+    }
+    attach
+}
+
 fn plan_command(steps: &mut Vec<Step>, spec: &Spec, facts: &Facts) {
     let user = &facts.user;
     let kept = if user.uid == 0 { DEFAULT_CAPABILITIES } else { CapabilitySet(0) };
-    if user.uid != 0 && !spec.tty {
-        steps.push(Step::OwnStreams { uid: user.uid });
-    }
     steps.extend([
         Step::LimitCapabilities(DEFAULT_CAPABILITIES),
         Step::SetIdentity { uid: user.uid, gid: user.gid, groups: user.groups.clone() },
@@ -162,10 +249,6 @@ fn plan_command(steps: &mut Vec<Step>, spec: &Spec, facts: &Facts) {
 }
 
 fn plan_devices(steps: &mut Vec<Step>, spec: &Spec, facts: &Facts) {
-    // OCI runtime-spec config-linux.md, "Default Devices" and "Default Filesystems".
-    steps.push(mount("tmpfs", "/dev", &["mode=0755", "size=64k"], NOSUID_NOEXEC));
-    let devices = [("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)];
-    steps.extend(devices.map(|(name, major, minor)| Step::MakeDevice { name, major, minor }));
     let links = [
         ("fd", "/proc/self/fd"),
         ("stdin", "/proc/self/fd/0"),
@@ -175,9 +258,10 @@ fn plan_devices(steps: &mut Vec<Step>, spec: &Spec, facts: &Facts) {
         ("core", "/proc/kcore"),
     ];
     steps.extend(links.map(|(name, target)| Step::MakeLink { name, target }));
-    // gid 5 is tty in every distribution that numbers it; devpts.rst.
+    // OCI runtime-spec config-linux.md, "Default Filesystems". Group 5 is tty in every distribution that numbers it.
     let pts = ["newinstance", "ptmxmode=0666", "mode=0620", "gid=5"];
-    steps.push(mount("devpts", "/dev/pts", &pts, NOSUID_NOEXEC));
+    let tty_group = facts.maps.as_ref().is_none_or(|maps| maps.gid(5).is_some());
+    steps.push(mount("devpts", "/dev/pts", &pts[..if tty_group { 4 } else { 3 }], NOSUID_NOEXEC));
     steps.push(mount("tmpfs", "/dev/shm", &["mode=1777", "size=65536k"], HARMLESS));
     if facts.mqueue {
         steps.push(mount("mqueue", "/dev/mqueue", &[], HARMLESS));
@@ -188,9 +272,9 @@ fn plan_devices(steps: &mut Vec<Step>, spec: &Spec, facts: &Facts) {
 }
 
 /// The private files, and the view of the cgroups that lies on them where there are several hierarchies.
-fn plan_private(steps: &mut Vec<Step>, spec: &Spec, facts: &Facts, trees: &[(PathBuf, PathBuf)]) {
+fn plan_private(steps: &mut Vec<Step>, spec: &Spec, facts: &Facts, trees: &[Tree]) {
     let views = |parent: &str| {
-        let below = trees.iter().filter_map(|(_, view)| view.strip_prefix(parent).ok());
+        let below = trees.iter().filter(|t| t.cgroup).filter_map(|t| t.destination.strip_prefix(parent).ok());
         below.filter(|name| !name.as_os_str().is_empty()).map(|n| n.display().to_string()).collect::<Vec<_>>()
     };
     let several = views("/sys/fs/cgroup");
@@ -211,9 +295,7 @@ fn plan_private(steps: &mut Vec<Step>, spec: &Spec, facts: &Facts, trees: &[(Pat
             directory: true,
         });
     }
-    for (tree, (source, destination)) in trees.iter().enumerate() {
-        steps.push(Step::AttachTree { tree, source: source.clone(), destination: destination.clone() });
-    }
+    steps.extend(trees.iter().enumerate().filter(|(_, tree)| tree.cgroup).map(|(i, tree)| tree.attach_step(i, facts)));
 }
 
 fn own_hosts(hostname: &str) -> Vec<u8> {
@@ -221,12 +303,9 @@ fn own_hosts(hostname: &str) -> Vec<u8> {
 }
 
 /// Volumes and tmpfs, outer ones first, so that an inner one is not hidden.
-fn plan_volumes(steps: &mut Vec<Step>, spec: &Spec, first_tree: usize) -> Result<()> {
-    let mut mounts: Vec<Step> = Vec::new();
-    for (i, Volume { source, destination, .. }) in spec.volumes.iter().enumerate() {
-        let (source, destination) = (source.clone(), destination.clone());
-        mounts.push(Step::AttachTree { tree: first_tree + i, source, destination });
-    }
+fn plan_volumes(steps: &mut Vec<Step>, spec: &Spec, trees: &[Tree], facts: &Facts) -> Result<()> {
+    let volumes = trees.iter().enumerate().filter(|(_, tree)| !tree.cgroup);
+    let mut mounts: Vec<Step> = volumes.map(|(i, volume)| volume.attach_step(i, facts)).collect();
     for tmpfs in &spec.tmpfs {
         let (options, attributes) = tmpfs_options(tmpfs)?;
         mounts.push(Step::MountTmpfs { destination: tmpfs.destination.clone(), options, attributes });
@@ -289,7 +368,7 @@ fn bad_option(tmpfs: &Tmpfs, option: &str) -> Error {
     invalid(format!("tmpfs {}: option {option:?} is not known", tmpfs.destination.display()))
 }
 
-fn validate(spec: &Spec) -> Result<()> {
+fn validate(spec: &Spec, facts: &Facts) -> Result<()> {
     let words = spec.args.iter().chain(&spec.env).chain([&spec.hostname]);
     if let Some(word) = words.into_iter().find(|w| w.contains('\0')) {
         return Err(invalid(format!("{word:?}: contains a NUL byte")));
@@ -308,6 +387,10 @@ fn validate(spec: &Spec) -> Result<()> {
     for tmpfs in &spec.tmpfs {
         mountable("tmpfs", &tmpfs.destination)?;
     }
+    if let Some(maps) = &facts.maps {
+        maps.validate()?;
+        require_mapped(maps, facts)?;
+    }
     if spec.limits.memory == Some(0) {
         return Err(invalid("limit memory: zero bytes".to_string()));
     }
@@ -316,6 +399,21 @@ fn validate(spec: &Spec) -> Result<()> {
         return Err(invalid("limit cpus: less than 0.01".to_string()));
     }
     Ok(())
+}
+
+fn require_mapped(maps: &Maps, facts: &Facts) -> Result<()> {
+    let user = &facts.user;
+    let missing = match maps.uid(user.uid) {
+        None => Some(("user", user.uid)),
+        Some(_) => [user.gid].iter().chain(&user.groups).find(|g| maps.gid(**g).is_none()).map(|g| ("group", *g)),
+    };
+    match missing {
+        Some((what, id)) => {
+            let error = invalid(format!("{what} {id}: not one of those that the container has"));
+            Err(error.with_hint("--uidmap and --gidmap say which it has; --userns host gives it all"))
+        }
+        None => Ok(()),
+    }
 }
 
 fn absolute(what: &str, path: &Path) -> Result<()> {
@@ -338,10 +436,6 @@ fn mountable(what: &str, path: &Path) -> Result<()> {
         return Err(invalid(format!("{what} {}: cannot be mounted there", path.display())));
     }
     Ok(())
-}
-
-fn invalid(message: String) -> Error {
-    Error::new(Kind::Invalid, message)
 }
 
 /// The steps by where they run: before the process, then at the same time the parent's and the child's.

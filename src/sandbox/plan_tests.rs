@@ -1,9 +1,12 @@
 //! The posture as a table: which steps, in which order, for which spec on which host.
 
 use super::*;
+use crate::error::Kind;
 use crate::sandbox::facts::{Hierarchy, Masked};
-use crate::sandbox::spec::Limits;
+use crate::sandbox::shell::Shell;
+use crate::sandbox::spec::{Limits, Volume};
 use crate::sandbox::user::User;
+use crate::sandbox::users::{IdMap, Users};
 
 fn hybrid() -> Vec<Hierarchy> {
     let v1 = |name: &str| Hierarchy {
@@ -25,6 +28,8 @@ fn facts(hierarchies: Vec<Hierarchy>) -> Facts {
         cgroup: "tupper/c1".into(),
         hierarchies,
         user: User { uid: 0, gid: 0, groups: Vec::new(), home: Some("/root".into()) },
+        maps: Some(Maps::range(231_072, 231_072)),
+        volume_directories: Vec::new(),
         rootfs: "/store/c1/rootfs".into(),
         rootfs_read_only: false,
         resolv_conf: b"nameserver 192.0.2.1\n".to_vec(),
@@ -55,72 +60,73 @@ fn position(commands: &[String], command: &str) -> usize {
 #[test]
 fn the_default_posture_on_a_unified_host() {
     let expected = [
-        "mkdir -p /sys/fs/cgroup && echo '+pids' > /sys/fs/cgroup/cgroup.subtree_control",
-        "mkdir -p /sys/fs/cgroup/tupper && echo '+pids' > /sys/fs/cgroup/tupper/cgroup.subtree_control",
-        "mkdir -p /sys/fs/cgroup/tupper/c1",
-        "echo 1024 > /sys/fs/cgroup/tupper/c1/pids.max",
-        "# keep the mount of /sys/fs/cgroup/tupper/c1",
-        "echo $$ > /sys/fs/cgroup/tupper/c1/cgroup.procs && unshare --mount --pid --fork --kill-child --uts --ipc --net sh",
-        "setpriv --pdeathsig KILL sh",
-        "setsid sh",
-        "umask 0000",
-        "mount --make-rprivate /",
-        "hostname box",
-        "ip link set lo up",
-        "# wait",
-        "# keep the mount of /store/c1/rootfs",
-        "mount --bind /store/c1/rootfs /store/c1/rootfs && cd /store/c1/rootfs",
-        "mount -t proc -o nosuid,nodev,noexec proc proc",
-        "echo '0 2147483647' > proc/sys/net/ipv4/ping_group_range",
-        "mount -t tmpfs -o nosuid,noexec,mode=0755,size=64k tmpfs dev",
-        "mknod -m 0666 dev/null c 1 3",
-        "mknod -m 0666 dev/zero c 1 5",
-        "mknod -m 0666 dev/full c 1 7",
-        "mknod -m 0666 dev/random c 1 8",
-        "mknod -m 0666 dev/urandom c 1 9",
-        "mknod -m 0666 dev/tty c 5 0",
-        "ln -s /proc/self/fd dev/fd",
-        "ln -s /proc/self/fd/0 dev/stdin",
-        "ln -s /proc/self/fd/1 dev/stdout",
-        "ln -s /proc/self/fd/2 dev/stderr",
-        "ln -s pts/ptmx dev/ptmx",
-        "ln -s /proc/kcore dev/core",
-        "mount -t devpts -o nosuid,noexec,newinstance,ptmxmode=0666,mode=0620,gid=5 devpts dev/pts",
-        "mount -t tmpfs -o nosuid,nodev,noexec,mode=1777,size=65536k tmpfs dev/shm",
-        "mount -t mqueue -o nosuid,nodev,noexec mqueue dev/mqueue",
-        "mount -t sysfs -o ro,nosuid,nodev,noexec sysfs sys",
-        "mount -t tmpfs tmpfs /proc && mkdir -p /proc/empty && touch /proc/hosts /proc/hostname /proc/resolv.conf",
-        "mount --rbind /sys/fs/cgroup/tupper/c1 sys/fs/cgroup",
-        "mount --bind dev/null proc/kcore",
-        "mount --bind -o ro /proc/empty sys/firmware",
-        "mount --bind -o ro proc/bus proc/bus",
-        "mount --bind -o ro proc/sys proc/sys",
-        "mount --bind -o nosuid,nodev,noexec /proc/hosts etc/hosts",
-        "mount --bind -o nosuid,nodev,noexec /proc/hostname etc/hostname",
-        "mount --bind -o nosuid,nodev,noexec /proc/resolv.conf etc/resolv.conf",
-        "unshare --cgroup sh",
-        "pivot_root . .",
-        "umount --lazy . && cd /",
-        "keyctl session - sh",
-        "ulimit -c 0",
-        "umask 0022",
-        "capsh --drop=cap_dac_read_search,cap_linux_immutable,cap_net_broadcast,cap_net_admin,cap_net_raw,cap_ipc_lock,\
-         cap_ipc_owner,cap_sys_module,cap_sys_rawio,cap_sys_ptrace,cap_sys_pacct,cap_sys_admin,cap_sys_boot,cap_sys_nice,\
-         cap_sys_resource,cap_sys_time,cap_sys_tty_config,cap_mknod,cap_lease,cap_audit_write,cap_audit_control,\
-         cap_mac_override,cap_mac_admin,cap_syslog,cap_wake_alarm,cap_block_suspend,cap_audit_read,cap_perfmon,cap_bpf,\
-         cap_checkpoint_restore --",
-        "setpriv --reuid 0 --regid 0 --clear-groups sh",
-        "capsh --caps=cap_chown,cap_dac_override,cap_fowner,cap_fsetid,cap_kill,cap_setgid,cap_setuid,cap_setpcap,\
-         cap_net_bind_service,cap_sys_chroot,cap_setfcap=ep --",
-        "setpriv --no-new-privs sh",
-        "setpriv --pdeathsig KILL sh",
-        "exec < /dev/null",
-        "trap - HUP INT QUIT PIPE TERM",
-        "cd /",
-        "exec 3>&-  # and every higher one",
-        "exec env -i PATH=/bin HOME=/root sh",
+        "+ mkdir -p /sys/fs/cgroup && echo '+pids' > /sys/fs/cgroup/cgroup.subtree_control",
+        "+ mkdir -p /sys/fs/cgroup/tupper && echo '+pids' > /sys/fs/cgroup/tupper/cgroup.subtree_control",
+        "+ mkdir -p /sys/fs/cgroup/tupper/c1",
+        "+ echo 1024 > /sys/fs/cgroup/tupper/c1/pids.max",
+        "+ # mounted where it is attached",
+        "+ chown --dereference 231072 /proc/self/fd/[012]",
+        "++ echo $$ > /sys/fs/cgroup/tupper/c1/cgroup.procs && unshare --user --keep-caps --mount --pid --fork --kill-child --uts --ipc --net sh",
+        "++ setpriv --pdeathsig KILL sh",
+        "++ setsid --wait sh",
+        "++ umask 0000",
+        "++ hostname box",
+        "++ ip link set lo up",
+        "+ BOX=$(pgrep --parent $(pgrep --newest --exact unshare))",
+        "+ printf '0 231072 65536\\n' > /proc/$BOX/uid_map && printf '0 231072 65536\\n' > /proc/$BOX/gid_map",
+        "+ nsenter --target $BOX --mount mount --bind -o nosuid,nodev,X-mount.idmap=/proc/$BOX/ns/user /store/c1/rootfs /store/c1/rootfs",
+        "+ nsenter --target $BOX --mount --user sh -c 'mkdir -p /store/c1/rootfs/dev' && nsenter --target $BOX --mount mount -t tmpfs -o nosuid,noexec,mode=0755,size=64k,uid=231072,gid=231072 tmpfs /store/c1/rootfs/dev",
+        "+ nsenter --target $BOX --mount sh -c 'mknod -m 0666 /store/c1/rootfs/dev/null c 1 3 && chown 231072:231072 /store/c1/rootfs/dev/null'",
+        "+ nsenter --target $BOX --mount sh -c 'mknod -m 0666 /store/c1/rootfs/dev/zero c 1 5 && chown 231072:231072 /store/c1/rootfs/dev/zero'",
+        "+ nsenter --target $BOX --mount sh -c 'mknod -m 0666 /store/c1/rootfs/dev/full c 1 7 && chown 231072:231072 /store/c1/rootfs/dev/full'",
+        "+ nsenter --target $BOX --mount sh -c 'mknod -m 0666 /store/c1/rootfs/dev/random c 1 8 && chown 231072:231072 /store/c1/rootfs/dev/random'",
+        "+ nsenter --target $BOX --mount sh -c 'mknod -m 0666 /store/c1/rootfs/dev/urandom c 1 9 && chown 231072:231072 /store/c1/rootfs/dev/urandom'",
+        "+ nsenter --target $BOX --mount sh -c 'mknod -m 0666 /store/c1/rootfs/dev/tty c 5 0 && chown 231072:231072 /store/c1/rootfs/dev/tty'",
+        "++ setpriv --reuid 0 --regid 0 --clear-groups sh",
+        "++ setpriv --pdeathsig KILL sh",
+        "++ mount --make-rprivate /",
+        "++ keyctl session - sh",
+        "++ cd /store/c1/rootfs",
+        "++ mkdir -p proc && mount -t proc -o nosuid,nodev,noexec proc proc",
+        "++ echo '0 65535' > proc/sys/net/ipv4/ping_group_range",
+        "++ # it is there",
+        "++ mkdir -p sys && mount -t sysfs -o ro,nosuid,nodev,noexec sysfs sys",
+        "++ ln -s /proc/self/fd dev/fd",
+        "++ ln -s /proc/self/fd/0 dev/stdin",
+        "++ ln -s /proc/self/fd/1 dev/stdout",
+        "++ ln -s /proc/self/fd/2 dev/stderr",
+        "++ ln -s pts/ptmx dev/ptmx",
+        "++ ln -s /proc/kcore dev/core",
+        "++ mkdir -p dev/pts && mount -t devpts -o nosuid,noexec,newinstance,ptmxmode=0666,mode=0620,gid=5 devpts dev/pts",
+        "++ mkdir -p dev/shm && mount -t tmpfs -o nosuid,nodev,noexec,mode=1777,size=65536k tmpfs dev/shm",
+        "++ mkdir -p dev/mqueue && mount -t mqueue -o nosuid,nodev,noexec mqueue dev/mqueue",
+        "++ mount -t tmpfs -o nosuid,nodev,noexec,mode=0755 tmpfs /dev && mkdir -p /dev/empty && printf '127.0.0.1\\tlocalhost\\n::1\\tlocalhost ip6-localhost ip6-loopback\\n127.0.1.1\\tbox\\n' > /dev/hosts && printf 'box\\n' > /dev/hostname && printf 'nameserver 192.0.2.1\\n' > /dev/resolv.conf",
+        "++ mkdir -p sys/fs/cgroup && mount --rbind -o ro,nosuid,nodev,noexec /sys/fs/cgroup/tupper/c1 sys/fs/cgroup",
+        "++ mount --bind dev/null proc/kcore",
+        "++ mount --bind -o ro /dev/empty sys/firmware",
+        "++ mount --bind -o ro proc/bus proc/bus",
+        "++ mount --bind -o ro proc/sys proc/sys",
+        "++ { [ -e etc/hosts ] || touch etc/hosts; } && mount --bind -o nosuid,nodev,noexec /dev/hosts etc/hosts",
+        "++ { [ -e etc/hostname ] || touch etc/hostname; } && mount --bind -o nosuid,nodev,noexec /dev/hostname etc/hostname",
+        "++ { [ -e etc/resolv.conf ] || touch etc/resolv.conf; } && mount --bind -o nosuid,nodev,noexec /dev/resolv.conf etc/resolv.conf",
+        "++ unshare --cgroup sh",
+        "++ pivot_root . .",
+        "++ umount --lazy . && cd /",
+        "++ ulimit -c 0",
+        "++ umask 0022",
+        "++ setpriv --bounding-set -all,+chown,+dac_override,+fowner,+fsetid,+kill,+setgid,+setuid,+setpcap,+net_bind_service,+sys_chroot,+setfcap sh",
+        "++ setpriv --reuid 0 --regid 0 --clear-groups sh",
+        "++ setpriv --inh-caps -all --ambient-caps -all sh",
+        "++ setpriv --no-new-privs sh",
+        "++ setpriv --pdeathsig KILL sh",
+        "++ exec < /dev/null",
+        "++ trap - HUP INT QUIT PIPE TERM",
+        "++ cd /",
+        "++ exec 3>&-  # and every higher one",
+        "++ exec env -i PATH=/bin HOME=/root sh",
     ];
-    let found = commands(&spec(), &facts(unified()));
+    let typed = |step: &Step| format!("{} {}", if step.shell() == Shell::Host { "+" } else { "++" }, step.command());
+    let found: Vec<String> = plan(&spec(), &facts(unified())).expect("a plan").steps().iter().map(typed).collect();
     for (i, (found, expected)) in found.iter().zip(expected).enumerate() {
         assert_eq!(found, expected, "step {i}");
     }
@@ -133,7 +139,7 @@ fn a_step_says_what_it_does() {
     let said: Vec<String> = plan.steps().iter().map(Step::describe).collect();
     for expected in [
         "set pids.max to 1024",
-        "new namespaces: mount, pid, uts, ipc, network, in cgroup /sys/fs/cgroup/tupper/c1",
+        "new namespaces: user, mount, pid, uts, ipc, network, in cgroup /sys/fs/cgroup/tupper/c1",
         "mount proc at /proc",
         "mask /proc/kcore",
         "keep 11 capabilities",
@@ -151,10 +157,12 @@ fn no_step_of_the_host_follows_the_clone() {
         let clone = plan.steps().iter().position(|s| matches!(s, Step::Clone { .. })).expect("a clone");
         assert!(sides[..=clone].iter().all(|s| *s == Side::Before));
         assert!(sides[clone + 1..].iter().all(|s| *s != Side::Before));
-        // The parent's one step is where the new process waits for it.
-        let parents = plan.steps().iter().position(|s| s.side() == Side::Parent).expect("a step of the parent");
-        assert!(matches!(plan.steps()[parents - 1..=parents + 1], [Step::AwaitRoot, _, Step::AttachRoot { .. }]));
-        assert_eq!(sides.iter().filter(|s| **s == Side::Parent).count(), 1);
+        // The parent's steps are where the new process waits for them.
+        let waits = plan.steps().iter().position(|s| matches!(s, Step::AwaitRoot)).expect("a wait");
+        let parents = sides.iter().filter(|s| **s == Side::Parent).count();
+        assert!(parents > 2 && sides[waits + 1..=waits + parents].iter().all(|s| *s == Side::Parent));
+        // Nothing is made in the root by a process that is not its root.
+        assert!(matches!(plan.steps()[waits + parents + 1], Step::BecomeRoot));
         // Privileges go before anything of the root runs, and nothing but these steps comes after.
         let last: Vec<_> = plan.steps().iter().rev().take(4).collect();
         assert!(matches!(last[0], Step::Exec { .. }), "{last:?}");
@@ -183,7 +191,8 @@ fn limits_go_to_the_hierarchy_that_has_the_controller() {
         "echo 150000 > /sys/fs/cgroup/cpu/tupper/c1/cpu.cfs_quota_us",
         "echo 32 > /sys/fs/cgroup/pids/tupper/c1/pids.max",
         "echo 0 > /sys/fs/cgroup/memory/tupper/c1/tasks",
-        "mount --rbind /sys/fs/cgroup/cpu/tupper/c1 sys/fs/cgroup/cpu",
+        "mkdir -p sys/fs/cgroup/cpu && \
+         mount --rbind -o ro,nosuid,nodev,noexec /sys/fs/cgroup/cpu/tupper/c1 sys/fs/cgroup/cpu",
     ] {
         position(&found, expected);
     }
@@ -219,11 +228,11 @@ fn the_mount_points_are_those_of_the_steps() {
         "/",
         "/proc",
         "/dev",
+        "/sys",
         "/dev/pts",
         "/dev/shm",
         "/dev/mqueue",
         "/dev/console",
-        "/sys",
         "/sys/fs/cgroup",
         "/sys/fs/cgroup/pids",
         "/proc/kcore",
@@ -241,7 +250,7 @@ fn the_mount_points_are_those_of_the_steps() {
 }
 
 fn volume(source: &str, destination: &str) -> Volume {
-    Volume { source: source.into(), destination: destination.into(), read_only: false }
+    Volume { source: source.into(), destination: destination.into(), read_only: false, mapped: true }
 }
 
 /// A name, a spec and facts, commands that the plan has and commands that it has not.
@@ -256,8 +265,9 @@ fn what_a_spec_adds_and_takes_away() {
             "host network",
             Spec { network: Network::Host, ..spec() },
             &base,
-            &["mount -t sysfs -o ro,nosuid,nodev,noexec sysfs sys"],
-            &["ip link set lo up", "echo '0 2147483647' > proc/sys/net/ipv4/ping_group_range"],
+            &["nsenter --target $BOX --mount --user sh -c 'mkdir -p /store/c1/rootfs/sys' && \
+                 nsenter --target $BOX --mount mount -t sysfs -o ro,nosuid,nodev,noexec sysfs /store/c1/rootfs/sys"],
+            &["ip link set lo up", "echo '0 65535' > proc/sys/net/ipv4/ping_group_range"],
         ),
         ("read-only", Spec { read_only: true, ..spec() }, &base, &["mount -o remount,bind,ro ."], &[]),
         (
@@ -272,10 +282,13 @@ fn what_a_spec_adds_and_takes_away() {
             "tty",
             Spec { tty: true, ..spec() },
             &base,
-            &["touch dev/console && mount --bind dev/pts/0 dev/console", "setsid --ctty sh <> /dev/console >&0 2>&0"],
+            &[
+                "touch dev/console && mount --bind dev/pts/0 dev/console",
+                "setsid --ctty --wait sh <> /dev/console >&0 2>&0",
+            ],
             &["exec < /dev/null"],
         ),
-        ("init", Spec { init: true, ..spec() }, &base, &["tini -s -- sh"], &[]),
+        ("init", Spec { init: true, ..spec() }, &base, &["sh"], &[]),
         (
             "user",
             spec(),
@@ -290,11 +303,33 @@ fn what_a_spec_adds_and_takes_away() {
         ("home", Spec { env: vec!["HOME=/h".into()], ..spec() }, &base, &["exec env -i HOME=/h sh"], &[]),
         ("cwd", Spec { cwd: "/srv/x".into(), ..spec() }, &base, &["mkdir -p srv/x", "cd /srv/x"], &["cd /"]),
         (
+            "no user namespace",
+            Spec { volumes: vec![volume("/a", "/b")], ..spec() },
+            &Facts { maps: None, ..base.clone() },
+            &[
+                "echo '0 2147483647' > proc/sys/net/ipv4/ping_group_range",
+                "nsenter --target $BOX --mount mount --bind -o nosuid,nodev /store/c1/rootfs /store/c1/rootfs",
+                "nsenter --target $BOX --mount sh -c 'mknod -m 0666 /store/c1/rootfs/dev/null c 1 3'",
+                "mkdir -p b && mount --rbind -o nosuid,nodev /a b",
+            ],
+            &[],
+        ),
+        (
+            "a user's own streams",
+            spec(),
+            &user,
+            &["chown --dereference 231105 /proc/self/fd/[012]"],
+            &["chown --dereference 231072 /proc/self/fd/[012]"],
+        ),
+        (
             "own hosts",
             Spec { volumes: vec![volume("/h", "/etc/hosts")], ..spec() },
             &base,
-            &["mount --rbind /h etc/hosts"],
-            &["mount --bind -o nosuid,nodev,noexec /proc/hosts etc/hosts"],
+            &[
+                "nsenter --target $BOX --mount --user sh -c 'mkdir -p /store/c1/rootfs/etc/hosts' && nsenter --target $BOX \
+                 --mount mount --rbind -o nosuid,nodev,X-mount.idmap=/proc/$BOX/ns/user /h /store/c1/rootfs/etc/hosts",
+            ],
+            &["{ [ -e etc/hosts ] || touch etc/hosts; } && mount --bind -o nosuid,nodev,noexec /dev/hosts etc/hosts"],
         ),
         (
             "tmpfs",
@@ -303,7 +338,7 @@ fn what_a_spec_adds_and_takes_away() {
                 ..spec()
             },
             &base,
-            &["mount -t tmpfs -o ro,nosuid,nodev,size=1m,mode=700 tmpfs t"],
+            &["mkdir -p t && mount -t tmpfs -o ro,nosuid,nodev,size=1m,mode=700 tmpfs t"],
             &[],
         ),
         (
@@ -311,7 +346,7 @@ fn what_a_spec_adds_and_takes_away() {
             spec(),
             &Facts { mqueue: false, ..base.clone() },
             &[],
-            &["mount -t mqueue -o nosuid,nodev,noexec mqueue dev/mqueue"],
+            &["mkdir -p dev/mqueue && mount -t mqueue -o nosuid,nodev,noexec mqueue dev/mqueue"],
         ),
     ];
     for (name, spec, facts, with, without) in cases {
@@ -327,23 +362,24 @@ fn what_a_spec_adds_and_takes_away() {
 
 #[test]
 fn the_last_word_on_privileges_comes_in_the_order_in_which_it_lasts() {
-    let found = commands(&Spec { init: true, ..spec() }, &facts(unified()));
+    let user = User { uid: 33, gid: 34, groups: Vec::new(), home: None };
+    let found = commands(&Spec { init: true, ..spec() }, &Facts { user, ..facts(unified()) });
     let order = [
         "pivot_root . .",
         "umount --lazy . && cd /",
-        "setpriv --reuid 0 --regid 0 --clear-groups sh",
+        "setpriv --reuid 33 --regid 34 --clear-groups sh",
         "setpriv --no-new-privs sh",
-        "tini -s -- sh",
+        "sh",
         "trap - HUP INT QUIT PIPE TERM",
         "exec 3>&-  # and every higher one",
     ];
     let places: Vec<usize> = order.iter().map(|c| position(&found, c)).collect();
     assert!(places.is_sorted(), "{places:?}");
-    // Once at the start and once more after the user changed.
+    // Once at the start, and once more after each change of the user.
     let deaths: Vec<usize> =
         found.iter().enumerate().filter(|(_, c)| *c == "setpriv --pdeathsig KILL sh").map(|(i, _)| i).collect();
-    assert_eq!(deaths.len(), 2);
-    assert!(places[2] < deaths[1] && deaths[1] < places[4]);
+    assert_eq!(deaths.len(), 3);
+    assert!(places[2] < deaths[2] && deaths[2] < places[4]);
 }
 
 #[test]
@@ -383,9 +419,33 @@ fn specs_that_make_no_sense_are_refused() {
 }
 
 #[test]
+fn who_is_not_mapped_cannot_run_anything() {
+    let one = |size| vec![IdMap { inside: 0, outside: 1000, size }];
+    let base = Facts { maps: Some(Maps { uids: one(33), gids: one(100) }), ..facts(unified()) };
+    let by = |uid, gid, groups| Facts { user: User { uid, gid, groups, home: None }, ..base.clone() };
+    plan(&spec(), &by(32, 99, vec![5])).expect("mapped");
+    for (says, facts) in [
+        ("user 33:", by(33, 34, Vec::new())),
+        ("group 100:", by(32, 100, Vec::new())),
+        ("group 101:", by(32, 99, vec![5, 101])),
+    ] {
+        let error = plan(&spec(), &facts).expect_err(says);
+        assert!(error.to_string().starts_with(says) && error.hint().is_some(), "{error}");
+    }
+    // Of a map without group 5 devpts would be refused, and ping_group_range by one that is shorter.
+    let found = commands(&spec(), &Facts { maps: Some(Maps { uids: one(5), gids: one(5) }), ..base.clone() });
+    position(
+        &found,
+        "mkdir -p dev/pts && mount -t devpts -o nosuid,noexec,newinstance,ptmxmode=0666,mode=0620 devpts dev/pts",
+    );
+    position(&found, "echo '0 4' > proc/sys/net/ipv4/ping_group_range");
+}
+
+#[test]
 fn a_spec_is_a_document() {
     let spec: Spec = serde_json::from_str(r#"{"args":["a"],"network":"host","limits":{"pids":7}}"#).expect("it parses");
     assert_eq!((spec.network, spec.limits.pids, spec.cwd.to_str()), (Network::Host, Some(7), Some("/")));
+    assert_eq!(spec.users, Users::Auto, "what is not said is the default");
     let text = serde_json::to_string(&spec).expect("it prints");
     assert_eq!(serde_json::from_str::<Spec>(&text).expect("it parses again"), spec);
     serde_json::from_str::<Spec>(r#"{"previleged":true}"#).expect_err("a word it does not know");

@@ -44,35 +44,38 @@ pub(super) fn send_failure(socket: BorrowedFd<'_>, error: &Error) {
     let kind = KINDS.iter().position(|k| *k == error.kind()).unwrap_or(0);
     let mut message = vec![FAILED, u8::try_from(kind).unwrap_or(0)];
     message.extend_from_slice(error.to_string().as_bytes());
-    if let Err(e) = socket::send(socket, &message, None) {
+    if let Err(e) = socket::send(socket, &message, &[]) {
         log::warn!("report a failure: {e}");
     }
 }
 
-/// Asks for the root and waits for it; `None` when the parent is gone or gave up.
-pub(super) fn ask_for_root(socket: BorrowedFd<'_>) -> Result<Option<OwnedFd>> {
-    socket::send(socket, &[WANTS_ROOT], None)?;
-    match socket::receive(socket)? {
-        Some((message, Some(root))) if message == [ROOT] => Ok(Some(root)),
-        None => Ok(None),
+/// Asks for the root and waits for it, and the filesystems that the host has made for it; `None` when the parent is gone
+/// or gave up.
+pub(super) fn ask_for_root(socket: BorrowedFd<'_>) -> Result<Option<(OwnedFd, Vec<OwnedFd>)>> {
+    socket::send(socket, &[WANTS_ROOT], &[])?;
+    let Some((message, descriptors)) = socket::receive(socket)? else { return Ok(None) };
+    let mut descriptors = descriptors.into_iter();
+    match descriptors.next() {
+        Some(root) if message == [ROOT] => Ok(Some((root, descriptors.collect()))),
         _ => Err(Error::new(Kind::Io, "an answer that makes no sense")),
     }
 }
 
-/// Sends the root to the process that asked for it. One that has ended since is no error: why it did is on its way.
-pub(super) fn send_root(socket: BorrowedFd<'_>, root: BorrowedFd<'_>) -> Result<()> {
-    socket::send(socket, &[ROOT], Some(root)).or_else(|e| if e.kind() == Kind::Io { Ok(()) } else { Err(e) })
+/// Sends the root, and filesystems for it, to the process that asked. One that has ended since is no error: why it did is
+/// on its way.
+pub(super) fn send_root(socket: BorrowedFd<'_>, mounts: &[BorrowedFd<'_>]) -> Result<()> {
+    socket::send(socket, &[ROOT], mounts).or_else(|e| if e.kind() == Kind::Io { Ok(()) } else { Err(e) })
 }
 
 /// Sends the master of the terminal.
 pub(super) fn send_terminal(socket: BorrowedFd<'_>, master: BorrowedFd<'_>) -> Result<()> {
-    socket::send(socket, &[TERMINAL], Some(master))
+    socket::send(socket, &[TERMINAL], &[master])
 }
 
 /// The next report; `None` once the command runs, or the process ended without a word.
 pub(super) fn receive(socket: BorrowedFd<'_>) -> Result<Option<Report>> {
-    let Some((message, descriptor)) = socket::receive(socket)? else { return Ok(None) };
-    match (message.as_slice(), descriptor) {
+    let Some((message, descriptors)) = socket::receive(socket)? else { return Ok(None) };
+    match (message.as_slice(), descriptors.into_iter().next()) {
         ([WANTS_ROOT], None) => Ok(Some(Report::WantsRoot)),
         ([TERMINAL], Some(master)) => Ok(Some(Report::Terminal(master))),
         ([FAILED, kind, text @ ..], _) => {

@@ -4,6 +4,9 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::users::Users;
+use crate::error::{Error, Kind};
+
 /// A process in its own namespaces: what it runs and what it may use.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -34,6 +37,8 @@ pub struct Spec {
     pub limits: Limits,
     /// Which network it has.
     pub network: Network,
+    /// Which users and groups of the host are behind those inside.
+    pub users: Users,
 }
 
 impl Default for Spec {
@@ -52,6 +57,7 @@ impl Default for Spec {
             tmpfs: Vec::new(),
             limits: Limits::default(),
             network: Network::None,
+            users: Users::Auto,
         }
     }
 }
@@ -67,6 +73,14 @@ pub struct Volume {
     /// Nothing is written through it, nor through what is mounted below it.
     #[serde(default)]
     pub read_only: bool,
+    /// Whose a file is inside is what the disk says of it; otherwise it is the host's user, who may not be mapped. Without
+    /// a user namespace there is no difference.
+    #[serde(default = "yes")]
+    pub mapped: bool,
+}
+
+fn yes() -> bool {
+    true
 }
 
 /// A new tmpfs in the sandbox.
@@ -102,4 +116,9 @@ pub enum Network {
     None,
     /// The host's.
     Host,
+}
+
+/// The error for a spec that makes no sense.
+pub(super) fn invalid(message: String) -> Error {
+    Error::new(Kind::Invalid, message)
 }

@@ -1,7 +1,7 @@
 //! The parent: runs the host's steps, makes the process, and learns whether it became the command.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::enter::{self, Inherited};
 use super::plan::{Plan, split};
@@ -9,6 +9,7 @@ use super::report::{self, Report};
 use super::signals::BlockedSignals;
 use super::step::Step;
 use super::supervise::{Exit, supervise};
+use super::users::text;
 use crate::error::{Context, Error, Kind, Result};
 use crate::kernel::process::{self, Cloned};
 use crate::kernel::{cgroup, mount, resolve, signal, socket, tty};
@@ -45,7 +46,8 @@ pub fn start(plan: &Plan, rootfs: impl FnOnce() -> Result<Rootfs>, narrate: &dyn
             enter::enter(&childs, inherited, narrate);
         }
     }
-    drop((childs_socket, host.trees));
+    drop(childs_socket);
+    let trees = host.trees;
     let Some(Cloned::Parent { pid, pidfd }) = host.child else {
         return Err(Error::new(Kind::Invalid, "the plan makes no process"));
     };
@@ -56,10 +58,9 @@ pub fn start(plan: &Plan, rootfs: impl FnOnce() -> Result<Rootfs>, narrate: &dyn
     while let Some(report) = report::receive(socket.as_fd())? {
         match report {
             Report::WantsRoot => {
-                for step in &parents {
-                    narrate(step);
-                    hand_over(step, &rootfs, socket.as_fd()).context(|| step.describe())?;
-                }
+                let mut handover = Handover { pid, rootfs: &rootfs, trees: &trees, users: None, mounts: Vec::new() };
+                let mounts = handover.run_all(&parents, narrate)?;
+                report::send_root(socket.as_fd(), &mounts.iter().map(OwnedFd::as_fd).collect::<Vec<_>>())?;
             }
             Report::Terminal(master) => terminal = Some(master),
             Report::Failed(error) => return Err(error),
@@ -121,10 +122,12 @@ impl Host {
                 self.trees.push(tree);
                 Ok(())
             }
-            Step::Clone { network, cgroup } => {
+            Step::OwnStreams { uid } => process::own_pipes(*uid),
+            Step::Clone { users, network, cgroup } => {
                 let cgroup = cgroup.as_deref().map(cgroup::open).transpose()?;
-                let namespaces = process::sandbox_namespaces(*network);
-                self.child = Some(process::clone3(namespaces, cgroup.as_ref().map(OwnedFd::as_fd))?);
+                let namespaces = process::sandbox_namespaces(*users, *network);
+                let cloned = process::clone3(namespaces, cgroup.as_ref().map(OwnedFd::as_fd));
+                self.child = Some(cloned.map_err(|e| if *users { no_user_namespace(e) } else { e })?);
                 Ok(())
             }
             _ => Err(Error::new(Kind::Invalid, "not a step of the host")),
@@ -133,15 +136,103 @@ impl Host {
 }
 
 /// The parent's steps: what the new process has asked for.
-fn hand_over(step: &Step, rootfs: &Rootfs, socket: BorrowedFd<'_>) -> Result<()> {
-    match step {
-        Step::CloneRoot { attributes, .. } => {
-            let tree = mount::clone_tree(rootfs.dir.as_fd(), "", false)?;
-            mount::set_attributes(tree.as_fd(), *attributes, false)?;
-            report::send_root(socket, tree.as_fd())
-        }
-        _ => Err(Error::new(Kind::Invalid, "not a step of the parent")),
+struct Handover<'a> {
+    pid: i32,
+    rootfs: &'a Rootfs,
+    trees: &'a [OwnedFd],
+    /// The process's user namespace.
+    users: Option<OwnedFd>,
+    /// The root, and the filesystems made for it.
+    mounts: Vec<OwnedFd>,
+}
+
+impl Handover<'_> {
+    /// The root's mount, and those of the filesystems that were made for it.
+    fn run_all(&mut self, steps: &[&Step], narrate: &dyn Fn(&Step)) -> Result<Vec<OwnedFd>> {
+        // A device has the mode that it is made with.
+        let umask = process::set_umask(0);
+        let ran = steps.iter().try_for_each(|step| {
+            narrate(step);
+            self.run(step).call_context(|| step.describe())
+        });
+        process::set_umask(umask);
+        ran.map(|()| std::mem::take(&mut self.mounts))
     }
+
+    fn run(&mut self, step: &Step) -> Result<()> {
+        match step {
+            Step::WriteIdMaps(maps) => {
+                self.users = Some(process::write_id_maps(self.pid, &text(&maps.uids), &text(&maps.gids))?);
+                Ok(())
+            }
+            Step::CloneRoot { attributes, mapped, .. } => {
+                let tree = mount::clone_tree(self.rootfs.dir.as_fd(), "", false)?;
+                mount::set_attributes(tree.as_fd(), *attributes, false)?;
+                if *mapped {
+                    mount::map_ids(tree.as_fd(), self.users()?, false).map_err(not_mapped)?;
+                }
+                self.mounts.push(tree);
+                Ok(())
+            }
+            Step::MapTree { tree, source } => {
+                let tree = self.trees.get(*tree).ok_or_else(|| early("the mount was not cloned"))?.as_fd();
+                map_as_far_as_possible(tree, self.users()?, source);
+                Ok(())
+            }
+            Step::MakeFilesystem { kind, options, attributes, .. } => {
+                self.mounts.push(mount::new_filesystem(kind, options, *attributes)?);
+                Ok(())
+            }
+            Step::MakeDevice { name, major, minor, owner, .. } => {
+                resolve::make_character_device(self.last()?, name, *major, *minor)?;
+                own(self.last()?, name, *owner)
+            }
+            _ => Err(early("not a step of the parent")),
+        }
+    }
+
+    fn users(&self) -> Result<BorrowedFd<'_>> {
+        self.users.as_ref().map(OwnedFd::as_fd).ok_or_else(|| early("there is no user namespace yet"))
+    }
+
+    fn last(&self) -> Result<BorrowedFd<'_>> {
+        self.mounts.last().map(OwnedFd::as_fd).ok_or_else(|| early("there is no filesystem yet"))
+    }
+}
+
+/// A volume is a place of the host's, on whatever filesystem. What cannot be mapped is mounted as it is.
+fn map_as_far_as_possible(tree: BorrowedFd<'_>, users: BorrowedFd<'_>, source: &Path) {
+    if mount::map_ids(tree, users, true).is_ok() {
+        return;
+    }
+    match mount::map_ids(tree, users, false) {
+        Ok(()) => log::warn!(
+            "volume {}: below it is a filesystem that cannot map ids, and files there belong to ids of the host",
+            source.display()
+        ),
+        Err(e) => log::warn!(
+            "volume {}: its filesystem cannot map ids, and files in it belong to ids of the host ({e})",
+            source.display()
+        ),
+    }
+}
+
+fn own(at: BorrowedFd<'_>, name: &str, owner: (u32, u32)) -> Result<()> {
+    if owner == (0, 0) { Ok(()) } else { resolve::change_owner_at(at, name, owner) }
+}
+
+fn not_mapped(e: Error) -> Error {
+    // mount_setattr(2): EINVAL when the kernel or the filesystem cannot, ENOSYS before Linux 5.12.
+    let kind = if e.kind() == Kind::Invalid { Kind::Unsupported } else { e.kind() };
+    e.with_kind(kind).with_hint("--userns host runs it without a user namespace, as root of the host")
+}
+
+fn no_user_namespace(e: Error) -> Error {
+    e.with_hint("user namespaces may be turned off (sysctl user.max_user_namespaces); --userns host does without one")
+}
+
+fn early(what: &str) -> Error {
+    Error::new(Kind::Invalid, what)
 }
 
 fn enable(directory: PathBuf, controllers: &[String]) -> Result<()> {

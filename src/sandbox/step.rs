@@ -1,14 +1,14 @@
-//! The steps of a plan: what each does in words, and as the shell command that a person would type for it.
+//! The steps of a plan, and what each does in words; `shell.rs` has what a person would type for it.
 //!
-//! One variant is one arm in `start.rs` (the host's) or `enter.rs` (the child's). The shell commands read as one session: those before `unshare` in
-//! the host's shell, those after it in the new namespaces, with the root as the working directory from the step that
-//! attaches it on.
+//! One variant is one arm in `start.rs` (the host's) or `enter.rs` (the child's).
 
-use std::fmt::{self, Write};
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 pub use crate::kernel::capability::CapabilitySet;
 pub use crate::kernel::mount::Attributes;
+
+use super::users::Maps;
 
 /// One step on the way into a sandbox.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,15 +44,15 @@ pub enum Step {
         /// What the clone forbids.
         attributes: Attributes,
     },
-    /// Clones the mount that the root is on and hands it to the new process, which has asked for it by then.
-    CloneRoot {
-        /// Where the root lies, for people.
-        path: PathBuf,
-        /// What the clone forbids.
-        attributes: Attributes,
+    /// Gives those standard streams that are pipes to who runs the command, so that it can open them by name.
+    OwnStreams {
+        /// Who that is on the host.
+        uid: u32,
     },
-    /// Makes the process in its new namespaces. What follows runs in it.
+    /// Makes the process in its new namespaces.
     Clone {
+        /// A user namespace too.
+        users: bool,
         /// A network namespace too.
         network: bool,
         /// The v2 cgroup to make it in.
@@ -73,10 +73,67 @@ pub enum Step {
     MakePrivate,
     /// Asks the parent for the root. Until here the process needs none, so the parent can make it meanwhile.
     AwaitRoot,
+    /// Says which ids of the host are behind those of the user namespace.
+    WriteIdMaps(Maps),
+    /// Clones the mount that the root is on and hands it to the new process, which has asked for it by then.
+    CloneRoot {
+        /// Where the root lies, for people.
+        path: PathBuf,
+        /// What the clone forbids.
+        attributes: Attributes,
+        /// The ids on it are those of the user namespace.
+        mapped: bool,
+    },
+    /// Maps the ids on a clone made by [`Step::CloneTree`], if the filesystems in it can do that.
+    MapTree {
+        /// Which one: the first is 0.
+        tree: usize,
+        /// What it is a clone of.
+        source: PathBuf,
+    },
+    /// Makes a new filesystem with the host's privileges and hands it to the new process.
+    MakeFilesystem {
+        /// Its type.
+        kind: &'static str,
+        /// Where the root lies, for people.
+        root: PathBuf,
+        /// Where it will be.
+        destination: PathBuf,
+        /// Its options, as `name=value` or a bare name.
+        options: Vec<String>,
+        /// What it forbids.
+        attributes: Attributes,
+        /// The ids on the root are those of the user namespace.
+        mapped: bool,
+    },
+    /// Makes a device node in the filesystem made last, which is to be /dev.
+    MakeDevice {
+        /// Where the root lies, for people.
+        root: PathBuf,
+        /// Its name.
+        name: &'static str,
+        /// Its major number.
+        major: u32,
+        /// Its minor number.
+        minor: u32,
+        /// Its owner on the host.
+        owner: (u32, u32),
+    },
+    /// Becomes the root of the user namespace.
+    BecomeRoot,
     /// Attaches the root's clone.
     AttachRoot {
         /// Where the root lies, for people.
         path: PathBuf,
+    },
+    /// Attaches what [`Step::MakeFilesystem`] made.
+    AttachFilesystem {
+        /// Which one: the first is 0.
+        filesystem: usize,
+        /// Its type.
+        kind: &'static str,
+        /// Where.
+        destination: PathBuf,
     },
     /// Sets the host name.
     SetHostname(String),
@@ -98,16 +155,7 @@ pub enum Step {
         /// Its path below /proc/sys.
         name: &'static str,
         /// Its value.
-        value: &'static str,
-    },
-    /// Makes a device node in /dev.
-    MakeDevice {
-        /// Its name.
-        name: &'static str,
-        /// Its major number.
-        major: u32,
-        /// Its minor number.
-        minor: u32,
+        value: String,
     },
     /// Makes a link in /dev.
     MakeLink {
@@ -145,8 +193,16 @@ pub enum Step {
         tree: usize,
         /// What it is a clone of.
         source: PathBuf,
+        /// Where the root lies, for people.
+        root: PathBuf,
         /// Where; links are followed inside the root.
         destination: PathBuf,
+        /// What it forbids.
+        attributes: Attributes,
+        /// The ids on it are those of the user namespace, if it can do that.
+        mapped: bool,
+        /// It is a directory.
+        directory: bool,
     },
     /// Mounts an empty tmpfs where a person wants one.
     MountTmpfs {
@@ -185,11 +241,6 @@ pub enum Step {
     ForbidCoreFiles,
     /// Drops every other capability from the bounding set.
     LimitCapabilities(CapabilitySet),
-    /// Gives those standard streams that are pipes to who runs the command.
-    OwnStreams {
-        /// Who runs the command.
-        uid: u32,
-    },
     /// Becomes the user.
     SetIdentity {
         /// The user id.
@@ -229,7 +280,7 @@ pub enum Step {
 pub enum Side {
     /// On the host, before the process is made.
     Before,
-    /// On the host, when the new process asks for it.
+    /// On the host, when the new process asks for its root.
     Parent,
     /// In the new process.
     Child,
@@ -243,8 +294,13 @@ impl Step {
             | Step::MakeCgroup { .. }
             | Step::SetLimit { .. }
             | Step::CloneTree { .. }
+            | Step::OwnStreams { .. }
             | Step::Clone { .. } => Side::Before,
-            Step::CloneRoot { .. } => Side::Parent,
+            Step::WriteIdMaps(_)
+            | Step::CloneRoot { .. }
+            | Step::MapTree { .. }
+            | Step::MakeFilesystem { .. }
+            | Step::MakeDevice { .. } => Side::Parent,
             _ => Side::Child,
         }
     }
@@ -256,6 +312,7 @@ impl Step {
             Step::Mount { destination, .. }
             | Step::BindPrivate { destination, .. }
             | Step::AttachTree { destination, .. }
+            | Step::AttachFilesystem { destination, .. }
             | Step::MountTmpfs { destination, .. } => Some(destination),
             Step::Mask { path, .. } | Step::MakeReadOnly { path } => Some(path),
             Step::OpenTerminal { .. } => Some(Path::new("/dev/console")),
@@ -273,10 +330,11 @@ impl Step {
             Step::SetLimit { file, value, .. } => format!("set {} to {value}", name_of(file)),
             Step::CloneTree { source, .. } => format!("clone the mount of {}", source.display()),
             Step::CloneRoot { path, .. } => format!("clone the mount of the root {}", path.display()),
-            Step::Clone { network, cgroup } => {
+            Step::Clone { users, network, cgroup } => {
+                let users = if *users { "user, " } else { "" };
                 let network = if *network { ", network" } else { "" };
                 let cgroup = cgroup.as_ref().map(|c| format!(", in cgroup {}", c.display())).unwrap_or_default();
-                format!("new namespaces: mount, pid, uts, ipc{network}{cgroup}")
+                format!("new namespaces: {users}mount, pid, uts, ipc{network}{cgroup}")
             }
             Step::Attach { directory } => format!("put the process into {}", directory.display()),
             Step::DieWithParent => "end when the parent ends".into(),
@@ -284,6 +342,13 @@ impl Step {
             Step::SetUmask(mask) => format!("set the file mode mask to {mask:04o}"),
             Step::MakePrivate => "make every mount private".into(),
             Step::AwaitRoot => "wait for the root".to_string(),
+            Step::WriteIdMaps(_) => "map the users and groups inside to those of the host".into(),
+            Step::MapTree { source, .. } => format!("map the users and groups of {}", source.display()),
+            Step::MakeFilesystem { kind, destination, .. } => format!("make a {kind} for {}", destination.display()),
+            Step::BecomeRoot => "become root inside".into(),
+            Step::AttachFilesystem { kind, destination, .. } => {
+                format!("mount the {kind} at {}", destination.display())
+            }
             Step::AttachRoot { path } => format!("mount the root {}", path.display()),
             Step::SetHostname(name) => format!("set the hostname to {name}"),
             Step::LoopbackUp => "bring loopback up".into(),
@@ -321,86 +386,6 @@ impl Step {
             Step::Exec { args, .. } => format!("run {}", args.first().map_or("", |a| a)),
         }
     }
-
-    /// The shell command that a person would type for it; a comment where a shell has none.
-    pub fn command(&self) -> String {
-        match self {
-            Step::EnableControllers { directory, controllers } => {
-                let plus: Vec<String> = controllers.iter().map(|c| format!("+{c}")).collect();
-                let directory = quote(directory);
-                format!("mkdir -p {directory} && echo '{}' > {directory}/cgroup.subtree_control", plus.join(" "))
-            }
-            Step::MakeCgroup { directory } => format!("mkdir -p {}", quote(directory)),
-            Step::SetLimit { file, value, .. } => format!("echo {} > {}", quote(value), quote(file)),
-            Step::CloneTree { source, recursive, .. } => {
-                format!("# keep the mount of {}{}", quote(source), if *recursive { " and those below it" } else { "" })
-            }
-            Step::CloneRoot { path, .. } => format!("# keep the mount of {}", quote(path)),
-            Step::Clone { network, cgroup } => {
-                let network = if *network { " --net" } else { "" };
-                let join = cgroup.as_ref().map(|c| format!("echo $$ > {}/cgroup.procs && ", quote(c)));
-                let join = join.unwrap_or_default();
-                format!("{join}unshare --mount --pid --fork --kill-child --uts --ipc{network} sh")
-            }
-            Step::Attach { directory } => format!("echo 0 > {}/tasks", quote(directory)),
-            Step::DieWithParent => "setpriv --pdeathsig KILL sh".into(),
-            Step::NewSession => "setsid sh".into(),
-            Step::SetUmask(mask) => format!("umask {mask:04o}"),
-            Step::MakePrivate => "mount --make-rprivate /".into(),
-            Step::AwaitRoot => "# wait".to_string(),
-            Step::AttachRoot { path } => format!("mount --bind {0} {0} && cd {0}", quote(path)),
-            Step::SetHostname(name) => format!("hostname {}", quote(name)),
-            Step::LoopbackUp => "ip link set lo up".into(),
-            Step::Mount { kind, destination, options, attributes } => mount(kind, destination, options, *attributes),
-            Step::SetParameter { name, value } => format!("echo {} > proc/sys/{name}", quote(value)),
-            Step::MakeDevice { name, major, minor } => format!("mknod -m 0666 dev/{name} c {major} {minor}"),
-            Step::MakeLink { name, target } => format!("ln -s {target} dev/{name}"),
-            Step::OpenTerminal { .. } => "touch dev/console && mount --bind dev/pts/0 dev/console".into(),
-            Step::MakePrivateFiles { directories, files } => {
-                let directories: String = directories.iter().map(|d| format!(" /proc/{d}")).collect();
-                let files: String = files.iter().map(|(name, _)| format!(" /proc/{name}")).collect();
-                format!("mount -t tmpfs tmpfs /proc && mkdir -p{directories} && touch{files}")
-            }
-            Step::BindPrivate { name, destination, attributes, .. } => {
-                bind(&format!("/proc/{name}"), destination, false, *attributes)
-            }
-            Step::AttachTree { source, destination, .. } => {
-                format!("mount --rbind {} {}", quote(source), inside(destination))
-            }
-            Step::MountTmpfs { destination, options, attributes } => mount("tmpfs", destination, options, *attributes),
-            Step::Mask { path, directory: true } => format!("mount --bind -o ro /proc/empty {}", inside(path)),
-            Step::Mask { path, directory: false } => format!("mount --bind dev/null {}", inside(path)),
-            Step::MakeReadOnly { path } => format!("mount --bind -o ro {0} {0}", inside(path)),
-            Step::MakeDirectory(path) => format!("mkdir -p {}", inside(path)),
-            Step::SealRoot => "mount -o remount,bind,ro .".into(),
-            Step::UnshareCgroup => "unshare --cgroup sh".into(),
-            Step::PivotRoot => "pivot_root . .".into(),
-            Step::DetachOldRoot => "umount --lazy . && cd /".into(),
-            Step::JoinKeyring => "keyctl session - sh".into(),
-            Step::ForbidCoreFiles => "ulimit -c 0".into(),
-            Step::LimitCapabilities(keep) => format!("capsh --drop={} --", dropped(*keep)),
-            Step::OwnStreams { uid } => format!("chown -L {uid} /proc/self/fd/[012]"),
-            Step::SetIdentity { uid, gid, groups } => {
-                let groups: Vec<String> = groups.iter().map(u32::to_string).collect();
-                let groups =
-                    if groups.is_empty() { "--clear-groups".into() } else { format!("--groups {}", groups.join(",")) };
-                format!("setpriv --reuid {uid} --regid {gid} {groups} sh")
-            }
-            Step::SetCapabilities(set) if set.0 == 0 => "setpriv --inh-caps -all --ambient-caps -all sh".into(),
-            Step::SetCapabilities(set) => format!("capsh --caps={}=ep --", kept(*set)),
-            Step::ForbidNewPrivileges => "setpriv --no-new-privs sh".into(),
-            Step::ForkInit => "tini -s -- sh".into(),
-            Step::TakeTerminal => "setsid --ctty sh <> /dev/console >&0 2>&0".into(),
-            Step::CloseInput => "exec < /dev/null".into(),
-            Step::ResetSignals => "trap - HUP INT QUIT PIPE TERM".into(),
-            Step::ChangeDirectory(path) => format!("cd {}", quote(path)),
-            Step::CloseDescriptors => "exec 3>&-  # and every higher one".into(),
-            Step::Exec { args, env } => {
-                let words = ["exec", "env", "-i"].into_iter().map(str::to_string);
-                words.chain(env.iter().chain(args).map(quote)).collect::<Vec<_>>().join(" ")
-            }
-        }
-    }
 }
 
 impl fmt::Display for Step {
@@ -409,56 +394,8 @@ impl fmt::Display for Step {
     }
 }
 
-fn mount(kind: &str, destination: &Path, options: &[String], attributes: Attributes) -> String {
-    let mut all = flags(attributes);
-    all.extend(options.iter().cloned());
-    let options = if all.is_empty() { String::new() } else { format!(" -o {}", quote(all.join(","))) };
-    format!("mount -t {kind}{options} {kind} {}", inside(destination))
-}
-
-fn bind(source: &str, destination: &Path, recursive: bool, attributes: Attributes) -> String {
-    let flags = flags(attributes);
-    let options = if flags.is_empty() { String::new() } else { format!(" -o {}", flags.join(",")) };
-    format!("mount --{}bind{options} {} {}", if recursive { "r" } else { "" }, quote(source), inside(destination))
-}
-
-fn flags(attributes: Attributes) -> Vec<String> {
-    let all = [
-        (attributes.read_only, "ro"),
-        (attributes.nosuid, "nosuid"),
-        (attributes.nodev, "nodev"),
-        (attributes.noexec, "noexec"),
-    ];
-    all.iter().filter(|(set, _)| *set).map(|(_, name)| name.to_string()).collect()
-}
-
-/// A path of the sandbox as seen from its root before it is `/`.
-fn inside(path: &Path) -> String {
-    quote(path.strip_prefix("/").unwrap_or(path))
-}
-
 fn name_of(file: &Path) -> String {
     file.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default()
-}
-
-/// A word for a POSIX shell: as it is, or in single quotes.
-fn quote(word: impl AsRef<std::ffi::OsStr>) -> String {
-    let word = word.as_ref().to_string_lossy();
-    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:,@%+".contains(c);
-    if !word.is_empty() && word.chars().all(plain) {
-        return word.into_owned();
-    }
-    let mut quoted = String::from("'");
-    for c in word.chars() {
-        match c {
-            '\'' => quoted.push_str("'\\''"),
-            // A step is one line, whatever an argument holds.
-            c if c.is_control() => write!(quoted, "'$'{}''", c.escape_default()).unwrap_or_default(),
-            c => quoted.push(c),
-        }
-    }
-    quoted.push('\'');
-    quoted
 }
 
 /// Names of include/uapi/linux/capability.h, in the order of their numbers.
@@ -531,18 +468,9 @@ const fn same(a: &str, b: &str) -> bool {
     i == a.len() && i == b.len()
 }
 
-fn kept(set: CapabilitySet) -> String {
-    named(|number| set.0 & (1 << number) != 0)
-}
-
-fn dropped(keep: CapabilitySet) -> String {
-    named(|number| keep.0 & (1 << number) == 0)
-}
-
-fn named(wanted: impl Fn(usize) -> bool) -> String {
-    let names: Vec<String> =
-        CAPABILITIES.iter().enumerate().filter(|(n, _)| wanted(*n)).map(|(_, name)| format!("cap_{name}")).collect();
-    names.join(",")
+/// The names of those in the set, in the order of their numbers.
+pub(super) fn named_capabilities(set: CapabilitySet) -> impl Iterator<Item = &'static str> {
+    CAPABILITIES.iter().enumerate().filter(move |(number, _)| set.0 & (1 << number) != 0).map(|(_, name)| *name)
 }
 
 #[cfg(test)]
@@ -550,24 +478,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn words_are_quoted_for_a_shell() {
-        let cases = [
-            ("plain-1.0/x", "plain-1.0/x"),
-            ("", "''"),
-            ("a b", "'a b'"),
-            ("it's", "'it'\\''s'"),
-            ("$(x)", "'$(x)'"),
-            ("a\nb", "'a'$'\\n''b'"),
-        ];
-        for (word, expected) in cases {
-            assert_eq!(quote(word), expected);
-        }
-    }
-
-    #[test]
     fn capabilities_have_the_kernels_numbers() {
         assert_eq!(capabilities(&["chown"]).0, 1);
         assert_eq!(capabilities(&["sys_admin", "checkpoint_restore"]).0, 1 << 21 | 1 << 40);
-        assert_eq!(kept(capabilities(&["setfcap"])), "cap_setfcap");
+        assert_eq!(named_capabilities(capabilities(&["setfcap", "kill"])).collect::<Vec<_>>(), ["kill", "setfcap"]);
     }
 }

@@ -36,6 +36,7 @@
 //! It must not know what an image or a snapshot is, only where they lie.
 
 mod embedded;
+mod id_lease;
 mod lookup;
 pub(crate) mod record;
 mod run_state;
@@ -49,6 +50,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use serde::{Deserialize, Serialize};
 
 pub use embedded::{Options, default_size};
+pub(crate) use id_lease::IdLease;
 pub use lookup::Found;
 pub(crate) use lookup::kind_word;
 pub use run_state::Running;

@@ -14,7 +14,8 @@ use super::Store;
 use crate::error::{Context, Error, Result};
 use crate::name::Id;
 
-const RUN: &str = "/run/tupper";
+/// What belongs to the host and ends with its boot.
+pub(super) const RUN: &str = "/run/tupper";
 
 /// The extension of a file that is being written.
 const DRAFT: &str = "new";
@@ -56,9 +57,7 @@ impl Store {
 
     /// The container's first process, if it is alive.
     pub fn running(&self, id: &Id) -> Option<Running> {
-        let running: Running = serde_json::from_slice(&fs::read(self.run_path(id)).ok()?).ok()?;
-        let alive = boot_id()? == running.boot && start_ticks(running.pid)? == running.start_ticks;
-        alive.then_some(running)
+        running(&self.run_path(id))
     }
 
     /// Forgets what was noted of a container that has ended.
@@ -86,6 +85,13 @@ impl Store {
     fn run_path(&self, id: &Id) -> PathBuf {
         PathBuf::from(RUN).join(self.uuid()).join(format!("{id}.json"))
     }
+}
+
+/// The process that a run state's file notes, if it is alive.
+pub(super) fn running(path: &Path) -> Option<Running> {
+    let running: Running = serde_json::from_slice(&fs::read(path).ok()?).ok()?;
+    let alive = boot_id()? == running.boot && start_ticks(running.pid)? == running.start_ticks;
+    alive.then_some(running)
 }
 
 fn boot_id() -> Option<String> {

@@ -14,7 +14,7 @@ use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid};
 use tupper::error::Result;
 use tupper::rootfs::Rootfs;
-use tupper::sandbox::{self, Exit, Facts, Plan, Spec, Status};
+use tupper::sandbox::{self, Exit, Facts, Maps, Plan, Spec, Status};
 
 /// A root filesystem of busybox alone, without a single mount point in it.
 pub struct Root {
@@ -122,14 +122,21 @@ pub fn shell(script: &str) -> Spec {
     }
 }
 
+/// The first user and group of the host that are a sandbox's.
+pub const FIRST_ID: u32 = 1 << 30;
+
+fn leased() -> Maps {
+    Maps::range(FIRST_ID, FIRST_ID)
+}
+
 /// The plan that a spec leads to on this host.
 pub fn plan_of(root: &Root, spec: &Spec) -> Plan {
-    let facts = Facts::gather(spec, &root.open(), "planned").expect("facts");
+    let facts = Facts::gather(spec, &root.open(), "planned", Some(&leased())).expect("facts");
     sandbox::plan(spec, &facts).expect("a plan")
 }
 
 fn supervise(spec: &Spec, rootfs: Rootfs, id: &str, unified_only: bool, report: &OwnedFd) -> Result<Exit> {
-    let mut facts = Facts::gather(spec, &rootfs, id)?;
+    let mut facts = Facts::gather(spec, &rootfs, id, Some(&leased()))?;
     if unified_only {
         facts.hierarchies.retain(|h| h.unified);
     }

@@ -84,7 +84,12 @@ fn volumes_behind_links_stay_inside() {
     symlink("/proc/sys", root.path("sysctl")).expect("symlink");
     symlink("/loop", root.path("loop")).expect("symlink");
     let to = |destination: &str| Spec {
-        volumes: vec![Volume { source: volume.path().into(), destination: destination.into(), read_only: false }],
+        volumes: vec![Volume {
+            source: volume.path().into(),
+            destination: destination.into(),
+            read_only: false,
+            mapped: true,
+        }],
         ..shell("echo x > /out/v/x; ls /out/v")
     };
     assert_eq!(root.run(to("/out/v")).output(), "x");
@@ -106,6 +111,7 @@ fn a_link_inside_a_volume_leads_nowhere_else() {
         source: source.into(),
         destination: destination.into(),
         read_only: false,
+        mapped: true,
     };
     let spec = Spec {
         volumes: vec![mount(volume.path(), "/v"), mount(second.path(), "/v/out/second")],

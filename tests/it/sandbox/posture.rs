@@ -13,7 +13,12 @@ fn the_mounts_are_those_that_the_plan_lists() {
     let root = Root::new();
     let volume = tempfile::tempdir().expect("a directory");
     let spec = Spec {
-        volumes: vec![Volume { source: volume.path().into(), destination: "/srv/deep".into(), read_only: false }],
+        volumes: vec![Volume {
+            source: volume.path().into(),
+            destination: "/srv/deep".into(),
+            read_only: false,
+            mapped: true,
+        }],
         tmpfs: vec![Tmpfs { destination: "/run".into(), options: "size=1m".into() }],
         ..shell("cut -d' ' -f5 /proc/self/mountinfo")
     };
@@ -44,7 +49,7 @@ fn it_has_loopback_and_nothing_else_unless_it_has_the_hosts_network() {
     let root = Root::new();
     let outcome = root.sh("ls /sys/class/net; ip -o addr show lo | grep -c 'inet 127.0.0.1'; \
                            cat /proc/sys/net/ipv4/ping_group_range");
-    assert_eq!(outcome.lines(), ["lo", "1", "0\t2147483647"]);
+    assert_eq!(outcome.lines(), ["lo", "1", "0\t65535"]);
     let host = root.run(Spec { network: Network::Host, ..shell("readlink /proc/self/ns/net; touch /sys/x; echo $?") });
     let outside = fs::read_link("/proc/self/ns/net").expect("a namespace");
     assert_eq!(host.lines(), [outside.to_str().expect("utf-8"), "1"]);
@@ -147,6 +152,7 @@ fn volumes_show_the_host_and_only_as_far_as_allowed() {
         source: host.path().join(source),
         destination: destination.into(),
         read_only,
+        mapped: true,
     };
     let spec = Spec {
         volumes: vec![

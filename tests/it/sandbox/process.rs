@@ -134,7 +134,7 @@ fn a_process_with_several_threads_cannot_start_one() {
     let root = Root::new();
     let spec = shell("true");
     let rootfs = root.open();
-    let facts = tupper::sandbox::Facts::gather(&spec, &rootfs, "threads").expect("facts");
+    let facts = tupper::sandbox::Facts::gather(&spec, &rootfs, "threads", None).expect("facts");
     let plan = tupper::sandbox::plan(&spec, &facts).expect("a plan");
     std::thread::scope(|s| {
         let error = s

@@ -1,0 +1,284 @@
+//! The steps of a plan as a person would type them, with util-linux, iproute2 and a shell.
+//!
+//! There are two shells, and the lines read as one story. The *host's* is where a person begins, as root. The *inner* one
+//! begins there too, with the line that ends in `unshare … sh`, and each line of it that ends in `sh` goes one shell
+//! deeper. From the line on that attaches the root, the inner shell's working directory is the root, and paths of the
+//! sandbox are typed relative to it; from pivot_root on they are absolute. `$BOX` is the inner shell as the host sees it.
+//!
+//! What needs the host's privileges after the user namespace is made is typed in the host's shell, into the inner one's
+//! mount namespace: `nsenter --target $BOX --mount …`. There the root lies at its own path on the host.
+//!
+//! A test types all of it and compares what comes of it with a sandbox (`tests/it/explain.rs`).
+
+use std::ffi::OsStr;
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+
+use super::step::{Attributes, CapabilitySet, Step, named_capabilities};
+use super::users::text;
+
+/// Which of the two shells a line is typed in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shell {
+    /// The host's.
+    Host,
+    /// The one in the namespaces.
+    Inner,
+}
+
+/// In the inner shell's mount namespace, from the host's shell.
+const FROM_HOST: &str = "nsenter --target $BOX --mount";
+
+impl Step {
+    /// The shell that its [command](Step::command) is typed in.
+    pub fn shell(&self) -> Shell {
+        match self {
+            Step::EnableControllers { .. }
+            | Step::MakeCgroup { .. }
+            | Step::SetLimit { .. }
+            | Step::CloneTree { .. }
+            | Step::OwnStreams { .. }
+            | Step::AwaitRoot
+            | Step::WriteIdMaps(_)
+            | Step::CloneRoot { .. }
+            | Step::MapTree { .. }
+            | Step::MakeFilesystem { .. }
+            | Step::MakeDevice { .. }
+            | Step::AttachTree { mapped: true, .. } => Shell::Host,
+            _ => Shell::Inner,
+        }
+    }
+
+    /// The shell command that a person would type for it; a comment where there is nothing to type.
+    pub fn command(&self) -> String {
+        match self {
+            Step::EnableControllers { directory, controllers } => {
+                let plus: Vec<String> = controllers.iter().map(|c| format!("+{c}")).collect();
+                let directory = quote(directory);
+                format!("mkdir -p {directory} && echo '{}' > {directory}/cgroup.subtree_control", plus.join(" "))
+            }
+            Step::MakeCgroup { directory } => format!("mkdir -p {}", quote(directory)),
+            Step::SetLimit { file, value, .. } => format!("echo {} > {}", quote(value), quote(file)),
+            Step::CloneTree { .. } | Step::MapTree { .. } => "# mounted where it is attached".into(),
+            Step::OwnStreams { uid } => format!("chown --dereference {uid} /proc/self/fd/[012]"),
+            Step::Clone { users, network, cgroup } => {
+                // What execve(2) leaves to a user who is not mapped yet is what is ambient: capabilities(7).
+                let users = if *users { " --user --keep-caps" } else { "" };
+                let network = if *network { " --net" } else { "" };
+                let join = cgroup.as_ref().map(|c| format!("echo $$ > {}/cgroup.procs && ", quote(c)));
+                let join = join.unwrap_or_default();
+                format!("{join}unshare{users} --mount --pid --fork --kill-child --uts --ipc{network} sh")
+            }
+            Step::Attach { directory } => format!("echo 0 > {}/tasks", quote(directory)),
+            Step::DieWithParent => "setpriv --pdeathsig KILL sh".into(),
+            Step::NewSession => "setsid --wait sh".into(),
+            Step::SetUmask(mask) => format!("umask {mask:04o}"),
+            Step::SetHostname(name) => format!("hostname {}", quote(name)),
+            Step::LoopbackUp => "ip link set lo up".into(),
+            Step::AwaitRoot => "BOX=$(pgrep --parent $(pgrep --newest --exact unshare))".into(),
+            Step::WriteIdMaps(maps) => {
+                let [uids, gids] = [&maps.uids, &maps.gids].map(|maps| text(maps).replace('\n', "\\n"));
+                format!("printf '{uids}\\n' > /proc/$BOX/uid_map && printf '{gids}\\n' > /proc/$BOX/gid_map")
+            }
+            Step::CloneRoot { path, attributes, mapped } => {
+                format!("{FROM_HOST} {}", bind(path, &quote(path), false, *mapped, *attributes))
+            }
+            Step::MakeFilesystem { kind, root, destination, options, attributes, mapped } => {
+                let place = below(root, destination);
+                let mount = mount(kind, &place, options, *attributes);
+                format!("{} && {FROM_HOST} {mount}", as_inner(*mapped, &format!("mkdir -p {place}")))
+            }
+            Step::MakeDevice { root, name, major, minor, owner: (uid, gid) } => {
+                let node = below(root, &Path::new("/dev").join(name));
+                let owner = if *uid == 0 { String::new() } else { format!(" && chown {uid}:{gid} {node}") };
+                format!("{FROM_HOST} sh -c {}", quote(format!("mknod -m 0666 {node} c {major} {minor}{owner}")))
+            }
+            Step::BecomeRoot => "setpriv --reuid 0 --regid 0 --clear-groups sh".into(),
+            Step::MakePrivate => "mount --make-rprivate /".into(),
+            Step::AttachRoot { path } => format!("cd {}", quote(path)),
+            Step::AttachFilesystem { .. } => "# it is there".into(),
+            Step::Mount { kind, destination, options, attributes } => {
+                format!(
+                    "{} && {}",
+                    make(&inside(destination), true),
+                    mount(kind, &inside(destination), options, *attributes)
+                )
+            }
+            Step::SetParameter { name, value } => format!("echo {} > proc/sys/{name}", quote(value)),
+            Step::MakeLink { name, target } => format!("ln -s {target} dev/{name}"),
+            Step::OpenTerminal { .. } => "touch dev/console && mount --bind dev/pts/0 dev/console".into(),
+            Step::MakePrivateFiles { directories, files } => {
+                let directories: String = directories.iter().map(|d| format!(" /dev/{d}")).collect();
+                let files: String =
+                    files.iter().map(|(name, bytes)| format!(" && {} > /dev/{name}", print(bytes))).collect();
+                format!("mount -t tmpfs -o nosuid,nodev,noexec,mode=0755 tmpfs /dev && mkdir -p{directories}{files}")
+            }
+            Step::BindPrivate { name, destination, attributes, directory } => {
+                let (source, place) = (PathBuf::from(format!("/dev/{name}")), inside(destination));
+                format!("{} && {}", make(&place, *directory), bind(&source, &place, false, false, *attributes))
+            }
+            Step::AttachTree { source, root, destination, attributes, mapped: true, directory, .. } => {
+                let place = below(root, destination);
+                let bind = bind(source, &place, true, true, *attributes);
+                format!("{} && {FROM_HOST} {bind}", as_inner(true, &make(&place, *directory)))
+            }
+            Step::AttachTree { source, destination, attributes, directory, .. } => {
+                let place = inside(destination);
+                format!("{} && {}", make(&place, *directory), bind(source, &place, true, false, *attributes))
+            }
+            Step::MountTmpfs { destination, options, attributes } => {
+                let place = inside(destination);
+                format!("{} && {}", make(&place, true), mount("tmpfs", &place, options, *attributes))
+            }
+            Step::Mask { path, directory: true } => {
+                let source = Path::new("/dev/empty");
+                bind(source, &inside(path), false, false, Attributes { read_only: true, ..Attributes::default() })
+            }
+            Step::Mask { path, directory: false } => format!("mount --bind dev/null {}", inside(path)),
+            Step::MakeReadOnly { path } => format!("mount --bind -o ro {0} {0}", inside(path)),
+            Step::MakeDirectory(path) => format!("mkdir -p {}", inside(path)),
+            Step::SealRoot => "mount -o remount,bind,ro .".into(),
+            Step::UnshareCgroup => "unshare --cgroup sh".into(),
+            Step::JoinKeyring => "keyctl session - sh".into(),
+            Step::PivotRoot => "pivot_root . .".into(),
+            Step::DetachOldRoot => "umount --lazy . && cd /".into(),
+            Step::ForbidCoreFiles => "ulimit -c 0".into(),
+            Step::LimitCapabilities(keep) => format!("setpriv --bounding-set {} sh", only(*keep)),
+            Step::SetIdentity { uid, gid, groups } => {
+                let groups: Vec<String> = groups.iter().map(u32::to_string).collect();
+                let groups =
+                    if groups.is_empty() { "--clear-groups".into() } else { format!("--groups {}", groups.join(",")) };
+                format!("setpriv --reuid {uid} --regid {gid} {groups} sh")
+            }
+            // What root keeps of the permitted set at exec is the bounding set, and another user nothing: capabilities(7).
+            Step::SetCapabilities(_) => "setpriv --inh-caps -all --ambient-caps -all sh".into(),
+            Step::ForbidNewPrivileges => "setpriv --no-new-privs sh".into(),
+            // A shell that waits for its child reaps what is orphaned, too.
+            Step::ForkInit => "sh".into(),
+            Step::TakeTerminal => "setsid --ctty --wait sh <> /dev/console >&0 2>&0".into(),
+            Step::CloseInput => "exec < /dev/null".into(),
+            Step::ResetSignals => "trap - HUP INT QUIT PIPE TERM".into(),
+            Step::ChangeDirectory(path) => format!("cd {}", quote(path)),
+            Step::CloseDescriptors => "exec 3>&-  # and every higher one".into(),
+            Step::Exec { args, env } => {
+                let words = ["exec", "env", "-i"].into_iter().map(str::to_string);
+                words.chain(env.iter().chain(args).map(quote)).collect::<Vec<_>>().join(" ")
+            }
+        }
+    }
+}
+
+/// Makes a mount point that may be missing; `place` is a word.
+fn make(place: &str, directory: bool) -> String {
+    if directory { format!("mkdir -p {place}") } else { format!("{{ [ -e {place} ] || touch {place}; }}") }
+}
+
+/// In the inner shell's mount namespace, from the host's shell, as root inside: through an id-mapped mount nobody makes
+/// files who is not mapped (mount_setattr(2), EOVERFLOW).
+fn as_inner(mapped: bool, command: &str) -> String {
+    format!("{FROM_HOST}{} sh -c {}", if mapped { " --user" } else { "" }, quote(command))
+}
+
+fn mount(kind: &str, destination: &str, options: &[String], attributes: Attributes) -> String {
+    let mut all = flags(attributes);
+    all.extend(options.iter().cloned());
+    let options = if all.is_empty() { String::new() } else { format!(" -o {}", quote(all.join(","))) };
+    format!("mount -t {kind}{options} {kind} {destination}")
+}
+
+fn bind(source: &Path, destination: &str, recursive: bool, mapped: bool, attributes: Attributes) -> String {
+    let mut all = flags(attributes);
+    if mapped {
+        all.push("X-mount.idmap=/proc/$BOX/ns/user".to_string()); // mount(8), since util-linux 2.39
+    }
+    let options = if all.is_empty() { String::new() } else { format!(" -o {}", all.join(",")) };
+    format!("mount --{}bind{options} {} {destination}", if recursive { "r" } else { "" }, quote(source))
+}
+
+fn flags(attributes: Attributes) -> Vec<String> {
+    let all = [
+        (attributes.read_only, "ro"),
+        (attributes.nosuid, "nosuid"),
+        (attributes.nodev, "nodev"),
+        (attributes.noexec, "noexec"),
+    ];
+    all.iter().filter(|(set, _)| *set).map(|(_, name)| name.to_string()).collect()
+}
+
+/// A path of the sandbox as seen from its root before it is `/`.
+fn inside(path: &Path) -> String {
+    quote(path.strip_prefix("/").unwrap_or(path))
+}
+
+/// A path of the sandbox as the host sees it, where the root is at `root`.
+fn below(root: &Path, path: &Path) -> String {
+    quote(root.join(path.strip_prefix("/").unwrap_or(path)))
+}
+
+/// These capabilities and no other, as setpriv(1) reads them.
+fn only(set: CapabilitySet) -> String {
+    let mut words = vec!["-all".to_string()];
+    words.extend(named_capabilities(set).map(|name| format!("+{name}")));
+    words.join(",")
+}
+
+/// What prints these bytes: printf(1).
+fn print(bytes: &[u8]) -> String {
+    let mut format = String::from("printf '");
+    for byte in bytes {
+        match byte {
+            b'\n' => format.push_str("\\n"),
+            b'\t' => format.push_str("\\t"),
+            b'%' => format.push_str("%%"),
+            b'\'' | b'\\' | 0..0x20 | 0x7f.. => write!(format, "\\{byte:03o}").unwrap_or_default(),
+            byte => format.push(char::from(*byte)),
+        }
+    }
+    format.push('\'');
+    format
+}
+
+/// A word for a POSIX shell: as it is, or in single quotes.
+fn quote(word: impl AsRef<OsStr>) -> String {
+    let word = word.as_ref().to_string_lossy();
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:,@%+".contains(c);
+    if !word.is_empty() && word.chars().all(plain) {
+        return word.into_owned();
+    }
+    let mut quoted = String::from("'");
+    for c in word.chars() {
+        match c {
+            '\'' => quoted.push_str("'\\''"),
+            // A step is one line, whatever an argument holds.
+            c if c.is_control() => write!(quoted, "'$'{}''", c.escape_default()).unwrap_or_default(),
+            c => quoted.push(c),
+        }
+    }
+    quoted.push('\'');
+    quoted
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_are_quoted_for_a_shell() {
+        let cases = [
+            ("plain-1.0/x", "plain-1.0/x"),
+            ("", "''"),
+            ("a b", "'a b'"),
+            ("it's", "'it'\\''s'"),
+            ("$(x)", "'$(x)'"),
+            ("a\nb", "'a'$'\\n''b'"),
+        ];
+        for (word, expected) in cases {
+            assert_eq!(quote(word), expected);
+        }
+    }
+
+    #[test]
+    fn bytes_are_printed_as_they_are() {
+        assert_eq!(print(b"127.0.0.1\tbox\n50% 'of\\'"), r"printf '127.0.0.1\tbox\n50%% \047of\134\047'");
+    }
+}
