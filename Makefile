@@ -17,7 +17,7 @@ RUN_PACKAGES := btrfs-progs mount util-linux libbtrfsutil1
 # machine, where tests/it runs again, these too.
 INSIDE_PACKAGES := busybox-static e2fsprogs attr acl libcap2-bin gzip xz-utils zstd bzip2 procps kmod iproute2 openssl ca-certificates
 # The peers, registries, failing devices, the virtual machine.
-TEST_PACKAGES := $(INSIDE_PACKAGES) debootstrap docker.io docker-registry podman runc skopeo umoci apache2-utils curl \
+TEST_PACKAGES := $(INSIDE_PACKAGES) keyutils debootstrap docker.io docker-registry podman runc skopeo umoci apache2-utils curl \
   strace nbdkit libnbd-bin fuse3 xfsprogs mmdebstrap qemu-system-x86
 VM_PACKAGES := $(RUN_PACKAGES) $(INSIDE_PACKAGES)
 PACKAGES := $(BUILD_PACKAGES) $(RUN_PACKAGES) $(TEST_PACKAGES)

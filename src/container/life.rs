@@ -95,7 +95,7 @@ pub fn run(store: &Store, create: &Create, narrate: Option<Narrate<'_>>) -> Resu
     .call_context(doing);
     match (active, started) {
         (Some(active), started) => {
-            conclude(store, Held { active, found: prepared.found, record: prepared.record }, started, narrate)
+            conclude(store, Held { active, found: prepared.found, record: prepared.record }, &plan, started, narrate)
         }
         (None, Err(cause)) => Err(cause),
         (None, Ok(_)) => Err(Error::new(Kind::Io, "the container started without its root")),
@@ -109,7 +109,7 @@ pub fn start(store: &Store, text: &str, narrate: Option<Narrate<'_>>) -> Result<
     let _intent = store.intend().context(doing)?;
     let (held, rootfs, (plan, _ids)) = prepare_again(store, text, found).call_context(doing)?;
     let started = start_sandbox(&plan, || Ok(rootfs), narrate).call_context(doing);
-    conclude(store, held, started, narrate)
+    conclude(store, held, &plan, started, narrate)
 }
 
 /// Locks a container that does not run, and decides everything about running it.
@@ -132,6 +132,7 @@ pub fn explain(store: &Store, create: &Create, narrate: Narrate<'_>) -> Result<(
     let (plan, _ids) = plan(store, &prepared.spec, &root, prepared.found)?;
     narrate_snapshot(&prepared, narrate);
     plan.steps().iter().for_each(|step| narrate(step.shell(), &step.describe(), &step.command()));
+    narrate_afterwards(&plan, narrate);
     if create.auto_remove {
         narrate_removal(&prepared.path, narrate);
     }
@@ -256,12 +257,16 @@ fn start_sandbox(
 fn conclude(
     store: &Store,
     mut held: Held,
+    plan: &Plan,
     started: Result<sandbox::Running>,
     narrate: Option<Narrate<'_>>,
 ) -> Result<Exit> {
     let doing = format!("container {}", held.found.id.short());
     let exit = started.and_then(|running| supervise(store, &mut held, running).call_context(|| doing));
     store.forget_running(&held.found.id);
+    if let Some(narrate) = narrate {
+        narrate_afterwards(plan, narrate);
+    }
     let kept = match held.record.auto_remove {
         true => {
             if let Some(narrate) = narrate {
@@ -308,10 +313,21 @@ fn narrate_snapshot(prepared: &Prepared, narrate: Narrate<'_>) {
     narrate(
         Shell::Host,
         &format!("make a copy-on-write snapshot of {} {}", source.kind, source.name),
-        &format!("btrfs subvolume snapshot {} {}", path.display(), prepared.path.display()),
+        &format!(
+            "mkdir -p {} && btrfs subvolume snapshot {} {}",
+            prepared.path.parent().unwrap_or(Path::new("/")).display(),
+            path.display(),
+            prepared.path.display()
+        ),
     );
 }
 
+fn narrate_afterwards(plan: &Plan, narrate: Narrate<'_>) {
+    plan.afterwards().iter().for_each(|(words, command)| narrate(Shell::Host, words, command));
+}
+
 fn narrate_removal(path: &Path, narrate: Narrate<'_>) {
-    narrate(Shell::Host, "remove the snapshot", &format!("btrfs subvolume delete {}", path.display()));
+    let directory = path.parent().unwrap_or(path).display();
+    let command = format!("btrfs subvolume delete {} && rm -r {directory}", path.display());
+    narrate(Shell::Host, "remove the snapshot", &command);
 }

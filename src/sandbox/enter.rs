@@ -125,7 +125,7 @@ impl Child {
             Step::ChangeDirectory(path) => resolve::change_directory(path),
             Step::CloseDescriptors => process::close_descriptors_on_exec(),
             // Its errors name the command, which is what the person typed.
-            Step::Exec { args, env } => return exec(args, env),
+            Step::Exec { args, env, .. } => return exec(args, env),
             Step::EnableControllers { .. }
             | Step::MakeCgroup { .. }
             | Step::SetLimit { .. }

@@ -52,6 +52,11 @@ impl Plan {
         &self.steps
     }
 
+    /// What is removed when the sandbox has ended, the last made first: in words and as a shell command.
+    pub fn afterwards(&self) -> Vec<(String, String)> {
+        self.steps.iter().rev().filter_map(Step::undo).collect()
+    }
+
     /// Every mount point that is visible inside, in the order in which they are mounted. Below a volume there are
     /// those of the host too.
     pub fn mount_points(&self) -> impl Iterator<Item = &Path> {
@@ -139,10 +144,10 @@ impl Tree {
         Step::AttachTree {
             tree,
             source: self.source.clone(),
-            root: facts.rootfs.clone(),
             destination: self.destination.clone(),
             attributes: self.attributes,
             mapped: self.mapped,
+            by_host: !self.cgroup && facts.maps.is_some(),
             directory: self.directory,
         }
     }
@@ -181,17 +186,16 @@ fn plan_streams(steps: &mut Vec<Step>, spec: &Spec, facts: &Facts) {
 fn plan_parent(steps: &mut Vec<Step>, facts: &Facts, trees: &[Tree], own_network: bool) -> Vec<Step> {
     let mapped = facts.maps.is_some();
     let owner = facts.outside(0, 0);
-    let root = &facts.rootfs;
     steps.push(Step::AwaitRoot);
     steps.extend(facts.maps.clone().map(Step::WriteIdMaps));
-    steps.push(Step::CloneRoot { path: root.clone(), attributes: NOSUID_NODEV, mapped });
+    steps.push(Step::CloneRoot { path: facts.rootfs.clone(), attributes: NOSUID_NODEV, mapped });
     let volumes = trees.iter().enumerate().filter(|(_, tree)| tree.mapped);
     steps.extend(volumes.map(|(tree, volume)| Step::MapTree { tree, source: volume.source.clone() }));
     let mut attach = Vec::new();
     let mut make = |steps: &mut Vec<Step>, kind, destination: &str, options: &[&str], attributes| {
         let (options, destination) = (options.iter().map(ToString::to_string).collect(), PathBuf::from(destination));
         attach.push(Step::AttachFilesystem { filesystem: attach.len(), kind, destination: destination.clone() });
-        steps.push(Step::MakeFilesystem { kind, root: root.clone(), destination, options, attributes, mapped });
+        steps.push(Step::MakeFilesystem { kind, destination, options, attributes, mapped });
     };
     if mapped && !own_network {
         // Who may mount it is who owns the network namespace that it shows: fs/sysfs/mount.c, sysfs_init_fs_context.
@@ -203,13 +207,7 @@ fn plan_parent(steps: &mut Vec<Step>, facts: &Facts, trees: &[Tree], own_network
     make(steps, "tmpfs", "/dev", if mapped { &options } else { &options[..2] }, NOSUID_NOEXEC);
     // OCI runtime-spec config-linux.md, "Default Devices".
     let devices = [("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)];
-    steps.extend(devices.map(|(name, major, minor)| Step::MakeDevice {
-        root: root.clone(),
-        name,
-        major,
-        minor,
-        owner,
-    }));
+    steps.extend(devices.map(|(name, major, minor)| Step::MakeDevice { name, major, minor, owner }));
     if !mapped || own_network {
         attach.push(mount("sysfs", "/sys", &[], HARMLESS_READ_ONLY));
     }
@@ -230,9 +228,10 @@ fn plan_command(steps: &mut Vec<Step>, spec: &Spec, facts: &Facts) {
     if spec.init {
         steps.extend([Step::ForkInit, Step::NewSession]);
     }
+    let without_input = !spec.tty && !spec.interactive;
     if spec.tty {
         steps.push(Step::TakeTerminal);
-    } else if !spec.interactive {
+    } else if without_input {
         steps.push(Step::CloseInput);
     }
     let mut env = spec.env.clone();
@@ -244,7 +243,7 @@ fn plan_command(steps: &mut Vec<Step>, spec: &Spec, facts: &Facts) {
         Step::ResetSignals,
         Step::ChangeDirectory(spec.cwd.clone()),
         Step::CloseDescriptors,
-        Step::Exec { args: spec.args.clone(), env },
+        Step::Exec { args: spec.args.clone(), env, without_input },
     ]);
 }
 

@@ -74,23 +74,23 @@ fn the_default_posture_on_a_unified_host() {
         "++ ip link set lo up",
         "+ BOX=$(pgrep --parent $(pgrep --newest --exact unshare))",
         "+ printf '0 231072 65536\\n' > /proc/$BOX/uid_map && printf '0 231072 65536\\n' > /proc/$BOX/gid_map",
-        "+ nsenter --target $BOX --mount mount --bind -o nosuid,nodev,X-mount.idmap=/proc/$BOX/ns/user /store/c1/rootfs /store/c1/rootfs",
-        "+ nsenter --target $BOX --mount --user sh -c 'mkdir -p /store/c1/rootfs/dev' && nsenter --target $BOX --mount mount -t tmpfs -o nosuid,noexec,mode=0755,size=64k,uid=231072,gid=231072 tmpfs /store/c1/rootfs/dev",
-        "+ nsenter --target $BOX --mount sh -c 'mknod -m 0666 /store/c1/rootfs/dev/null c 1 3 && chown 231072:231072 /store/c1/rootfs/dev/null'",
-        "+ nsenter --target $BOX --mount sh -c 'mknod -m 0666 /store/c1/rootfs/dev/zero c 1 5 && chown 231072:231072 /store/c1/rootfs/dev/zero'",
-        "+ nsenter --target $BOX --mount sh -c 'mknod -m 0666 /store/c1/rootfs/dev/full c 1 7 && chown 231072:231072 /store/c1/rootfs/dev/full'",
-        "+ nsenter --target $BOX --mount sh -c 'mknod -m 0666 /store/c1/rootfs/dev/random c 1 8 && chown 231072:231072 /store/c1/rootfs/dev/random'",
-        "+ nsenter --target $BOX --mount sh -c 'mknod -m 0666 /store/c1/rootfs/dev/urandom c 1 9 && chown 231072:231072 /store/c1/rootfs/dev/urandom'",
-        "+ nsenter --target $BOX --mount sh -c 'mknod -m 0666 /store/c1/rootfs/dev/tty c 5 0 && chown 231072:231072 /store/c1/rootfs/dev/tty'",
+        "+ nsenter --target $BOX --mount mount --bind -o nosuid,nodev,X-mount.idmap=/proc/$BOX/ns/user /store/c1/rootfs /mnt",
+        "+ nsenter --target $BOX --mount --user sh -c 'mkdir -p /mnt/dev' && nsenter --target $BOX --mount mount -t tmpfs -o nosuid,noexec,mode=0755,size=64k,uid=231072,gid=231072 tmpfs /mnt/dev",
+        "+ nsenter --target $BOX --mount sh -c 'mknod -m 0666 /mnt/dev/null c 1 3 && chown 231072:231072 /mnt/dev/null'",
+        "+ nsenter --target $BOX --mount sh -c 'mknod -m 0666 /mnt/dev/zero c 1 5 && chown 231072:231072 /mnt/dev/zero'",
+        "+ nsenter --target $BOX --mount sh -c 'mknod -m 0666 /mnt/dev/full c 1 7 && chown 231072:231072 /mnt/dev/full'",
+        "+ nsenter --target $BOX --mount sh -c 'mknod -m 0666 /mnt/dev/random c 1 8 && chown 231072:231072 /mnt/dev/random'",
+        "+ nsenter --target $BOX --mount sh -c 'mknod -m 0666 /mnt/dev/urandom c 1 9 && chown 231072:231072 /mnt/dev/urandom'",
+        "+ nsenter --target $BOX --mount sh -c 'mknod -m 0666 /mnt/dev/tty c 5 0 && chown 231072:231072 /mnt/dev/tty'",
         "++ setpriv --reuid 0 --regid 0 --clear-groups sh",
         "++ setpriv --pdeathsig KILL sh",
         "++ mount --make-rprivate /",
         "++ keyctl session - sh",
-        "++ cd /store/c1/rootfs",
+        "++ cd /mnt",
         "++ mkdir -p proc && mount -t proc -o nosuid,nodev,noexec proc proc",
         "++ echo '0 65535' > proc/sys/net/ipv4/ping_group_range",
         "++ # it is there",
-        "++ mkdir -p sys && mount -t sysfs -o ro,nosuid,nodev,noexec sysfs sys",
+        "++ mkdir -p sys && mount -t sysfs -o nosuid,nodev,noexec sysfs sys && mount -o remount,bind,ro,nosuid,nodev,noexec sys",
         "++ ln -s /proc/self/fd dev/fd",
         "++ ln -s /proc/self/fd/0 dev/stdin",
         "++ ln -s /proc/self/fd/1 dev/stdout",
@@ -103,9 +103,9 @@ fn the_default_posture_on_a_unified_host() {
         "++ mount -t tmpfs -o nosuid,nodev,noexec,mode=0755 tmpfs /dev && mkdir -p /dev/empty && printf '127.0.0.1\\tlocalhost\\n::1\\tlocalhost ip6-localhost ip6-loopback\\n127.0.1.1\\tbox\\n' > /dev/hosts && printf 'box\\n' > /dev/hostname && printf 'nameserver 192.0.2.1\\n' > /dev/resolv.conf",
         "++ mkdir -p sys/fs/cgroup && mount --rbind -o ro,nosuid,nodev,noexec /sys/fs/cgroup/tupper/c1 sys/fs/cgroup",
         "++ mount --bind dev/null proc/kcore",
-        "++ mount --bind -o ro /dev/empty sys/firmware",
-        "++ mount --bind -o ro proc/bus proc/bus",
-        "++ mount --bind -o ro proc/sys proc/sys",
+        "++ mount --bind -o ro,nosuid,nodev,noexec /dev/empty sys/firmware",
+        "++ mount --bind -o ro,nosuid,nodev,noexec proc/bus proc/bus",
+        "++ mount --bind -o ro,nosuid,nodev,noexec proc/sys proc/sys",
         "++ { [ -e etc/hosts ] || touch etc/hosts; } && mount --bind -o nosuid,nodev,noexec /dev/hosts etc/hosts",
         "++ { [ -e etc/hostname ] || touch etc/hostname; } && mount --bind -o nosuid,nodev,noexec /dev/hostname etc/hostname",
         "++ { [ -e etc/resolv.conf ] || touch etc/resolv.conf; } && mount --bind -o nosuid,nodev,noexec /dev/resolv.conf etc/resolv.conf",
@@ -119,11 +119,11 @@ fn the_default_posture_on_a_unified_host() {
         "++ setpriv --inh-caps -all --ambient-caps -all sh",
         "++ setpriv --no-new-privs sh",
         "++ setpriv --pdeathsig KILL sh",
-        "++ exec < /dev/null",
+        "++ # with < /dev/null at the end",
         "++ trap - HUP INT QUIT PIPE TERM",
         "++ cd /",
         "++ exec 3>&-  # and every higher one",
-        "++ exec env -i PATH=/bin HOME=/root sh",
+        "++ exec env -i PATH=/bin HOME=/root sh < /dev/null",
     ];
     let typed = |step: &Step| format!("{} {}", if step.shell() == Shell::Host { "+" } else { "++" }, step.command());
     let found: Vec<String> = plan(&spec(), &facts(unified())).expect("a plan").steps().iter().map(typed).collect();
@@ -265,8 +265,9 @@ fn what_a_spec_adds_and_takes_away() {
             "host network",
             Spec { network: Network::Host, ..spec() },
             &base,
-            &["nsenter --target $BOX --mount --user sh -c 'mkdir -p /store/c1/rootfs/sys' && \
-                 nsenter --target $BOX --mount mount -t sysfs -o ro,nosuid,nodev,noexec sysfs /store/c1/rootfs/sys"],
+            &["nsenter --target $BOX --mount --user sh -c 'mkdir -p /mnt/sys' && \
+                 nsenter --target $BOX --mount mount -t sysfs -o nosuid,nodev,noexec sysfs /mnt/sys && \
+                 nsenter --target $BOX --mount mount -o remount,bind,ro,nosuid,nodev,noexec /mnt/sys"],
             &["ip link set lo up", "echo '0 65535' > proc/sys/net/ipv4/ping_group_range"],
         ),
         ("read-only", Spec { read_only: true, ..spec() }, &base, &["mount -o remount,bind,ro ."], &[]),
@@ -277,7 +278,13 @@ fn what_a_spec_adds_and_takes_away() {
             &["mount -o remount,bind,ro ."],
             &[],
         ),
-        ("interactive", Spec { interactive: true, ..spec() }, &base, &[], &["exec < /dev/null"]),
+        (
+            "interactive",
+            Spec { interactive: true, ..spec() },
+            &base,
+            &["exec env -i PATH=/bin HOME=/root sh"],
+            &["# with < /dev/null at the end"],
+        ),
         (
             "tty",
             Spec { tty: true, ..spec() },
@@ -286,7 +293,7 @@ fn what_a_spec_adds_and_takes_away() {
                 "touch dev/console && mount --bind dev/pts/0 dev/console",
                 "setsid --ctty --wait sh <> /dev/console >&0 2>&0",
             ],
-            &["exec < /dev/null"],
+            &["# with < /dev/null at the end"],
         ),
         ("init", Spec { init: true, ..spec() }, &base, &["sh"], &[]),
         (
@@ -296,11 +303,11 @@ fn what_a_spec_adds_and_takes_away() {
             &[
                 "setpriv --reuid 33 --regid 34 --groups 4,5 sh",
                 "setpriv --inh-caps -all --ambient-caps -all sh",
-                "exec env -i PATH=/bin HOME=/ sh",
+                "exec env -i PATH=/bin HOME=/ sh < /dev/null",
             ],
             &[],
         ),
-        ("home", Spec { env: vec!["HOME=/h".into()], ..spec() }, &base, &["exec env -i HOME=/h sh"], &[]),
+        ("home", Spec { env: vec!["HOME=/h".into()], ..spec() }, &base, &["exec env -i HOME=/h sh < /dev/null"], &[]),
         ("cwd", Spec { cwd: "/srv/x".into(), ..spec() }, &base, &["mkdir -p srv/x", "cd /srv/x"], &["cd /"]),
         (
             "no user namespace",
@@ -308,8 +315,8 @@ fn what_a_spec_adds_and_takes_away() {
             &Facts { maps: None, ..base.clone() },
             &[
                 "echo '0 2147483647' > proc/sys/net/ipv4/ping_group_range",
-                "nsenter --target $BOX --mount mount --bind -o nosuid,nodev /store/c1/rootfs /store/c1/rootfs",
-                "nsenter --target $BOX --mount sh -c 'mknod -m 0666 /store/c1/rootfs/dev/null c 1 3'",
+                "nsenter --target $BOX --mount mount --bind -o nosuid,nodev /store/c1/rootfs /mnt",
+                "nsenter --target $BOX --mount sh -c 'mknod -m 0666 /mnt/dev/null c 1 3'",
                 "mkdir -p b && mount --rbind -o nosuid,nodev /a b",
             ],
             &[],
@@ -325,10 +332,8 @@ fn what_a_spec_adds_and_takes_away() {
             "own hosts",
             Spec { volumes: vec![volume("/h", "/etc/hosts")], ..spec() },
             &base,
-            &[
-                "nsenter --target $BOX --mount --user sh -c 'mkdir -p /store/c1/rootfs/etc/hosts' && nsenter --target $BOX \
-                 --mount mount --rbind -o nosuid,nodev,X-mount.idmap=/proc/$BOX/ns/user /h /store/c1/rootfs/etc/hosts",
-            ],
+            &["nsenter --target $BOX --mount --user sh -c 'mkdir -p /mnt/etc/hosts' && nsenter --target $BOX \
+                 --mount mount --rbind -o nosuid,nodev,X-mount.idmap=/proc/$BOX/ns/user /h /mnt/etc/hosts"],
             &["{ [ -e etc/hosts ] || touch etc/hosts; } && mount --bind -o nosuid,nodev,noexec /dev/hosts etc/hosts"],
         ),
         (
@@ -338,7 +343,9 @@ fn what_a_spec_adds_and_takes_away() {
                 ..spec()
             },
             &base,
-            &["mkdir -p t && mount -t tmpfs -o ro,nosuid,nodev,size=1m,mode=700 tmpfs t"],
+            &[
+                "mkdir -p t && mount -t tmpfs -o nosuid,nodev,size=1m,mode=700 tmpfs t && mount -o remount,bind,ro,nosuid,nodev t",
+            ],
             &[],
         ),
         (

@@ -6,7 +6,8 @@
 //! sandbox are typed relative to it; from pivot_root on they are absolute. `$BOX` is the inner shell as the host sees it.
 //!
 //! What needs the host's privileges after the user namespace is made is typed in the host's shell, into the inner one's
-//! mount namespace: `nsenter --target $BOX --mount …`. There the root lies at its own path on the host.
+//! mount namespace: `nsenter --target $BOX --mount …`. The root lies at /mnt there: at its own place below the store,
+//! where nobody but the host's root has access, the root inside could not enter it.
 //!
 //! A test types all of it and compares what comes of it with a sandbox (`tests/it/explain.rs`).
 
@@ -26,6 +27,12 @@ pub enum Shell {
     Inner,
 }
 
+/// Where the root is in the inner shell's mount namespace until it is `/`.
+const PLACE: &str = "/mnt";
+
+/// What a bind mount has that hides a place or makes it read-only: what the filesystem's own mount has, and `ro`.
+const SEALED: Attributes = Attributes { read_only: true, nosuid: true, nodev: true, noexec: true };
+
 /// In the inner shell's mount namespace, from the host's shell.
 const FROM_HOST: &str = "nsenter --target $BOX --mount";
 
@@ -44,7 +51,7 @@ impl Step {
             | Step::MapTree { .. }
             | Step::MakeFilesystem { .. }
             | Step::MakeDevice { .. }
-            | Step::AttachTree { mapped: true, .. } => Shell::Host,
+            | Step::AttachTree { by_host: true, .. } => Shell::Host,
             _ => Shell::Inner,
         }
     }
@@ -81,21 +88,21 @@ impl Step {
                 format!("printf '{uids}\\n' > /proc/$BOX/uid_map && printf '{gids}\\n' > /proc/$BOX/gid_map")
             }
             Step::CloneRoot { path, attributes, mapped } => {
-                format!("{FROM_HOST} {}", bind(path, &quote(path), false, *mapped, *attributes))
+                format!("{FROM_HOST} {}", bind(path, PLACE, false, *mapped, *attributes))
             }
-            Step::MakeFilesystem { kind, root, destination, options, attributes, mapped } => {
-                let place = below(root, destination);
-                let mount = mount(kind, &place, options, *attributes);
+            Step::MakeFilesystem { kind, destination, options, attributes, mapped } => {
+                let place = below(destination);
+                let mount = mount(kind, &place, options, *attributes).replace(" && ", &format!(" && {FROM_HOST} "));
                 format!("{} && {FROM_HOST} {mount}", as_inner(*mapped, &format!("mkdir -p {place}")))
             }
-            Step::MakeDevice { root, name, major, minor, owner: (uid, gid) } => {
-                let node = below(root, &Path::new("/dev").join(name));
+            Step::MakeDevice { name, major, minor, owner: (uid, gid) } => {
+                let node = below(&Path::new("/dev").join(name));
                 let owner = if *uid == 0 { String::new() } else { format!(" && chown {uid}:{gid} {node}") };
                 format!("{FROM_HOST} sh -c {}", quote(format!("mknod -m 0666 {node} c {major} {minor}{owner}")))
             }
             Step::BecomeRoot => "setpriv --reuid 0 --regid 0 --clear-groups sh".into(),
             Step::MakePrivate => "mount --make-rprivate /".into(),
-            Step::AttachRoot { path } => format!("cd {}", quote(path)),
+            Step::AttachRoot { .. } => format!("cd {PLACE}"),
             Step::AttachFilesystem { .. } => "# it is there".into(),
             Step::Mount { kind, destination, options, attributes } => {
                 format!(
@@ -117,9 +124,9 @@ impl Step {
                 let (source, place) = (PathBuf::from(format!("/dev/{name}")), inside(destination));
                 format!("{} && {}", make(&place, *directory), bind(&source, &place, false, false, *attributes))
             }
-            Step::AttachTree { source, root, destination, attributes, mapped: true, directory, .. } => {
-                let place = below(root, destination);
-                let bind = bind(source, &place, true, true, *attributes);
+            Step::AttachTree { source, destination, attributes, mapped, by_host: true, directory, .. } => {
+                let place = below(destination);
+                let bind = bind(source, &place, true, *mapped, *attributes);
                 format!("{} && {FROM_HOST} {bind}", as_inner(true, &make(&place, *directory)))
             }
             Step::AttachTree { source, destination, attributes, directory, .. } => {
@@ -130,12 +137,9 @@ impl Step {
                 let place = inside(destination);
                 format!("{} && {}", make(&place, true), mount("tmpfs", &place, options, *attributes))
             }
-            Step::Mask { path, directory: true } => {
-                let source = Path::new("/dev/empty");
-                bind(source, &inside(path), false, false, Attributes { read_only: true, ..Attributes::default() })
-            }
+            Step::Mask { path, directory: true } => bind(Path::new("/dev/empty"), &inside(path), false, false, SEALED),
             Step::Mask { path, directory: false } => format!("mount --bind dev/null {}", inside(path)),
-            Step::MakeReadOnly { path } => format!("mount --bind -o ro {0} {0}", inside(path)),
+            Step::MakeReadOnly { path } => bind(Path::new(&inside(path)), &inside(path), false, false, SEALED),
             Step::MakeDirectory(path) => format!("mkdir -p {}", inside(path)),
             Step::SealRoot => "mount -o remount,bind,ro .".into(),
             Step::UnshareCgroup => "unshare --cgroup sh".into(),
@@ -156,14 +160,29 @@ impl Step {
             // A shell that waits for its child reaps what is orphaned, too.
             Step::ForkInit => "sh".into(),
             Step::TakeTerminal => "setsid --ctty --wait sh <> /dev/console >&0 2>&0".into(),
-            Step::CloseInput => "exec < /dev/null".into(),
+            // A shell would read its next line from there: the last line has it.
+            Step::CloseInput => "# with < /dev/null at the end".into(),
             Step::ResetSignals => "trap - HUP INT QUIT PIPE TERM".into(),
             Step::ChangeDirectory(path) => format!("cd {}", quote(path)),
             Step::CloseDescriptors => "exec 3>&-  # and every higher one".into(),
-            Step::Exec { args, env } => {
+            Step::Exec { args, env, without_input } => {
                 let words = ["exec", "env", "-i"].into_iter().map(str::to_string);
-                words.chain(env.iter().chain(args).map(quote)).collect::<Vec<_>>().join(" ")
+                let words: Vec<String> = words.chain(env.iter().chain(args).map(quote)).collect();
+                words.join(" ") + if *without_input { " < /dev/null" } else { "" }
             }
+        }
+    }
+}
+
+impl Step {
+    /// What undoes it on the host at the end, in words and as a command, if something of it stays until then.
+    pub(super) fn undo(&self) -> Option<(String, String)> {
+        match self {
+            Step::MakeCgroup { directory } => {
+                let directory = quote(directory);
+                Some((format!("remove the cgroup {directory}"), format!("rmdir {directory}")))
+            }
+            _ => None,
         }
     }
 }
@@ -180,10 +199,15 @@ fn as_inner(mapped: bool, command: &str) -> String {
 }
 
 fn mount(kind: &str, destination: &str, options: &[String], attributes: Attributes) -> String {
-    let mut all = flags(attributes);
+    // The mount is to be read-only, and not the filesystem behind it.
+    let mut all = flags(Attributes { read_only: false, ..attributes });
     all.extend(options.iter().cloned());
     let options = if all.is_empty() { String::new() } else { format!(" -o {}", quote(all.join(","))) };
-    format!("mount -t {kind}{options} {kind} {destination}")
+    let mount = format!("mount -t {kind}{options} {kind} {destination}");
+    match attributes.read_only {
+        true => format!("{mount} && mount -o remount,bind,{} {destination}", flags(attributes).join(",")),
+        false => mount,
+    }
 }
 
 fn bind(source: &Path, destination: &str, recursive: bool, mapped: bool, attributes: Attributes) -> String {
@@ -210,9 +234,9 @@ fn inside(path: &Path) -> String {
     quote(path.strip_prefix("/").unwrap_or(path))
 }
 
-/// A path of the sandbox as the host sees it, where the root is at `root`.
-fn below(root: &Path, path: &Path) -> String {
-    quote(root.join(path.strip_prefix("/").unwrap_or(path)))
+/// A path of the sandbox in the inner shell's mount namespace before that.
+fn below(path: &Path) -> String {
+    quote(Path::new(PLACE).join(path.strip_prefix("/").unwrap_or(path)))
 }
 
 /// These capabilities and no other, as setpriv(1) reads them.
@@ -238,24 +262,19 @@ fn print(bytes: &[u8]) -> String {
     format
 }
 
-/// A word for a POSIX shell: as it is, or in single quotes.
+/// A word for a POSIX shell: as it is, or quoted; a step is one line, whatever an argument holds.
 fn quote(word: impl AsRef<OsStr>) -> String {
     let word = word.as_ref().to_string_lossy();
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:,@%+".contains(c);
     if !word.is_empty() && word.chars().all(plain) {
         return word.into_owned();
     }
-    let mut quoted = String::from("'");
-    for c in word.chars() {
-        match c {
-            '\'' => quoted.push_str("'\\''"),
-            // A step is one line, whatever an argument holds.
-            c if c.is_control() => write!(quoted, "'$'{}''", c.escape_default()).unwrap_or_default(),
-            c => quoted.push(c),
-        }
+    match word.chars().any(char::is_control) {
+        false => format!("'{}'", word.replace('\'', "'\\''")),
+        // A command substitution loses newlines at the end; this form is in POSIX since 2024, and dash lacks it.
+        true if word.ends_with('\n') => format!("$'{}'", word.escape_debug()),
+        true => format!("\"$({})\"", print(word.as_bytes())),
     }
-    quoted.push('\'');
-    quoted
 }
 
 #[cfg(test)]
@@ -270,7 +289,8 @@ mod tests {
             ("a b", "'a b'"),
             ("it's", "'it'\\''s'"),
             ("$(x)", "'$(x)'"),
-            ("a\nb", "'a'$'\\n''b'"),
+            ("a\nb'", r#""$(printf 'a\nb\047')""#),
+            ("a\n", r"$'a\n'"),
         ];
         for (word, expected) in cases {
             assert_eq!(quote(word), expected);

@@ -95,8 +95,6 @@ pub enum Step {
     MakeFilesystem {
         /// Its type.
         kind: &'static str,
-        /// Where the root lies, for people.
-        root: PathBuf,
         /// Where it will be.
         destination: PathBuf,
         /// Its options, as `name=value` or a bare name.
@@ -108,8 +106,6 @@ pub enum Step {
     },
     /// Makes a device node in the filesystem made last, which is to be /dev.
     MakeDevice {
-        /// Where the root lies, for people.
-        root: PathBuf,
         /// Its name.
         name: &'static str,
         /// Its major number.
@@ -193,14 +189,14 @@ pub enum Step {
         tree: usize,
         /// What it is a clone of.
         source: PathBuf,
-        /// Where the root lies, for people.
-        root: PathBuf,
         /// Where; links are followed inside the root.
         destination: PathBuf,
         /// What it forbids.
         attributes: Attributes,
         /// The ids on it are those of the user namespace, if it can do that.
         mapped: bool,
+        /// The root inside may not reach what it is a clone of.
+        by_host: bool,
         /// It is a directory.
         directory: bool,
     },
@@ -272,6 +268,8 @@ pub enum Step {
         args: Vec<String>,
         /// The whole environment.
         env: Vec<String>,
+        /// It reads nothing: [`Step::CloseInput`] came before.
+        without_input: bool,
     },
 }
 

@@ -4,6 +4,7 @@
 mod support;
 
 mod cli;
+mod explain;
 mod hostile;
 mod layer;
 mod registry;
