@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 
 use super::{failed, fs};
-use crate::error::{Context, Result};
+use crate::error::{Context, Kind, Result};
 
 const OPEN_TREE_CLONE: libc::c_uint = 1;
 const OPEN_TREE_CLOEXEC: libc::c_uint = libc::O_CLOEXEC as libc::c_uint;
@@ -83,11 +83,16 @@ pub(crate) fn set_attributes(mount: BorrowedFd<'_>, attributes: Attributes, recu
 /// mount_setattr(2) with MOUNT_ATTR_IDMAP on a detached mount: what is user N of the namespace `users` is user N on the
 /// disk. With `recursive` on the mounts below it too: all of them, or none.
 ///
-/// Since Linux 5.12, on btrfs since 5.15; fs/namespace.c, can_idmap_mount, says which mounts it refuses.
+/// # Errors
+/// [`Kind::Unsupported`] where the kernel (since 5.12, on btrfs since 5.15) or the filesystem cannot: mount_setattr(2), EINVAL
+/// and ENOSYS.
 pub(crate) fn map_ids(mount: BorrowedFd<'_>, users: BorrowedFd<'_>, recursive: bool) -> Result<()> {
     let userns_fd = u64::from(users.as_raw_fd().unsigned_abs());
     let attr = MountAttr { attr_set: MOUNT_ATTR_IDMAP, attr_clr: 0, propagation: 0, userns_fd };
-    done(set(mount, &attr, recursive), || "map the ids of a mount".to_string())
+    done(set(mount, &attr, recursive), || "map the ids of a mount".to_string()).map_err(|e| match e.errno() {
+        Some(libc::EINVAL | libc::ENOSYS) => e.with_kind(Kind::Unsupported),
+        _ => e,
+    })
 }
 
 fn set(mount: BorrowedFd<'_>, attr: &MountAttr, recursive: bool) -> libc::c_long {

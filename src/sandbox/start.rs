@@ -222,9 +222,7 @@ fn own(at: BorrowedFd<'_>, name: &str, owner: (u32, u32)) -> Result<()> {
 }
 
 fn not_mapped(e: Error) -> Error {
-    // mount_setattr(2): EINVAL when the kernel or the filesystem cannot, ENOSYS before Linux 5.12.
-    let kind = if e.kind() == Kind::Invalid { Kind::Unsupported } else { e.kind() };
-    e.with_kind(kind).with_hint("--userns host runs it without a user namespace, as root of the host")
+    e.with_hint("--userns host runs it without a user namespace, as root of the host")
 }
 
 fn no_user_namespace(e: Error) -> Error {

@@ -13,6 +13,7 @@ mod shell;
 mod snapshots;
 mod store;
 mod usage;
+mod users;
 
 /// The 64 hex digits of an id; the test fails if it is none.
 #[track_caller]

@@ -5,7 +5,7 @@ use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 
 use nix::sys::stat::Mode;
-use tupper::sandbox::{Spec, Volume};
+use tupper::sandbox::{Spec, Users, Volume};
 
 use super::harness::{Root, shell};
 
@@ -158,4 +158,21 @@ fn passwd_as_a_link_to_the_hosts_is_the_roots() {
     symlink(host.path(), root.path("etc/passwd")).expect("symlink");
     let end = root.run(Spec { user: Some("hostuser".into()), ..shell("true") }).end;
     assert!(end.contains("not in the root's /etc/passwd"), "{end}");
+}
+
+#[test]
+fn a_root_that_cannot_be_mapped_says_how_to_do_without() {
+    let root = Root::new();
+    // fs/ramfs/inode.c lacks FS_ALLOW_IDMAP.
+    let place = tempfile::tempdir().expect("a directory");
+    let mounted = std::process::Command::new("mount").args(["-t", "ramfs", "ramfs"]).arg(place.path()).status();
+    assert!(mounted.expect("mount").success());
+    let copied = std::process::Command::new("cp").arg("-a").arg(root.path(".")).arg(place.path()).status();
+    assert!(copied.expect("cp").success());
+    let on_ramfs = Root { dir: place, unified_only: false };
+    let (mapped, plain) = (on_ramfs.sh("true"), on_ramfs.run(Spec { users: Users::Host, ..shell("echo there") }));
+    let unmounted = std::process::Command::new("umount").arg(on_ramfs.dir.path()).status();
+    assert!(unmounted.expect("umount").success());
+    assert!(mapped.end.starts_with("error 125 Unsupported clone the mount of the root"), "{mapped:?}");
+    assert_eq!(plain.output(), "there");
 }

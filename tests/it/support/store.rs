@@ -20,6 +20,8 @@ static HOST: RwLock<()> = RwLock::new(());
 pub enum Host {
     Shared(#[expect(dead_code, reason = "held, never read")] RwLockReadGuard<'static, ()>),
     Alone(#[expect(dead_code, reason = "held, never read")] RwLockWriteGuard<'static, ()>),
+    /// Another store of the same test has it.
+    None,
 }
 
 impl Host {
@@ -58,6 +60,15 @@ impl Store {
     /// A store with `busybox`, with no other test running beside it.
     pub fn alone() -> Store {
         let store = Store::on(Host::alone());
+        store.import_busybox();
+        store
+    }
+
+    /// Another store with `busybox`, for a test that has one already.
+    pub fn beside(other: &Store) -> Store {
+        assert!(matches!(other.host, Host::Alone(_)), "a shared lock that is waited for twice can be a deadlock");
+        let disk = Disk::btrfs();
+        let store = Store { tupper: Tupper::new(disk.path().join("store")), disk, host: Host::None };
         store.import_busybox();
         store
     }
