@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 use tupper::container::{self, Container, Narrate, State};
 use tupper::error::{Error, Kind};
+use tupper::sandbox::{self, IdMap, Users};
 
 use super::output::{self, Listing};
 
@@ -193,6 +194,8 @@ fn details(container: &Container) -> Value {
             "ReadonlyRootfs": spec.read_only,
             "Init": spec.init,
             "NetworkMode": spec.network,
+            "UsernsMode": userns(&spec.users),
+            "IDMappings": maps(container),
             "Memory": spec.limits.memory.unwrap_or(0),
             "NanoCpus": u64::from(spec.limits.millicpus.unwrap_or(0)) * 1_000_000,
             "PidsLimit": spec.limits.pids,
@@ -202,6 +205,21 @@ fn details(container: &Container) -> Value {
             "Type": "bind", "Source": v.source, "Destination": v.destination, "RW": !v.read_only,
         })).collect::<Vec<_>>(),
     })
+}
+
+/// podman's word for it: a container with ids of its own has a private user namespace.
+fn userns(users: &Users) -> &'static str {
+    if *users == Users::Host { "host" } else { "private" }
+}
+
+/// The maps that a running container has, and those that another is certain to get.
+fn maps(container: &Container) -> Value {
+    let maps = match &container.state {
+        State::Running(running) => sandbox::maps_of(running.pid),
+        _ => container.spec.users.maps(None),
+    };
+    let lines = |maps: &[IdMap]| maps.iter().map(ToString::to_string).collect::<Vec<_>>();
+    maps.map_or(Value::Null, |maps| json!({ "UidMap": lines(&maps.uids), "GidMap": lines(&maps.gids) }))
 }
 
 /// Pid, start, end and exit status, as far as there are any.

@@ -39,4 +39,4 @@ pub use start::{Running, start};
 pub use step::{Attributes, CapabilitySet, Side, Step};
 pub use supervise::{Exit, Status};
 pub use user::User;
-pub use users::{IdMap, Maps, RANGE, Users};
+pub use users::{IdMap, Maps, RANGE, Users, maps_of};

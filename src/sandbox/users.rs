@@ -103,6 +103,26 @@ impl Maps {
     }
 }
 
+/// The maps of a running process; `None` when it has ended, or lives in this process's user namespace.
+pub fn maps_of(pid: i32) -> Option<Maps> {
+    let read = |pid: &str, name: &str| std::fs::read_to_string(format!("/proc/{pid}/{name}")).ok();
+    let pid = pid.to_string();
+    let namespace = |pid: &str| std::fs::read_link(format!("/proc/{pid}/ns/user")).ok();
+    if namespace(&pid)? == namespace("self")? {
+        return None;
+    }
+    Some(Maps { uids: parse(&read(&pid, "uid_map")?)?, gids: parse(&read(&pid, "gid_map")?)? })
+}
+
+/// The text of uid_map or gid_map.
+fn parse(text: &str) -> Option<Vec<IdMap>> {
+    let line = |line: &str| {
+        let mut numbers = line.split_whitespace().map(|number| number.parse().ok());
+        Some(IdMap { inside: numbers.next()??, outside: numbers.next()??, size: numbers.next()?? })
+    };
+    text.lines().map(line).collect()
+}
+
 fn outside(maps: &[IdMap], inside: u32) -> Option<u32> {
     let map = maps.iter().find(|map| inside >= map.inside && inside - map.inside < map.size)?;
     Some(map.outside + (inside - map.inside))
@@ -163,6 +183,8 @@ mod tests {
         assert_eq!(inside.map(|id| found.uid(id)), [Some(1000), Some(5000), Some(5009), None, None]);
         assert_eq!((found.gid(4), found.gid(5), found.last_gid()), (Some(11), None, 4));
         assert_eq!(text(&both), "0 1000 1\n1 5000 10");
+        assert_eq!(super::parse("         0       1000          1\n 1 5000 10\n"), Some(both));
+        assert_eq!((super::parse("0 1"), maps_of(1), maps_of(i32::MAX)), (None, None, None));
         let leased = Maps::range(1 << 20, 1 << 21);
         assert_eq!((leased.uid(65535), leased.gid(33)), (Some((1 << 20) + 65535), Some((1 << 21) + 33)));
         assert_eq!(Users::Auto.maps(Some(&leased)), Some(leased.clone()));

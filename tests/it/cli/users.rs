@@ -102,6 +102,11 @@ fn no_two_containers_have_the_same_range_and_each_is_given_back() {
     let (a, b) = (Sleeping::start(&store, "a"), Sleeping::start(&store, "b"));
     let ([_, first, _], [_, second, _]) = (a.map(), b.map());
     assert_ne!(first, second);
+    let told = &store.json("inspect a")[0]["HostConfig"];
+    assert_eq!(
+        (&told["UsernsMode"], &told["IDMappings"]["UidMap"][0]),
+        (&"private".into(), &format!("0:{first}:65536").into())
+    );
     let status = fs::read_to_string(format!("/proc/{}/status", a.pid)).expect("a process");
     assert!(status.contains(&format!("Uid:\t{first}\t{first}\t{first}\t{first}\n")), "{status}");
     assert_eq!(leases().len(), 2);
