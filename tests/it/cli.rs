@@ -2,6 +2,7 @@
 
 mod check;
 mod containers;
+mod debian;
 mod history;
 mod hostile;
 mod images;

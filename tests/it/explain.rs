@@ -136,9 +136,7 @@ fn compared(said: &str) -> BTreeMap<String, usize> {
 
 fn by_hand_and_by_tupper(flags: &[&str]) {
     let store = Store::alone();
-    let debian = concat!(env!("CARGO_MANIFEST_DIR"), "/images/debian/out/debian.tar");
-    assert!(Path::new(debian).exists(), "{debian} is missing: images/debian/build makes it");
-    store.ok_with("image import --name debian", &[debian]);
+    store.import_debian();
     let tools = tempfile::tempdir().expect("a directory");
     let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/explain/mount.c");
     let cc = Command::new("gcc")

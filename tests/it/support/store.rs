@@ -12,7 +12,7 @@ use tempfile::TempDir;
 use super::command::Tupper;
 use super::disk::Disk;
 use super::traces::Traces;
-use super::{busybox, need_root};
+use super::{busybox, debian, need_root};
 
 static HOST: RwLock<()> = RwLock::new(());
 
@@ -80,6 +80,11 @@ impl Store {
 
     fn import_busybox(&self) {
         self.ok_with("image import --name busybox", &[busybox().to_str().expect("a plain path")]);
+    }
+
+    /// Adds the image `debian`.
+    pub fn import_debian(&self) {
+        self.ok_with("image import --name debian", &[debian().to_str().expect("a plain path")]);
     }
 
     /// What is on the host and in the store now; only a store that is [`Store::alone`] may ask.
