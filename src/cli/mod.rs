@@ -11,6 +11,7 @@ mod logger;
 mod output;
 mod progress;
 mod registry;
+mod resources;
 mod run;
 mod snapshot;
 mod store;
@@ -61,6 +62,8 @@ enum Verb {
     Start(container::Start),
     /// List containers
     Ps(container::Ps),
+    /// Change the limits of containers, now if they run
+    Update(resources::Update),
     /// Remove containers
     Rm(container::Rm),
     /// Show all that is known of containers, as JSON
@@ -119,6 +122,8 @@ pub(crate) fn main() -> ExitCode {
     let runs_a_command = matches!(cli.verb, Verb::Run(_) | Verb::Shell(_) | Verb::Start(_));
     match dispatch(cli) {
         Ok(code) => code,
+        // What a verb finds wrong with its flags once all of them are known.
+        Err(e) if e.is::<clap::Error>() => e.downcast_ref().map_or(ExitCode::FAILURE, usage),
         Err(e) if output::is_broken_pipe(&e) => ExitCode::SUCCESS, // `tupper image ls | head -1`
         Err(e) => failed(&e, runs_a_command),
     }
@@ -134,6 +139,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode> {
         Verb::Start(verb) => return verb.run(&root),
         Verb::Create(verb) => verb.run(&root),
         Verb::Ps(verb) => verb.run(&root),
+        Verb::Update(verb) => return verb.run(&root),
         Verb::Rm(verb) => return verb.run(&root),
         Verb::Inspect(verb) => return verb.run(&root),
         Verb::Image(verb) => return verb.run(&root),
