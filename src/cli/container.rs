@@ -158,6 +158,14 @@ fn summary(container: &Container) -> Value {
 
 /// podman-container-inspect(1).
 fn details(container: &Container) -> Value {
+    let mut details = all_but_limits(container);
+    if let Some(host_config) = details["HostConfig"].as_object_mut() {
+        host_config.extend(super::resources::details(&container.spec.limits));
+    }
+    details
+}
+
+fn all_but_limits(container: &Container) -> Value {
     let (pid, started, finished, exit_code) = life(&container.state);
     let spec = &container.spec;
     let oom = matches!(&container.state, State::Exited(ended) if ended.oom_killed);
@@ -193,9 +201,7 @@ fn details(container: &Container) -> Value {
             "ReadonlyRootfs": spec.read_only,
             "Init": spec.init,
             "NetworkMode": spec.network,
-            "Memory": spec.limits.memory.unwrap_or(0),
-            "NanoCpus": u64::from(spec.limits.millicpus.unwrap_or(0)) * 1_000_000,
-            "PidsLimit": spec.limits.pids,
+            "CgroupManager": spec.cgroup_manager,
             "Tmpfs": spec.tmpfs.iter().map(|t| (t.destination.display().to_string(), json!(t.options))).collect::<serde_json::Map<_, _>>(),
         },
         "Mounts": spec.volumes.iter().map(|v| json!({

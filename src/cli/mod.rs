@@ -122,8 +122,6 @@ pub(crate) fn main() -> ExitCode {
     let runs_a_command = matches!(cli.verb, Verb::Run(_) | Verb::Shell(_) | Verb::Start(_));
     match dispatch(cli) {
         Ok(code) => code,
-        // What a verb finds wrong with its flags once all of them are known.
-        Err(e) if e.is::<clap::Error>() => e.downcast_ref().map_or(ExitCode::FAILURE, usage),
         Err(e) if output::is_broken_pipe(&e) => ExitCode::SUCCESS, // `tupper image ls | head -1`
         Err(e) => failed(&e, runs_a_command),
     }
@@ -245,6 +243,10 @@ fn runs_a_command(mut arguments: impl Iterator<Item = String>) -> bool {
 
 /// Prints an error and says what status it gives.
 fn failed(error: &anyhow::Error, runs_a_command: bool) -> ExitCode {
+    // What a verb finds wrong with its flags once all of them are known.
+    if let Some(error) = error.downcast_ref::<clap::Error>() {
+        return usage(error);
+    }
     report(error);
     if let Some(signal) = tupper::interrupt::caught() {
         return ExitCode::from(128u8.saturating_add(u8::try_from(signal).unwrap_or(0)));

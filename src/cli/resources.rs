@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::{Result, anyhow, bail};
 use clap::{Args, CommandFactory, ValueEnum};
+use serde_json::{Map, Value, json};
 use tupper::container;
 use tupper::error::{Error, Kind};
 use tupper::sandbox::{CgroupManager, DeviceRate, HugePages, Limits, Rate};
@@ -154,6 +155,34 @@ impl Update {
             output::line(text)
         }))
     }
+}
+
+/// The limits in podman-container-inspect(1)'s words, among its HostConfig.
+pub(super) fn details(limits: &Limits) -> Map<String, Value> {
+    let rates = |kind: Rate| -> Vec<Value> {
+        let of_kind = limits.device_rates.iter().filter(|rate| rate.rate == kind);
+        of_kind.map(|rate| json!({ "Path": rate.device, "Rate": rate.limit })).collect()
+    };
+    let hugetlb = limits.hugetlb.iter().map(|pages| json!({ "PageSize": pages.size_name(), "Limit": pages.limit }));
+    let all = [
+        ("Memory", json!(limits.memory.unwrap_or(0))),
+        ("MemorySwap", json!(limits.memory_swap.unwrap_or(0))),
+        ("MemoryReservation", json!(limits.memory_reservation.unwrap_or(0))),
+        ("NanoCpus", json!(u64::from(limits.millicpus.unwrap_or(0)) * 1_000_000)),
+        ("CpuPeriod", json!(limits.cpu_period.unwrap_or(0))),
+        ("CpuQuota", json!(limits.cpu_quota.unwrap_or(0))),
+        ("CpuShares", json!(limits.cpu_shares.unwrap_or(0))),
+        ("CpusetCpus", json!(limits.cpuset_cpus.as_deref().unwrap_or(""))),
+        ("CpusetMems", json!(limits.cpuset_mems.as_deref().unwrap_or(""))),
+        ("PidsLimit", json!(limits.pids)),
+        ("BlkioWeight", json!(limits.blkio_weight.unwrap_or(0))),
+        ("BlkioDeviceReadBps", rates(Rate::ReadBps).into()),
+        ("BlkioDeviceWriteBps", rates(Rate::WriteBps).into()),
+        ("BlkioDeviceReadIOps", rates(Rate::ReadIops).into()),
+        ("BlkioDeviceWriteIOps", rates(Rate::WriteIops).into()),
+        ("Hugetlb", hugetlb.collect::<Vec<_>>().into()),
+    ];
+    all.into_iter().map(|(name, value)| (name.to_string(), value)).collect()
 }
 
 fn bytes_or_none(text: &str) -> Result<u64> {

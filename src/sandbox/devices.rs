@@ -5,9 +5,13 @@
 //! costs nothing.
 
 use std::fmt;
+use std::os::fd::AsFd;
+use std::path::Path;
 
 use super::step::{CapabilitySet, capabilities};
-use crate::kernel::bpf::Instruction;
+use crate::error::Result;
+use crate::kernel::bpf::{self, Instruction};
+use crate::kernel::cgroup;
 
 /// With one of these somebody inside could make a node, or a mount that has nodes.
 const MAKERS: CapabilitySet = capabilities(&["mknod", "sys_admin"]);
@@ -67,15 +71,20 @@ const DEFAULT: [DeviceRule; 11] = [
 ];
 
 /// The devices that a sandbox may use whose processes may get these capabilities; `None` where nothing has to be said.
-pub(super) fn device_rules(bounding: CapabilitySet, privileged: bool) -> Option<Vec<DeviceRule>> {
+pub fn device_rules(bounding: CapabilitySet, privileged: bool) -> Option<Vec<DeviceRule>> {
     (!privileged && bounding.0 & MAKERS.0 != 0).then(|| DEFAULT.to_vec())
+}
+
+/// Lets the processes of a v2 cgroup use only the devices that the rules allow, for as long as it exists.
+pub fn restrict_devices(cgroup: &Path, rules: &[DeviceRule]) -> Result<()> {
+    bpf::decide_devices(cgroup::open(cgroup)?.as_fd(), &device_program(rules))
 }
 
 /// The program that allows what one of the rules allows, for BPF_PROG_TYPE_CGROUP_DEVICE.
 ///
 /// The kernel hands it a `struct bpf_cgroup_dev_ctx` in R1 and wants 1 or 0 in R0 (Documentation/bpf/prog_cgroup_dev,
 /// kernel/bpf/cgroup.c, __cgroup_bpf_check_dev_permission).
-pub(super) fn device_program(rules: &[DeviceRule]) -> Vec<Instruction> {
+fn device_program(rules: &[DeviceRule]) -> Vec<Instruction> {
     const ASKED: u8 = 1; // the context, then what is left of the access asked for
     const KIND: u8 = 2;
     const ACCESS: u8 = 3;

@@ -38,7 +38,7 @@ mod user;
 mod users;
 
 pub use cgroups::{cgroup_names, cgroups, clear_cgroups};
-pub use devices::DeviceRule;
+pub use devices::{DeviceRule, device_rules, restrict_devices};
 pub use facts::{Disk, Facts, Hierarchy, Masked};
 pub use limits::{DeviceRate, HugePages, Limits, Rate};
 pub use plan::{Plan, plan};

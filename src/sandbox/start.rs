@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::bus;
 use super::cgroups::Counters;
-use super::devices::{DeviceRule, device_program};
+use super::devices::restrict_devices;
 use super::enter::{self, Inherited};
 use super::plan::{Plan, split};
 use super::report::{self, Report};
@@ -15,7 +15,7 @@ use super::supervise::{Exit, supervise};
 use super::users::text;
 use crate::error::{Context, Error, Kind, Result};
 use crate::kernel::process::{self, Cloned};
-use crate::kernel::{bpf, cgroup, mount, resolve, signal, socket, tty};
+use crate::kernel::{cgroup, mount, resolve, signal, socket, tty};
 use crate::rootfs::Rootfs;
 
 /// Starts the planned sandbox on `rootfs`, telling `narrate` each step before it runs. Returns when the command has
@@ -265,10 +265,6 @@ pub(super) fn set_limit(file: &Path, value: &str, instead: Option<&(PathBuf, Str
             _ => e,
         }),
     }
-}
-
-fn restrict_devices(cgroup: &Path, rules: &[DeviceRule]) -> Result<()> {
-    bpf::decide_devices(cgroup::open(cgroup)?.as_fd(), &device_program(rules))
 }
 
 pub(super) fn enable(directory: PathBuf, controllers: &[String]) -> Result<()> {

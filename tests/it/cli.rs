@@ -5,6 +5,7 @@ mod containers;
 mod history;
 mod hostile;
 mod images;
+mod limits;
 mod load;
 mod locks;
 mod pull;
