@@ -355,17 +355,20 @@ fn systemd_makes_the_scope_when_the_process_waits_for_its_root() {
     let limits = Limits { memory: Some(1 << 20), ..Limits::default() };
     let spec = Spec { limits, cgroup_manager: CgroupManager::Systemd, ..spec() };
     let found = commands(&spec, &facts(unified()));
-    let scope = "busctl call org.freedesktop.systemd1 /org/freedesktop/systemd1 org.freedesktop.systemd1.Manager \
-                 StartTransientUnit 'ssa(sv)a(sa(sv))' tupper-c1.scope fail 8 PIDs au 1 $! \
-                 Description s 'tupper container c1' Slice s 'machine.slice' Delegate b true \
-                 CollectMode s 'inactive-or-failed' MemoryMax t 1048576 MemorySwapMax t 1048576 TasksMax t 1024 0";
     let directory = "/sys/fs/cgroup/machine.slice/tupper-c1.scope";
+    let scope = format!(
+        "busctl call org.freedesktop.systemd1 /org/freedesktop/systemd1 org.freedesktop.systemd1.Manager \
+         StartTransientUnit 'ssa(sv)a(sa(sv))' tupper-c1.scope fail 8 PIDs au 1 $BOX \
+         Description s 'tupper container c1' Slice s 'machine.slice' Delegate b true \
+         CollectMode s 'inactive-or-failed' MemoryMax t 1048576 MemorySwapMax t 1048576 TasksMax t 1024 0 && \
+         until [ -d {directory} ]; do sleep 0.1; done"
+    );
     let order = [
-        "unshare --mount --pid --fork --kill-child --uts --ipc --net sh",
-        "# wait",
-        scope,
-        "# keep the mount of /store/c1/rootfs",
-        &format!("mount --bind -o ro,nosuid,nodev,noexec {directory} sys/fs/cgroup"),
+        "unshare --user --keep-caps --mount --pid --fork --kill-child --uts --ipc --net sh",
+        "BOX=$(pgrep --parent $(pgrep --newest --exact unshare))",
+        &scope,
+        "cd /mnt",
+        &format!("mkdir -p sys/fs/cgroup && mount --bind -o ro,nosuid,nodev,noexec {directory} sys/fs/cgroup"),
         "unshare --cgroup sh",
     ];
     let places: Vec<usize> = order.iter().map(|command| position(&found, command)).collect();
