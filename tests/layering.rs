@@ -19,6 +19,7 @@ const SEALED: &[(&str, &str, &[&str])] = &[
     // The core is synchronous: fork and unshare(CLONE_NEWUSER) want a single thread.
     ("tokio", "::", &["transport"]),
     ("reqwest", "::", &["transport"]),
+    ("zbus", "::", &["sandbox"]), // its wire format alone
     ("clap", "::", &["cli"]),
     ("anyhow", "::", &["cli"]),
     ("indicatif", "::", &["cli"]),

@@ -159,6 +159,14 @@ fn summary(container: &Container) -> Value {
 
 /// podman-container-inspect(1).
 fn details(container: &Container) -> Value {
+    let mut details = all_but_limits(container);
+    if let Some(host_config) = details["HostConfig"].as_object_mut() {
+        host_config.extend(super::resources::details(&container.spec.limits));
+    }
+    details
+}
+
+fn all_but_limits(container: &Container) -> Value {
     let (pid, started, finished, exit_code) = life(&container.state);
     let spec = &container.spec;
     let oom = matches!(&container.state, State::Exited(ended) if ended.oom_killed);
@@ -196,9 +204,7 @@ fn details(container: &Container) -> Value {
             "NetworkMode": spec.network,
             "UsernsMode": userns(&spec.users),
             "IDMappings": maps(container),
-            "Memory": spec.limits.memory.unwrap_or(0),
-            "NanoCpus": u64::from(spec.limits.millicpus.unwrap_or(0)) * 1_000_000,
-            "PidsLimit": spec.limits.pids,
+            "CgroupManager": spec.cgroup_manager,
             "Tmpfs": spec.tmpfs.iter().map(|t| (t.destination.display().to_string(), json!(t.options))).collect::<serde_json::Map<_, _>>(),
         },
         "Mounts": spec.volumes.iter().map(|v| json!({

@@ -11,6 +11,7 @@ mod logger;
 mod output;
 mod progress;
 mod registry;
+mod resources;
 mod run;
 mod snapshot;
 mod store;
@@ -61,6 +62,8 @@ enum Verb {
     Start(container::Start),
     /// List containers
     Ps(container::Ps),
+    /// Change the limits of containers, now if they run
+    Update(resources::Update),
     /// Remove containers
     Rm(container::Rm),
     /// Show all that is known of containers, as JSON
@@ -134,6 +137,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode> {
         Verb::Start(verb) => return verb.run(&root),
         Verb::Create(verb) => verb.run(&root),
         Verb::Ps(verb) => verb.run(&root),
+        Verb::Update(verb) => return verb.run(&root),
         Verb::Rm(verb) => return verb.run(&root),
         Verb::Inspect(verb) => return verb.run(&root),
         Verb::Image(verb) => return verb.run(&root),
@@ -239,6 +243,10 @@ fn runs_a_command(mut arguments: impl Iterator<Item = String>) -> bool {
 
 /// Prints an error and says what status it gives.
 fn failed(error: &anyhow::Error, runs_a_command: bool) -> ExitCode {
+    // What a verb finds wrong with its flags once all of them are known.
+    if let Some(error) = error.downcast_ref::<clap::Error>() {
+        return usage(error);
+    }
     report(error);
     if let Some(signal) = tupper::interrupt::caught() {
         return ExitCode::from(128u8.saturating_add(u8::try_from(signal).unwrap_or(0)));

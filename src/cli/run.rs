@@ -10,10 +10,11 @@ use tupper::container::{self, Options};
 use tupper::error::{Error, Kind};
 use tupper::image;
 use tupper::name::ObjectName;
-use tupper::sandbox::{self, Exit, Limits, Network, Tmpfs, Volume};
+use tupper::sandbox::{self, Exit, Network, Tmpfs, Volume};
 use tupper::store::Store;
 
 use super::output;
+use super::resources::{Manager, Resources};
 
 /// The flags of run and create that say what the container is.
 #[derive(Debug, Args)]
@@ -61,20 +62,16 @@ struct Inside {
     /// Run a PID 1 that forwards signals and reaps, and the command below it
     #[arg(long)]
     init: bool,
-    /// Limit of memory, such as 512m
-    #[arg(long, short, value_name = "SIZE", value_parser = bytes)]
-    memory: Option<u64>,
-    /// Limit of processor time, such as 1.5
-    #[arg(long, value_name = "N", value_parser = millicpus)]
-    cpus: Option<u32>,
-    /// Limit of processes; -1 for none [default: 1024]
-    #[arg(long, value_name = "N", allow_negative_numbers = true)]
-    pids_limit: Option<i64>,
     /// The network
     #[arg(long, value_name = "none|host", default_value = "none", value_parser = network)]
     network: Network,
     #[command(flatten)]
     users: super::users::UserFlags,
+    /// Who makes the container's cgroup: tupper, or systemd as a scope in machine.slice
+    #[arg(long, value_name = "cgroupfs|systemd", value_enum, default_value_t, hide_possible_values = true)]
+    cgroup_manager: Manager,
+    #[command(flatten)]
+    resources: Resources,
 }
 
 /// How steps are explained.
@@ -216,7 +213,8 @@ fn create(flags: Flags, command: Command) -> Result<container::Create> {
             read_only: inside.read_only,
             volumes: inside.volume,
             tmpfs: inside.tmpfs,
-            limits: Limits { memory: inside.memory, millicpus: inside.cpus, pids: inside.pids_limit },
+            limits: inside.resources.limits()?,
+            cgroup_manager: inside.cgroup_manager.into(),
             network: inside.network,
             users: inside.users.users(),
         },
@@ -249,6 +247,9 @@ pub(super) fn narrate(shell: sandbox::Shell, words: &str, command: &str) {
 pub(super) fn exit_code(exit: &Exit) -> ExitCode {
     if exit.oom_killed {
         log::warn!("the memory limit was reached, and the kernel killed a process (-m sets the limit)");
+    }
+    if exit.pids_limited {
+        log::warn!("the limit of processes was reached, and the kernel refused another (--pids-limit sets the limit)");
     }
     ExitCode::from(exit.code())
 }
@@ -336,14 +337,6 @@ pub(super) fn bytes(text: &str) -> Result<u64> {
     Ok(bytes as u64)
 }
 
-fn millicpus(text: &str) -> Result<u32> {
-    let cpus: f64 = text.parse().map_err(|_| anyhow!("not a number, such as 1.5"))?;
-    if !(0.01..=100_000.0).contains(&cpus) {
-        bail!("not between 0.01 and 100000");
-    }
-    Ok((cpus * 1000.0).round() as u32)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -357,14 +350,6 @@ mod tests {
         }
         for text in ["", "m", "-1", "1x", "0", "1e30t"] {
             assert!(bytes(text).is_err(), "{text}");
-        }
-    }
-
-    #[test]
-    fn processors_are_decimal() {
-        assert_eq!(millicpus("1.5").expect("valid"), 1500);
-        for text in ["0", "-1", "x", "0.001", "inf", "nan"] {
-            assert!(millicpus(text).is_err(), "{text}");
         }
     }
 

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Kind, Result};
 use crate::name::Id;
-use crate::sandbox::{Limits, Network, Spec, Tmpfs, Users, Volume};
+use crate::sandbox::{CgroupManager, Limits, Network, Spec, Tmpfs, Users, Volume};
 
 /// The search path of a container whose image sets none (podman's default).
 const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -47,6 +47,8 @@ pub struct Options {
     pub tmpfs: Vec<Tmpfs>,
     /// What it may use up.
     pub limits: Limits,
+    /// Who makes its cgroup.
+    pub cgroup_manager: CgroupManager,
     /// Which network it has.
     pub network: Network,
     /// Which users and groups of the host are behind those inside.
@@ -70,9 +72,7 @@ pub(super) fn compose(options: &Options, image: Option<&Config>, id: &Id, term: 
     if !cwd.is_absolute() {
         return Err(Error::new(Kind::Invalid, format!("working directory {}: not absolute", cwd.display())));
     }
-    if let Some(memory) = options.limits.memory.filter(|memory| *memory < LEAST_MEMORY) {
-        return Err(Error::new(Kind::Invalid, format!("memory limit {memory}: less than 1 MiB, nothing could start")));
-    }
+    check_memory(&options.limits)?;
     let mut tmpfs = options.tmpfs.clone();
     if options.read_only {
         // podman-run(1), --read-only-tmpfs: what every program expects to be able to write to.
@@ -98,9 +98,20 @@ pub(super) fn compose(options: &Options, image: Option<&Config>, id: &Id, term: 
         volumes: options.volumes.clone(),
         tmpfs,
         limits: options.limits.clone(),
+        cgroup_manager: options.cgroup_manager,
         network: options.network,
         users: options.users.clone(),
     })
+}
+
+/// A limit under which no command could start.
+pub(super) fn check_memory(limits: &Limits) -> Result<()> {
+    match limits.memory.filter(|memory| *memory < LEAST_MEMORY) {
+        Some(memory) => {
+            Err(Error::new(Kind::Invalid, format!("memory limit {memory}: less than 1 MiB, nothing could start")))
+        }
+        None => Ok(()),
+    }
 }
 
 fn args(options: &Options, image: Option<&Config>) -> Result<Vec<String>> {

@@ -15,6 +15,7 @@ mod compose;
 mod leftover;
 mod life;
 mod names;
+mod update;
 
 use std::os::fd::AsFd;
 
@@ -24,6 +25,7 @@ use serde::{Deserialize, Serialize};
 pub use compose::Options;
 pub(crate) use leftover::{Leftover, clear, leftovers, orphans};
 pub use life::{Create, Narrate, create, explain, remove, run, start};
+pub use update::update;
 
 use crate::error::{Context, Error, Kind, Result};
 use crate::kernel::fs;

@@ -52,6 +52,18 @@ pub(crate) fn attach_self(directory: &Path) -> Result<()> {
     write(&directory.join("tasks"), "0")
 }
 
+/// Gives a v1 cpuset, made if it is missing, the processors and memory of the one above it, where it has none.
+pub(crate) fn inherit_cpuset(directory: &Path) -> Result<()> {
+    ensure(directory)?;
+    for name in ["cpuset.cpus", "cpuset.mems"] {
+        let (ours, above) = (directory.join(name), directory.with_file_name(name));
+        if read(&ours)?.trim().is_empty() {
+            write(&ours, read(&above)?.trim())?;
+        }
+    }
+    Ok(())
+}
+
 /// rmdir(2) of a cgroup; one that is not there is no error.
 pub(crate) fn remove(directory: &Path) -> Result<()> {
     match nix::unistd::unlinkat(fs::CWD.as_fd(), directory, nix::unistd::UnlinkatFlags::RemoveDir) {

@@ -3,6 +3,7 @@
 //! A function here is one call (or one protocol of a device, as for loop devices) with an error that names the call's
 //! object; it decides nothing. Descriptors come in borrowed and go out owned and close-on-exec.
 
+pub(crate) mod bpf;
 pub(crate) mod btrfs;
 pub(crate) mod capability;
 pub(crate) mod cgroup;

@@ -309,6 +309,16 @@ pub(crate) fn device_numbers(device: u64) -> (u32, u32) {
     (libc::major(device), libc::minor(device))
 }
 
+/// The major and minor number of a block device, links followed.
+pub(crate) fn block_device(path: &Path) -> crate::error::Result<(u32, u32)> {
+    let found =
+        metadata(path.as_os_str().as_encoded_bytes(), true).map_err(|e| e.of(path.as_os_str().as_encoded_bytes()))?;
+    match found.st_mode & libc::S_IFMT == libc::S_IFBLK {
+        true => Ok(device_numbers(found.st_rdev)),
+        false => Err(Error::new(Kind::Invalid, format!("{}: not a block device", path.display()))),
+    }
+}
+
 /// Opens a file to read it: no link, and without waiting if it has become a FIFO since it was looked at.
 pub(crate) fn open_to_read(path: &Path) -> std::io::Result<File> {
     File::options().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path)

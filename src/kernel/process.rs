@@ -310,6 +310,7 @@ pub(crate) struct Polled(PollFlags);
 impl Polled {
     pub(crate) const NOTHING: Polled = Polled(PollFlags::empty());
     pub(crate) const READ: Polled = Polled(PollFlags::POLLIN);
+    pub(crate) const PRIORITY: Polled = Polled(PollFlags::POLLPRI);
     pub(crate) const WRITE: Polled = Polled(PollFlags::POLLOUT);
 
     /// It is ready for something, if only to say that the other side is gone.

@@ -100,6 +100,9 @@ impl Child {
                 self.bind_private(name, destination, *attributes, *directory)
             }
             Step::AttachTree { tree, destination, .. } => self.attach_tree(*tree, destination),
+            Step::AttachCgroup { directory, destination, attributes } => {
+                self.attach_cgroup(directory, destination, *attributes)
+            }
             Step::MountTmpfs { destination, options, attributes } => {
                 self.mount_tmpfs(destination, options, *attributes)
             }
@@ -128,7 +131,10 @@ impl Child {
             Step::Exec { args, env, .. } => return exec(args, env),
             Step::EnableControllers { .. }
             | Step::MakeCgroup { .. }
+            | Step::InheritCpuset { .. }
             | Step::SetLimit { .. }
+            | Step::RestrictDevices { .. }
+            | Step::StartScope(_)
             | Step::CloneTree { .. }
             | Step::OwnStreams { .. }
             | Step::WriteIdMaps(_)
@@ -250,6 +256,14 @@ impl Child {
     fn attach_tree(&self, tree: usize, destination: &Path) -> Result<()> {
         let tree = self.inherited.trees.get(tree).ok_or_else(|| early("the mount was not cloned"))?;
         self.attach_in_root(tree.as_fd(), destination, resolve::target_of(tree.as_fd())?)
+    }
+
+    fn attach_cgroup(&self, directory: &Path, destination: &Path, attributes: Attributes) -> Result<()> {
+        // Lookups on the host still work: its root is the working directory's, below the new one.
+        let place = resolve::open_place(directory)?;
+        let tree = mount::clone_tree(place.as_fd(), "", false)?;
+        mount::set_attributes(tree.as_fd(), attributes, false)?;
+        self.attach_in_root(tree.as_fd(), destination, Target::Directory)
     }
 
     fn mount_tmpfs(&self, destination: &Path, options: &[String], attributes: Attributes) -> Result<()> {

@@ -3,12 +3,13 @@
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
-use super::spec::{Network, Spec};
+use super::limits::Limits;
+use super::spec::{CgroupManager, Network, Spec};
 use super::user::{self, User};
 use super::users::Maps;
 use crate::error::{Context, Kind, Result};
 use crate::kernel::resolve::Target;
-use crate::kernel::{cgroup, fs, mount, resolve};
+use crate::kernel::{cgroup, fs, mount, node, resolve};
 use crate::rootfs::Rootfs;
 
 /// The largest file read from a root or from the host's /etc, in bytes.
@@ -46,6 +47,10 @@ pub struct Facts {
     pub cgroup: PathBuf,
     /// The cgroup hierarchies that are mounted.
     pub hierarchies: Vec<Hierarchy>,
+    /// The disks that limits name.
+    pub disks: Vec<Disk>,
+    /// The host runs systemd; looked at only where it is to make the cgroup.
+    pub systemd: bool,
     /// Who the command runs as.
     pub user: User,
     /// What stands behind the users and groups inside; without it they are the host's.
@@ -81,6 +86,17 @@ pub struct Hierarchy {
     pub unified: bool,
 }
 
+/// A disk, by the numbers that control files know it by.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Disk {
+    /// Its device node.
+    pub path: PathBuf,
+    /// Its major number.
+    pub major: u32,
+    /// Its minor number.
+    pub minor: u32,
+}
+
 /// A path to mask.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Masked {
@@ -105,6 +121,8 @@ impl Facts {
         Ok(Facts {
             cgroup: Path::new(GROUP).join(cgroup),
             hierarchies: hierarchies()?,
+            disks: disks(&spec.limits)?,
+            systemd: spec.cgroup_manager == CgroupManager::Systemd && runs_systemd(),
             user: user::lookup(spec.user.as_deref(), &passwd, &group)?,
             maps: spec.users.maps(leased),
             volume_directories: spec.volumes.iter().map(|v| resolve::probe(&v.source) != Some(Target::File)).collect(),
@@ -129,6 +147,24 @@ impl Facts {
             maps.map_or(Some(gid), |maps| maps.gid(gid)).unwrap_or(gid),
         )
     }
+}
+
+/// sd_booted(3).
+pub(super) fn runs_systemd() -> bool {
+    resolve::probe(Path::new("/run/systemd/system")) == Some(Target::Directory)
+}
+
+/// The disks that limits name, by path.
+pub(super) fn disks(limits: &Limits) -> Result<Vec<Disk>> {
+    let mut found: Vec<Disk> = Vec::new();
+    for path in limits.device_rates.iter().map(|rate| &rate.device) {
+        if found.iter().any(|disk| disk.path == *path) {
+            continue;
+        }
+        let (major, minor) = node::block_device(path).context(|| "limit io")?;
+        found.push(Disk { path: path.clone(), major, minor });
+    }
+    Ok(found)
 }
 
 fn masked() -> Vec<Masked> {

@@ -13,30 +13,41 @@
 //! A sandbox ends with its supervisor, even one that was killed (PR_SET_PDEATHSIG); a command that is PID 1 itself
 //! (no `init`) and root could clear that for itself, as it could with any supervisor that is its parent.
 
+mod bus;
 mod cgroups;
+mod controllers;
+mod devices;
 mod enter;
 mod facts;
 mod init;
+mod limits;
 mod plan;
 mod relay;
 mod report;
+mod scope;
 mod shell;
 mod signals;
 mod spec;
 mod start;
 mod step;
 mod supervise;
+mod tally;
 mod terminal;
+mod update;
 mod user;
 mod users;
 
 pub use cgroups::{cgroup_names, cgroups, clear_cgroups};
-pub use facts::{Facts, Hierarchy, Masked};
+pub use devices::{DeviceRule, device_rules, restrict_devices};
+pub use facts::{Disk, Facts, Hierarchy, Masked};
+pub use limits::{DeviceRate, HugePages, Limits, Rate};
 pub use plan::{Plan, plan};
+pub use scope::{Property, Scope, Value};
 pub use shell::Shell;
-pub use spec::{Limits, Network, Spec, Tmpfs, Volume};
+pub use spec::{CgroupManager, Network, Spec, Tmpfs, Volume};
 pub use start::{Running, start};
 pub use step::{Attributes, CapabilitySet, Side, Step};
 pub use supervise::{Exit, Status};
+pub use update::update;
 pub use user::User;
 pub use users::{IdMap, Maps, RANGE, Users, maps_of};

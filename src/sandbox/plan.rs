@@ -2,8 +2,10 @@
 
 use std::path::{Component, Path, PathBuf};
 
-use super::cgroups::{CgroupPlace, plan_cgroups};
+use super::cgroups::{CgroupPlace, Counters, plan_cgroups};
+use super::devices::device_rules;
 use super::facts::Facts;
+use super::scope::Scope;
 use super::spec::{Network, Spec, Tmpfs, invalid};
 use super::step::{Attributes, CapabilitySet, Side, Step, capabilities};
 use super::users::Maps;
@@ -42,8 +44,7 @@ pub struct Plan {
     steps: Vec<Step>,
     pub(super) tty: bool,
     pub(super) interactive: bool,
-    /// The control file that counts OOM kills in a line `oom_kill N`.
-    pub(super) oom_events: Option<PathBuf>,
+    pub(super) counters: Counters,
 }
 
 impl Plan {
@@ -71,7 +72,7 @@ impl Plan {
 /// [`Kind::Invalid`] for a spec that makes no sense, [`Kind::Unsupported`] for a limit that this host cannot set.
 pub fn plan(spec: &Spec, facts: &Facts) -> Result<Plan> {
     validate(spec, facts)?;
-    let cgroups = plan_cgroups(&spec.limits, facts)?;
+    let cgroups = plan_cgroups(spec, device_rules(DEFAULT_CAPABILITIES, false), facts.ground())?;
     let own_network = spec.network == Network::None;
     let read_only = spec.read_only || facts.rootfs_read_only;
 
@@ -86,7 +87,7 @@ pub fn plan(spec: &Spec, facts: &Facts) -> Result<Plan> {
     if own_network {
         steps.push(Step::LoopbackUp);
     }
-    let made = plan_parent(&mut steps, facts, &trees, own_network);
+    let made = plan_parent(&mut steps, facts, &trees, cgroups.scope.clone(), own_network);
     if facts.maps.is_some() {
         // The change of user clears the wish to end with the parent: prctl(2), PR_SET_PDEATHSIG.
         steps.extend([Step::BecomeRoot, Step::DieWithParent]);
@@ -102,6 +103,11 @@ pub fn plan(spec: &Spec, facts: &Facts) -> Result<Plan> {
     steps.extend(made);
     plan_devices(&mut steps, spec, facts);
     plan_private(&mut steps, spec, facts, &trees);
+    steps.extend(cgroups.scope.map(|scope| Step::AttachCgroup {
+        directory: scope.directory,
+        destination: PathBuf::from("/sys/fs/cgroup"),
+        attributes: HARMLESS_READ_ONLY,
+    }));
     steps.extend(facts.masked.iter().map(|m| Step::Mask { path: m.path.clone(), directory: m.directory }));
     steps.extend(facts.read_only.iter().map(|path| Step::MakeReadOnly { path: path.clone() }));
     plan_volumes(&mut steps, spec, &trees, facts)?;
@@ -121,7 +127,7 @@ pub fn plan(spec: &Spec, facts: &Facts) -> Result<Plan> {
         Step::SetUmask(0o022),
     ]);
     plan_command(&mut steps, spec, facts);
-    Ok(Plan { steps, tty: spec.tty, interactive: spec.interactive, oom_events: cgroups.oom_events })
+    Ok(Plan { steps, tty: spec.tty, interactive: spec.interactive, counters: cgroups.counters })
 }
 
 /// A mount of the host's that shows inside: a view of a cgroup, or a volume.
@@ -183,10 +189,17 @@ fn plan_streams(steps: &mut Vec<Step>, spec: &Spec, facts: &Facts) {
 }
 
 /// What the parent does when the new process asks for its root. Returns the steps that attach what it made.
-fn plan_parent(steps: &mut Vec<Step>, facts: &Facts, trees: &[Tree], own_network: bool) -> Vec<Step> {
+fn plan_parent(
+    steps: &mut Vec<Step>,
+    facts: &Facts,
+    trees: &[Tree],
+    scope: Option<Scope>,
+    own_network: bool,
+) -> Vec<Step> {
     let mapped = facts.maps.is_some();
     let owner = facts.outside(0, 0);
     steps.push(Step::AwaitRoot);
+    steps.extend(scope.map(Step::StartScope));
     steps.extend(facts.maps.clone().map(Step::WriteIdMaps));
     steps.push(Step::CloneRoot { path: facts.rootfs.clone(), attributes: NOSUID_NODEV, mapped });
     let volumes = trees.iter().enumerate().filter(|(_, tree)| tree.mapped);
@@ -390,14 +403,7 @@ fn validate(spec: &Spec, facts: &Facts) -> Result<()> {
         maps.validate()?;
         require_mapped(maps, facts)?;
     }
-    if spec.limits.memory == Some(0) {
-        return Err(invalid("limit memory: zero bytes".to_string()));
-    }
-    // The kernel's least quota is a millisecond: kernel/sched/core.c, min_cfs_quota_period.
-    if spec.limits.millicpus.is_some_and(|m| m < 10) {
-        return Err(invalid("limit cpus: less than 0.01".to_string()));
-    }
-    Ok(())
+    spec.limits.check()
 }
 
 fn require_mapped(maps: &Maps, facts: &Facts) -> Result<()> {

@@ -15,6 +15,7 @@ use std::ffi::OsStr;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
+use super::scope::Scope;
 use super::step::{Attributes, CapabilitySet, Step, named_capabilities};
 use super::users::text;
 
@@ -42,7 +43,10 @@ impl Step {
         match self {
             Step::EnableControllers { .. }
             | Step::MakeCgroup { .. }
+            | Step::InheritCpuset { .. }
             | Step::SetLimit { .. }
+            | Step::RestrictDevices { .. }
+            | Step::StartScope(_)
             | Step::CloneTree { .. }
             | Step::OwnStreams { .. }
             | Step::AwaitRoot
@@ -65,7 +69,28 @@ impl Step {
                 format!("mkdir -p {directory} && echo '{}' > {directory}/cgroup.subtree_control", plus.join(" "))
             }
             Step::MakeCgroup { directory } => format!("mkdir -p {}", quote(directory)),
-            Step::SetLimit { file, value, .. } => format!("echo {} > {}", quote(value), quote(file)),
+            Step::InheritCpuset { directory } => {
+                let directory = quote(directory);
+                format!(
+                    "mkdir -p {directory} && for f in cpus mems; do grep -q . {directory}/cpuset.$f || \
+                     cat {directory}/../cpuset.$f > {directory}/cpuset.$f; done"
+                )
+            }
+            Step::SetLimit { file, value, instead, .. } => {
+                let echo = |file: &Path, value: &str| format!("echo {} > {}", quote(value), quote(file));
+                let instead = instead.as_ref().map(|(file, value)| format!(" || {}", echo(file, value)));
+                echo(file, value) + &instead.unwrap_or_default()
+            }
+            // bpftool(8) can attach such a program, and nothing that Debian has can make it.
+            Step::RestrictDevices { rules, .. } => {
+                let rules: Vec<String> = rules.iter().map(ToString::to_string).collect();
+                format!("# a BPF program that allows: {}", rules.join(", "))
+            }
+            Step::StartScope(scope) => start_scope(scope),
+            Step::AttachCgroup { directory, destination, attributes } => {
+                let place = inside(destination);
+                format!("{} && {}", make(&place, true), bind(directory, &place, false, false, *attributes))
+            }
             Step::CloneTree { .. } | Step::MapTree { .. } => "# mounted where it is attached".into(),
             Step::OwnStreams { uid } => format!("chown --dereference {uid} /proc/self/fd/[012]"),
             Step::Clone { users, network, cgroup } => {
@@ -185,6 +210,24 @@ impl Step {
             _ => None,
         }
     }
+}
+
+/// busctl(1), which does not wait for the scope to be there: it is when the cgroup is.
+fn start_scope(scope: &Scope) -> String {
+    let properties: String = scope.properties.iter().map(|p| format!(" {} {}", p.name, p.value.words())).collect();
+    let devices = scope.devices.as_ref().map(|rules| {
+        let rules: Vec<String> = rules.iter().map(ToString::to_string).collect();
+        format!("  # and a BPF program that allows: {}", rules.join(", "))
+    });
+    format!(
+        "busctl call org.freedesktop.systemd1 /org/freedesktop/systemd1 org.freedesktop.systemd1.Manager \
+         StartTransientUnit 'ssa(sv)a(sa(sv))' {} fail {} PIDs au 1 $BOX{properties} 0 && \
+         until [ -d {} ]; do sleep 0.1; done{}",
+        quote(&scope.unit),
+        scope.properties.len() + 1,
+        quote(&scope.directory),
+        devices.unwrap_or_default()
+    )
 }
 
 /// Makes a mount point that may be missing; `place` is a word.

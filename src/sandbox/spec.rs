@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::limits::Limits;
 use super::users::Users;
 use crate::error::{Error, Kind};
 
@@ -35,6 +36,8 @@ pub struct Spec {
     pub tmpfs: Vec<Tmpfs>,
     /// What it may use up.
     pub limits: Limits,
+    /// Who makes its cgroup.
+    pub cgroup_manager: CgroupManager,
     /// Which network it has.
     pub network: Network,
     /// Which users and groups of the host are behind those inside.
@@ -56,6 +59,7 @@ impl Default for Spec {
             volumes: Vec::new(),
             tmpfs: Vec::new(),
             limits: Limits::default(),
+            cgroup_manager: CgroupManager::default(),
             network: Network::None,
             users: Users::Auto,
         }
@@ -95,18 +99,6 @@ pub struct Tmpfs {
     pub options: String,
 }
 
-/// Limits of the sandbox's cgroup.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Limits {
-    /// Memory in bytes.
-    pub memory: Option<u64>,
-    /// Processor time in thousandths of a processor, at least 10.
-    pub millicpus: Option<u32>,
-    /// Processes and threads. 1024 by default, where the host can limit them; zero or less: no limit.
-    pub pids: Option<i64>,
-}
-
 /// Which network the sandbox has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -116,6 +108,17 @@ pub enum Network {
     None,
     /// The host's.
     Host,
+}
+
+/// Who makes the sandbox's cgroup.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CgroupManager {
+    /// tupper, below a cgroup of its own.
+    #[default]
+    Cgroupfs,
+    /// systemd, as a scope in machine.slice.
+    Systemd,
 }
 
 /// The error for a spec that makes no sense.

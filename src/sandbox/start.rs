@@ -3,6 +3,9 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
+use super::bus;
+use super::cgroups::Counters;
+use super::devices::restrict_devices;
 use super::enter::{self, Inherited};
 use super::plan::{Plan, split};
 use super::report::{self, Report};
@@ -58,7 +61,14 @@ pub fn start(plan: &Plan, rootfs: impl FnOnce() -> Result<Rootfs>, narrate: &dyn
     while let Some(report) = report::receive(socket.as_fd())? {
         match report {
             Report::WantsRoot => {
-                let mut handover = Handover { pid, rootfs: &rootfs, trees: &trees, users: None, mounts: Vec::new() };
+                let mut handover = Handover {
+                    pid,
+                    rootfs: &rootfs,
+                    trees: &trees,
+                    cgroups: &mut host.cgroups,
+                    users: None,
+                    mounts: Vec::new(),
+                };
                 let mounts = handover.run_all(&parents, narrate)?;
                 report::send_root(socket.as_fd(), &mounts.iter().map(OwnedFd::as_fd).collect::<Vec<_>>())?;
             }
@@ -66,8 +76,8 @@ pub fn start(plan: &Plan, rootfs: impl FnOnce() -> Result<Rootfs>, narrate: &dyn
             Report::Failed(error) => return Err(error),
         }
     }
-    let (interactive, oom_events) = (plan.interactive, plan.oom_events.clone());
-    Ok(Running { process, cgroups: host.cgroups, terminal, interactive, oom_events, signals })
+    let (interactive, counters) = (plan.interactive, plan.counters.clone());
+    Ok(Running { process, cgroups: host.cgroups, terminal, interactive, counters, signals })
 }
 
 /// A sandbox whose command runs. Dropped, it is killed and cleared away.
@@ -78,7 +88,7 @@ pub struct Running {
     pub(super) cgroups: Cgroups,
     pub(super) terminal: Option<OwnedFd>,
     pub(super) interactive: bool,
-    pub(super) oom_events: Option<PathBuf>,
+    pub(super) counters: Counters,
     pub(super) signals: BlockedSignals,
 }
 
@@ -111,10 +121,9 @@ impl Host {
         match step {
             Step::EnableControllers { directory, controllers } => enable(directory.clone(), controllers),
             Step::MakeCgroup { directory } => self.cgroups.make(directory.clone()),
-            Step::SetLimit { file, value, optional } => match cgroup::write(file, value) {
-                Err(e) if *optional && e.kind() == Kind::NotFound => Ok(()),
-                other => other,
-            },
+            Step::InheritCpuset { directory } => cgroup::inherit_cpuset(directory),
+            Step::SetLimit { file, value, instead, optional } => set_limit(file, value, instead.as_ref(), *optional),
+            Step::RestrictDevices { directory, rules } => restrict_devices(directory, rules),
             Step::CloneTree { source, recursive, attributes } => {
                 let place = resolve::open_place(source)?;
                 let tree = mount::clone_tree(place.as_fd(), "", *recursive)?;
@@ -140,6 +149,7 @@ struct Handover<'a> {
     pid: i32,
     rootfs: &'a Rootfs,
     trees: &'a [OwnedFd],
+    cgroups: &'a mut Cgroups,
     /// The process's user namespace.
     users: Option<OwnedFd>,
     /// The root, and the filesystems made for it.
@@ -164,6 +174,12 @@ impl Handover<'_> {
             Step::WriteIdMaps(maps) => {
                 self.users = Some(process::write_id_maps(self.pid, &text(&maps.uids), &text(&maps.gids))?);
                 Ok(())
+            }
+            Step::StartScope(scope) => {
+                // From here on there may be something to remove.
+                self.cgroups.directories.push(scope.directory.clone());
+                bus::start_scope(scope, self.pid)?;
+                scope.devices.as_ref().map_or(Ok(()), |rules| restrict_devices(&scope.directory, rules))
             }
             Step::CloneRoot { attributes, mapped, .. } => {
                 let tree = mount::clone_tree(self.rootfs.dir.as_fd(), "", false)?;
@@ -233,7 +249,25 @@ fn early(what: &str) -> Error {
     Error::new(Kind::Invalid, what)
 }
 
-fn enable(directory: PathBuf, controllers: &[String]) -> Result<()> {
+/// Writes a limit to whichever file this kernel has; `optional` if it may have none.
+pub(super) fn set_limit(file: &Path, value: &str, instead: Option<&(PathBuf, String)>, optional: bool) -> Result<()> {
+    let missing = |result: &Result<()>| matches!(result, Err(e) if e.kind() == Kind::NotFound);
+    let mut written = cgroup::write(file, value);
+    if let Some((file, value)) = instead
+        && missing(&written)
+    {
+        written = cgroup::write(file, value);
+    }
+    match optional && missing(&written) {
+        true => Ok(()),
+        false => written.map_err(|e| match e.kind() {
+            Kind::NotFound => e.with_kind(Kind::Unsupported).with_hint("this kernel has no such limit"),
+            _ => e,
+        }),
+    }
+}
+
+pub(super) fn enable(directory: PathBuf, controllers: &[String]) -> Result<()> {
     cgroup::ensure(&directory)?;
     let value: Vec<String> = controllers.iter().map(|c| format!("+{c}")).collect();
     cgroup::write(&directory.join("cgroup.subtree_control"), &value.join(" "))

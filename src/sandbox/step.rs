@@ -5,6 +5,8 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use super::devices::DeviceRule;
+use super::scope::Scope;
 pub use crate::kernel::capability::CapabilitySet;
 pub use crate::kernel::mount::Attributes;
 
@@ -26,14 +28,39 @@ pub enum Step {
         /// The cgroup.
         directory: PathBuf,
     },
+    /// Gives a v1 cpuset what the one above it has, where it has nothing; made if it is missing.
+    InheritCpuset {
+        /// The cgroup.
+        directory: PathBuf,
+    },
     /// Sets a limit of the sandbox's cgroup.
     SetLimit {
         /// The control file.
         file: PathBuf,
         /// What is written to it.
         value: String,
+        /// Another file and its value, for a kernel without the first.
+        instead: Option<(PathBuf, String)>,
         /// A kernel without the file does without it.
         optional: bool,
+    },
+    /// Lets a v2 cgroup use only some devices.
+    RestrictDevices {
+        /// The cgroup.
+        directory: PathBuf,
+        /// What it may use.
+        rules: Vec<DeviceRule>,
+    },
+    /// Has systemd make a scope of the new process, which waits for its root meanwhile.
+    StartScope(Scope),
+    /// Mounts the sandbox's cgroup, which was made after the process, where it sees it.
+    AttachCgroup {
+        /// The cgroup.
+        directory: PathBuf,
+        /// Where it sees it.
+        destination: PathBuf,
+        /// What that forbids.
+        attributes: Attributes,
     },
     /// Clones the mount that a place of the host is on, to be attached inside.
     CloneTree {
@@ -290,11 +317,14 @@ impl Step {
         match self {
             Step::EnableControllers { .. }
             | Step::MakeCgroup { .. }
+            | Step::InheritCpuset { .. }
             | Step::SetLimit { .. }
+            | Step::RestrictDevices { .. }
             | Step::CloneTree { .. }
             | Step::OwnStreams { .. }
             | Step::Clone { .. } => Side::Before,
-            Step::WriteIdMaps(_)
+            Step::StartScope(_)
+            | Step::WriteIdMaps(_)
             | Step::CloneRoot { .. }
             | Step::MapTree { .. }
             | Step::MakeFilesystem { .. }
@@ -311,6 +341,7 @@ impl Step {
             | Step::BindPrivate { destination, .. }
             | Step::AttachTree { destination, .. }
             | Step::AttachFilesystem { destination, .. }
+            | Step::AttachCgroup { destination, .. }
             | Step::MountTmpfs { destination, .. } => Some(destination),
             Step::Mask { path, .. } | Step::MakeReadOnly { path } => Some(path),
             Step::OpenTerminal { .. } => Some(Path::new("/dev/console")),
@@ -325,7 +356,13 @@ impl Step {
                 format!("enable {} below {}", controllers.join(", "), directory.display())
             }
             Step::MakeCgroup { directory } => format!("make the cgroup {}", directory.display()),
+            Step::InheritCpuset { directory } => format!("give {} a cpuset", directory.display()),
             Step::SetLimit { file, value, .. } => format!("set {} to {value}", name_of(file)),
+            Step::RestrictDevices { directory, .. } => format!("allow few devices in {}", directory.display()),
+            Step::StartScope(scope) => format!("have systemd make the scope {}", scope.unit),
+            Step::AttachCgroup { directory, destination, .. } => {
+                format!("mount {} at {}", directory.display(), destination.display())
+            }
             Step::CloneTree { source, .. } => format!("clone the mount of {}", source.display()),
             Step::CloneRoot { path, .. } => format!("clone the mount of the root {}", path.display()),
             Step::Clone { users, network, cgroup } => {

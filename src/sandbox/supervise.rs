@@ -1,13 +1,13 @@
 //! Staying with a sandbox until it ends: one loop over its signals, its end, and its terminal.
 
 use std::os::fd::AsFd;
-use std::path::Path;
 
 use super::relay::Relay;
 use super::start::Running;
+use super::tally::Tally;
 use crate::error::Result;
 use crate::kernel::process::{self, Ended, Polled};
-use crate::kernel::{cgroup, signal};
+use crate::kernel::signal;
 
 /// After so many interrupts or termination requests that had no effect the sandbox is killed, as docker's client
 /// gives up after three.
@@ -20,6 +20,8 @@ pub struct Exit {
     pub status: Status,
     /// The kernel killed something in it for lack of memory.
     pub oom_killed: bool,
+    /// The limit of processes kept something in it from forking.
+    pub pids_limited: bool,
 }
 
 /// How a command ended.
@@ -43,18 +45,19 @@ impl Exit {
 
 pub(super) fn supervise(mut running: Running) -> Result<Exit> {
     let mut relay = running.terminal.take().map(|master| Relay::new(master, running.interactive)).transpose()?;
-    let ended = follow(&mut running, relay.as_mut())?;
-    let oom_killed = running.oom_events.as_deref().is_some_and(counts_oom_kills);
+    let mut tally = Tally::new(std::mem::take(&mut running.counters));
+    let ended = follow(&mut running, relay.as_mut(), &mut tally)?;
+    tally.finish();
     running.cgroups.remove();
     let status = match ended {
         Ended::Exited(code) => Status::Code(code),
         Ended::Signaled(signal) => Status::Signal(signal),
     };
-    Ok(Exit { status, oom_killed })
+    Ok(Exit { status, oom_killed: tally.oom_killed, pids_limited: tally.pids_limited })
 }
 
 /// Until the process has ended and its terminal has nothing more to say.
-fn follow(running: &mut Running, mut relay: Option<&mut Relay>) -> Result<Ended> {
+fn follow(running: &mut Running, mut relay: Option<&mut Relay>, tally: &mut Tally) -> Result<Ended> {
     let mut ended = None;
     let mut impatience = 0;
     loop {
@@ -68,7 +71,11 @@ fn follow(running: &mut Running, mut relay: Option<&mut Relay>) -> Result<Ended>
         let queue = Some((running.signals.queue.as_fd(), Polled::READ));
         let process = ended.is_none().then_some((pidfd, Polled::READ));
         let pause = relay.as_ref().and_then(|relay| relay.pause());
-        let ready = process::poll([queue, process, master, input, output], pause)?;
+        let [memory, pids] = tally.wants();
+        let ready = process::poll([queue, process, master, input, output, memory, pids], pause)?;
+        if ready[5].any() || ready[6].any() {
+            tally.look_again();
+        }
 
         if let Some(relay) = relay.as_deref_mut() {
             relay.run([ready[2], ready[3], ready[4]])?;
@@ -93,16 +100,4 @@ fn follow(running: &mut Running, mut relay: Option<&mut Relay>) -> Result<Ended>
             }
         }
     }
-}
-
-/// The count in a line `oom_kill N` of memory.events (v2) or memory.oom_control (v1, since Linux 4.13) is not zero.
-fn counts_oom_kills(file: &Path) -> bool {
-    let text = match cgroup::read(file) {
-        Ok(text) => text,
-        Err(e) => {
-            log::warn!("{e}");
-            return false;
-        }
-    };
-    text.lines().filter_map(|line| line.strip_prefix("oom_kill ")).any(|count| count.trim() != "0")
 }

@@ -6,6 +6,7 @@ mod debian;
 mod history;
 mod hostile;
 mod images;
+mod limits;
 mod load;
 mod locks;
 mod pull;

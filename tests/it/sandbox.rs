@@ -3,6 +3,7 @@
 //! `start` needs a process with one thread, which a test harness is not. So each test forks: the child, which has only
 //! the forking thread, supervises the sandbox and tells by a pipe how it went.
 
+mod devices;
 mod harness;
 mod hostile;
 mod limits;

@@ -148,10 +148,14 @@ fn supervise(spec: &Spec, rootfs: Rootfs, id: &str, unified_only: bool, report: 
 
 fn encode(exit: &Result<Exit>) -> String {
     match exit {
-        Ok(Exit { status: Status::Code(code), oom_killed }) => format!("code {code} {oom_killed}"),
-        Ok(Exit { status: Status::Signal(signal), oom_killed }) => format!("signal {signal} {oom_killed}"),
+        Ok(exit @ Exit { status: Status::Code(code), .. }) => format!("code {code} {}", limits_reached(exit)),
+        Ok(exit @ Exit { status: Status::Signal(signal), .. }) => format!("signal {signal} {}", limits_reached(exit)),
         Err(e) => format!("error {} {:?} {e}", e.exit_status().max(125), e.kind()),
     }
+}
+
+fn limits_reached(exit: &Exit) -> String {
+    format!("{}{}", exit.oom_killed, if exit.pids_limited { " pids" } else { "" })
 }
 
 /// The forked child has the descriptors of every test that runs: a socket that its test closes would stay open.
@@ -196,7 +200,7 @@ pub struct Supervisor {
 pub struct Outcome {
     pub stdout: String,
     pub stderr: String,
-    /// `code N OOM`, `signal N OOM`, or `error STATUS KIND TEXT`.
+    /// `code N OOM`, `signal N OOM`, each with ` pids` behind it where the limit of processes was reached, or `error STATUS KIND TEXT`.
     pub end: String,
 }
 

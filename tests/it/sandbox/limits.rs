@@ -12,7 +12,8 @@ fn a_fork_bomb_hits_the_limit() {
     };
     let outcome = Root::new().run(Spec { args: spec.args.clone(), init: true, ..spec.clone() });
     // The shell gives up at a fork that fails.
-    assert!(outcome.end.starts_with("code 2") || outcome.stderr.contains("fork"), "{outcome:?}");
+    assert!(outcome.stderr.contains("fork") || outcome.end.starts_with("code 2"), "{outcome:?}");
+    assert!(outcome.end.ends_with(" pids"), "it is reported: {outcome:?}");
     let view = Root::new().run(Spec {
         args: shell("cat /sys/fs/cgroup/pids/pids.max /sys/fs/cgroup/pids.max 2> /dev/null; true").args,
         ..spec
