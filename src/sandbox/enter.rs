@@ -123,7 +123,9 @@ impl Child {
             Step::CloseInput => self.null().and_then(|null| process::replace_stdio(null.as_fd(), 0)),
             Step::ResetSignals => signal::default_signals(),
             Step::ChangeDirectory(path) => resolve::change_directory(path),
-            Step::CloseDescriptors => process::close_descriptors_on_exec(),
+            // Not at exec: until then /proc/self/fd/N in the path of the command or of its interpreter would lead to
+            // what the caller has open (CVE-2024-21626). The socket closes at exec, and leads nowhere.
+            Step::CloseDescriptors => process::close_descriptors_but(self.inherited.socket.as_fd()),
             // Its errors name the command, which is what the person typed.
             Step::Exec { args, env, .. } => return exec(args, env),
             Step::EnableControllers { .. }
