@@ -14,3 +14,4 @@ mod processes;
 mod races;
 mod runtime;
 mod subvolumes;
+mod users;

@@ -61,6 +61,22 @@ fn abstract_sockets_of_the_host_are_out_of_reach() {
     server.join().expect("the server");
 }
 
+/// keyrings(7): a user's keyring is found by number, by every process with that number in the same user namespace.
+#[test]
+fn keys_of_the_hosts_root_are_not_found() {
+    let name = format!("tupper-escape-{}", std::process::id());
+    on_the_host("key", &["add", &name, "the host's key"]).ok();
+    let target = Target::new();
+    let find = |flags: &str| target.run(&format!("run --rm {flags} attack /attack/key {name}")).stdout;
+    let (default, init, host) = (find(""), find("--init"), find("--userns host"));
+    on_the_host("key", &["remove", &name]).ok();
+    for found in [default, init] {
+        assert!(found.contains("session: ") && !found.contains("the host's key"), "{found}");
+    }
+    // The attack is real: it is found by who has the host's ids.
+    assert!(host.contains("the host's key"), "{host}");
+}
+
 /// ioctl_tty(2), TIOCSTI: what is typed into the caller's terminal runs when the container has ended.
 #[test]
 fn nothing_is_typed_into_the_callers_terminal() {

@@ -9,10 +9,10 @@ use serde_json::json;
 
 use super::attack::{Target, program, text};
 use crate::support::archives::{Files, config};
+use crate::support::busybox;
 use crate::support::command::finish;
 use crate::support::disk::scratch;
 use crate::support::store::Store;
-use crate::support::{busybox, sh};
 
 fn executable(path: &Path, content: impl AsRef<[u8]>) {
     fs::create_dir_all(path.parent().expect("a parent")).expect("mkdir");
@@ -53,10 +53,8 @@ fn the_runtime_is_not_overwritten() {
     let target = Target::with(|root| {
         executable(&root.join("self"), "#!/proc/self/exe\n");
         executable(&root.join("self-pull"), "#!/proc/self/exe image\n");
-        // What tupper would start, were it run inside as its own /proc/self/exe: a program of the image's.
-        executable(&root.join("bin/docker-credential-attack"), fs::read(program("overwrite")).expect("a program"));
-        let config = r#"{"credHelpers":{"localhost:1":"attack"}}"#;
-        executable(&root.join("root/.docker/config.json"), config);
+        // What tupper starts when it is run inside, as /proc/self/exe: a program of the image's, while PID 1 is tupper.
+        executable(&root.join("bin/mkfs.btrfs"), "#!/bin/sh\nexec /attack/overwrite > /out/result\n");
     });
     // The attack is real: a program that has ended is overwritten through a descriptor that was only for reading.
     let dir = scratch();
@@ -72,7 +70,6 @@ fn the_runtime_is_not_overwritten() {
             &["/self-pull"],
             &["/proc/self/exe", "--version"],
             &["/proc/1/exe", "--version"],
-            &["/proc/self/exe", "--root", "/tmp/store", "image", "pull", "localhost:1/x"],
             &["/attack/overwrite"],
             &["sh", "-c", "/attack/overwrite; /proc/1/exe --version; /attack/overwrite"],
             &["sh", "-c", "cp /attack/overwrite /tmp/x; cat /tmp/x > /proc/1/exe; cat /tmp/x > /proc/self/exe"],
@@ -81,6 +78,20 @@ fn the_runtime_is_not_overwritten() {
             assert!(!done.stdout.contains("OVERWRITTEN") && !done.stdout.contains("opened for writing"), "{done}");
             runtime.assert_untouched();
         }
+    }
+    let out = scratch();
+    fs::set_permissions(out.path(), fs::Permissions::from_mode(0o777)).expect("chmod");
+    // Only with the host's ids is it the kernel alone that refuses, because the file is being executed (ETXTBSY).
+    for (flags, refusal) in
+        [("", "Permission denied"), ("--network host", "Permission denied"), ("--userns host", "busy")]
+    {
+        let line = format!("run --rm {flags} --tmpfs /store -v {}:/out attack", text(out.path()));
+        let words = ["/proc/self/exe", "--root", "/store/x", "store", "init", "--size", "256m"];
+        let done = finish(runtime.command(&target, &line, &words));
+        let result = fs::read_to_string(out.path().join("result")).unwrap_or_else(|e| panic!("{e}: {done}"));
+        assert!(result.contains("1: held, not writable: ") && result.contains(refusal), "{flags}: {result}");
+        runtime.assert_untouched();
+        fs::remove_file(out.path().join("result")).expect("remove");
     }
     // And it still is what it was.
     assert_eq!(finish(runtime.command(&target, "run --rm attack echo whole", &[])).ok(), "whole");
@@ -105,11 +116,7 @@ fn init_is_no_way_to_the_runtime() {
 #[test]
 fn nothing_of_the_host_loads_the_images_libraries() {
     let dir = scratch();
-    let (source, library) = (dir.path().join("evil.c"), dir.path().join("evil.so"));
-    let code = "#include <stdio.h>\n#include <stdlib.h>\n__attribute__((constructor)) static void run(void)\n\
-                { const char *at = getenv(\"EVIL\"); FILE *f = fopen(at ? at : \"/owned\", \"w\"); if (f) fclose(f); }\n";
-    fs::write(&source, code).expect("a source");
-    sh("gcc", &["-shared", "-fPIC", "-o", text(&library), text(&source)]);
+    let library = program("library.so");
     // The attack is real: a program that loads it runs it.
     let owned = dir.path().join("owned");
     let mut command = Command::new("true");

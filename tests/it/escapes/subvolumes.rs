@@ -23,7 +23,7 @@ fn litter(root: &Path, canary: &Path) {
     let nowhere = root.join("nowhere");
     fs::create_dir(&nowhere).expect("mkdir");
     sub(&nowhere.join("deep"));
-    fs::set_permissions(&nowhere, std::os::unix::fs::PermissionsExt::from_mode(0)).expect("chmod");
+    fs::set_permissions(&nowhere, std::os::unix::fs::PermissionsExt::from_mode(0o000)).expect("chmod");
 }
 
 #[test]

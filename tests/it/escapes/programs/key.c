@@ -24,6 +24,8 @@ int main(int argc, char **argv)
 	}
 	if (argc != 2)
 		return 2;
+	// Whoever has the user's number may link the user's keyring to its session's, and so comes to possess what is in it.
+	syscall(SYS_keyctl, KEYCTL_LINK, KEY_SPEC_USER_KEYRING, KEY_SPEC_SESSION_KEYRING);
 	for (int i = 0; i < 3; i++) {
 		long id = syscall(SYS_keyctl, KEYCTL_SEARCH, rings[i], "user", argv[1], 0);
 		long n = id < 0 ? -1 : syscall(SYS_keyctl, KEYCTL_READ, id, bytes, sizeof bytes);
