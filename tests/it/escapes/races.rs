@@ -55,6 +55,34 @@ fn the_places_of_volumes_are_not_led_out() {
     canary.assert_untouched();
 }
 
+/// CVE-2019-16884, CVE-2025-52881: the place of a volume becomes one in /proc, where it would stand in for the kernel's.
+#[test]
+fn no_volume_is_led_over_proc() {
+    let (shared, second) = (scratch(), scratch());
+    let (place, link) = (shared.path().join("place"), shared.path().join("link"));
+    fs::create_dir_all(place.join("sys")).expect("mkdir");
+    symlink("/proc", &link).expect("a link");
+    fs::create_dir(second.path().join("kernel")).expect("mkdir");
+    let target = Target::new();
+    let flags = format!("-v {}:/shared -v {}:/shared/place/sys", text(shared.path()), text(second.path()));
+    let (id, _) = target.create(&flags, "cat /proc/sys/kernel/ostype; grep -c ' /proc/sys ' /proc/self/mountinfo");
+    let (mut started, mut refused) = (0, 0);
+    Exchange::between(&place, &link).during(60, || {
+        let done = target.run(&format!("start -a {id}"));
+        match done.status {
+            0 => {
+                assert_eq!(done.stdout, "Linux\n1\n", "its own read-only one alone: {done}");
+                started += 1;
+            }
+            _ => {
+                let error = done.fails(125);
+                refused += u32::from(error.contains("leads into /proc"));
+            }
+        }
+    });
+    assert!(started > 0 && refused > 0, "the exchange never came in between: {started} started, {refused} refused");
+}
+
 /// The container's own places: each is now a directory, now a link to the host's directory of that name.
 #[test]
 fn the_roots_own_places_are_not_led_out() {
