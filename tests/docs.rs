@@ -15,19 +15,35 @@ fn sources(dir: &Path, text: &mut String) {
 
 #[test]
 fn the_tests_that_the_hostile_cases_name_are_there() {
+    assert!(tests_named_in("docs/hostile.md").len() > 15);
+}
+
+#[test]
+fn the_tests_that_the_known_ways_out_name_are_there() {
+    let named = tests_named_in("docs/security.md");
+    assert!(named.len() > 30, "{named:?}");
+    // And none of the attacks is left out of the table.
+    let mut attacks = String::new();
+    sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/escapes"), &mut attacks);
+    for test in attacks.split("#[test]\nfn ").skip(1).filter_map(|text| text.split_once("()")) {
+        assert!(named.iter().any(|name| name == test.0), "{} is not in docs/security.md", test.0);
+    }
+}
+
+/// The names of tests in a document, all of which are there.
+fn tests_named_in(document: &str) -> Vec<String> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut tests = String::new();
     sources(&root.join("tests/it"), &mut tests);
-    let document = fs::read_to_string(root.join("docs/hostile.md")).expect("docs/hostile.md");
-    let quoted: Vec<&str> = document.split('`').skip(1).step_by(2).collect();
-    let named = |word: &&&str| {
+    let text = fs::read_to_string(root.join(document)).expect(document);
+    let named = |word: &&str| {
         word.contains('_') && word.bytes().all(|b| b.is_ascii_lowercase() || b == b'_' || b.is_ascii_digit())
     };
-    let names: Vec<&&str> = quoted.iter().filter(named).collect();
-    assert!(names.len() > 15, "{names:?}");
-    for name in names {
-        assert!(tests.contains(&format!("fn {name}()")), "no test is called {name}");
+    let names: Vec<String> = text.split('`').skip(1).step_by(2).filter(named).map(str::to_string).collect();
+    for name in &names {
+        assert!(tests.contains(&format!("fn {name}()")), "{document}: no test is called {name}");
     }
+    names
 }
 
 #[test]

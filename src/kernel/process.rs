@@ -136,21 +136,25 @@ pub(crate) fn set_name(name: &CStr) {
     let _ = nix::sys::prctl::set_name(name);
 }
 
-/// close_range(2) with CLOSE_RANGE_CLOEXEC: every descriptor but 0, 1 and 2 closes at exec.
-pub(crate) fn close_descriptors_on_exec() -> Result<()> {
-    close_range(libc::CLOSE_RANGE_CLOEXEC as libc::c_int)
+/// close_range(2): every descriptor but 0, 1, 2 and `kept` is closed now, whoever owns it in this process. Only a
+/// process that never returns to its owners may do that.
+pub(crate) fn close_descriptors_but(kept: BorrowedFd<'_>) -> Result<()> {
+    let kept = kept.as_raw_fd().unsigned_abs();
+    if kept > 3 {
+        close_range(3, kept - 1)?;
+    }
+    close_range(kept.max(2) + 1, libc::c_uint::MAX)
 }
 
-/// close_range(2): every descriptor but 0, 1 and 2 is closed now, whoever owns it in this process. Only a process
-/// that never returns to its owners (init) may do that.
+/// [`close_descriptors_but`] 0, 1 and 2 alone.
 pub(crate) fn close_descriptors() -> Result<()> {
-    close_range(0)
+    close_range(3, libc::c_uint::MAX)
 }
 
-fn close_range(flags: libc::c_int) -> Result<()> {
+fn close_range(first: libc::c_uint, last: libc::c_uint) -> Result<()> {
     // SAFETY: integers only. Descriptors closed here are not used again: see the two callers.
     #[expect(unsafe_code, reason = "nix has no close_range")]
-    let result = unsafe { libc::close_range(3, libc::c_uint::MAX, flags) };
+    let result = unsafe { libc::close_range(first, last, 0) };
     Errno::result(result).map(drop).map_err(|e| failed("close descriptors", e))
 }
 

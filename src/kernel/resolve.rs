@@ -27,25 +27,34 @@ const MAX_LINKS: usize = 40;
 /// an error: for places that the container's own mounts take.
 pub(crate) fn ensure_plain_directory(root: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd> {
     let relative = path.strip_prefix("/").unwrap_or(path);
+    match open_plain_directory(root, relative) {
+        Err(e) if e.kind() == Kind::NotFound => {
+            // Made below a descriptor: mkdirat(2) follows links on the way to its last component, which may have become
+            // links since.
+            let parent = relative.parent().filter(|parent| *parent != Path::new(""));
+            let parent = parent.map(|parent| open_plain_directory(root, parent)).transpose()?;
+            let name = Path::new(relative.file_name().unwrap_or_default());
+            fs::make_directory(parent.as_ref().map_or(root, OwnedFd::as_fd), name, 0o755)?;
+            open_plain_directory(root, relative)
+        }
+        other => other,
+    }
+}
+
+fn open_plain_directory(root: BorrowedFd<'_>, relative: &Path) -> Result<OwnedFd> {
     let how = OpenHow::new()
         .flags(OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC)
         .resolve(ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS);
-    let open = || loop {
+    let opened = loop {
         match fcntl::openat2(root, relative, how) {
             Err(Errno::EAGAIN) => continue,
-            other => return other,
+            other => break other,
         }
     };
-    let opened = match open() {
-        Err(Errno::ENOENT) => {
-            fs::make_directory(root, relative, 0o755)?;
-            open()
-        }
-        other => other,
-    };
+    let name = Path::new("/").join(relative);
     opened.map_err(|e| match e {
-        Errno::ELOOP => failed(format_args!("{} is a link or lies behind one", path.display()), e),
-        e => failed(format_args!("open {}", path.display()), e),
+        Errno::ELOOP => failed(format_args!("{} is a link or lies behind one", name.display()), e),
+        e => failed(format_args!("open {}", name.display()), e),
     })
 }
 

@@ -5,7 +5,7 @@
 
 use std::ffi::CString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::step::Step;
 use super::{init, report};
@@ -36,7 +36,7 @@ pub(super) fn enter(steps: &[&Step], inherited: Inherited, narrate: &dyn Fn(&Ste
         detached_root: None,
         filesystems: Vec::new(),
         root: None,
-        dev: None,
+        mounts: Vec::new(),
         private: None,
         terminal: None,
     };
@@ -66,7 +66,9 @@ struct Child {
     /// What came with it: those of [`Step::MakeFilesystem`].
     filesystems: Vec<OwnedFd>,
     root: Option<OwnedFd>,
-    dev: Option<OwnedFd>,
+    /// The kernel's filesystems, by where they were mounted. Whoever can write to the root's directories can give these
+    /// names to others afterwards (CVE-2019-16884, CVE-2019-19921); what is looked up below is looked up from here.
+    mounts: Vec<(PathBuf, OwnedFd)>,
     private: Option<OwnedFd>,
     /// The slave of the sandbox's terminal.
     terminal: Option<OwnedFd>,
@@ -126,7 +128,9 @@ impl Child {
             Step::CloseInput => self.null().and_then(|null| process::replace_stdio(null.as_fd(), 0)),
             Step::ResetSignals => signal::default_signals(),
             Step::ChangeDirectory(path) => resolve::change_directory(path),
-            Step::CloseDescriptors => process::close_descriptors_on_exec(),
+            // Not at exec: until then /proc/self/fd/N in the path of the command or of its interpreter would lead to
+            // what the caller has open (CVE-2024-21626). The socket closes at exec, and leads nowhere.
+            Step::CloseDescriptors => process::close_descriptors_but(self.inherited.socket.as_fd()),
             // Its errors name the command, which is what the person typed.
             Step::Exec { args, env, .. } => return exec(args, env),
             Step::EnableControllers { .. }
@@ -156,7 +160,17 @@ impl Child {
     }
 
     fn dev(&self) -> Result<BorrowedFd<'_>> {
-        self.dev.as_ref().map(OwnedFd::as_fd).ok_or_else(|| early("/dev is not mounted yet"))
+        self.place(Path::new("/dev")).map(|(dev, _)| dev)
+    }
+
+    /// From where `path` is looked up, and the rest of it: the innermost of the kernel's filesystems that it lies on, or
+    /// the root.
+    fn place<'a>(&self, path: &'a Path) -> Result<(BorrowedFd<'_>, &'a Path)> {
+        let mut mounts = self.mounts.iter().rev();
+        match mounts.find_map(|(at, mount)| Some((mount.as_fd(), path.strip_prefix(at).ok()?))) {
+            Some(found) => Ok(found),
+            None => Ok((self.root()?, path)),
+        }
     }
 
     /// The sandbox's own /dev/null: the node is this process's, whatever the host's is.
@@ -192,36 +206,40 @@ impl Child {
         Ok(())
     }
 
-    fn mount(&self, kind: &str, destination: &Path, options: &[String], attributes: Attributes) -> Result<()> {
-        let target = resolve::ensure_plain_directory(self.root()?, destination)?;
+    fn mount(&mut self, kind: &str, destination: &Path, options: &[String], attributes: Attributes) -> Result<()> {
         let filesystem = mount::new_filesystem(kind, options, attributes)?;
-        mount::attach(filesystem.as_fd(), target.as_fd())
+        self.attach_own(filesystem, destination)
     }
 
     fn attach_filesystem(&mut self, filesystem: usize, destination: &Path) -> Result<()> {
-        let target = resolve::ensure_plain_directory(self.root()?, destination)?;
         let made = self.filesystems.get(filesystem).ok_or_else(|| early("the filesystem was not made"))?;
-        mount::attach(made.as_fd(), target.as_fd())?;
-        if destination == Path::new("/dev") {
-            self.dev = Some(fs::duplicate(made.as_fd())?);
-        }
+        self.attach_own(fs::duplicate(made.as_fd())?, destination)
+    }
+
+    /// Attaches one of the container's own filesystems.
+    fn attach_own(&mut self, filesystem: OwnedFd, destination: &Path) -> Result<()> {
+        let (on, path) = self.place(destination)?;
+        let target = resolve::ensure_plain_directory(on, path)?;
+        mount::attach(filesystem.as_fd(), target.as_fd())?;
+        self.mounts.push((destination.to_path_buf(), filesystem));
         Ok(())
     }
 
     fn set_parameter(&self, name: &str, value: &str) -> Result<()> {
-        let sys = resolve::ensure_plain_directory(self.root()?, Path::new("/proc/sys"))?;
+        let (proc, sys) = self.place(Path::new("/proc/sys"))?;
+        let sys = resolve::open_place_below(proc, sys)?;
         let file = resolve::open_plain(sys.as_fd(), name, true)?;
         resolve::write_value(file.as_fd(), value)
     }
 
     fn open_terminal(&mut self, owner: u32) -> Result<()> {
-        let devpts = resolve::ensure_plain_directory(self.root()?, Path::new("/dev/pts"))?;
-        let pty = tty::open_pty(devpts.as_fd())?;
+        let (devpts, _) = self.place(Path::new("/dev/pts"))?;
+        let pty = tty::open_pty(devpts)?;
         if let Some(size) = self.inherited.window {
             tty::set_window_size(pty.master.as_fd(), size)?;
         }
         resolve::change_owner(pty.slave.as_fd(), owner)?;
-        let node = mount::clone_tree(devpts.as_fd(), &pty.name, false)?;
+        let node = mount::clone_tree(devpts, &pty.name, false)?;
         let console = resolve::ensure_in_root(self.dev()?, Path::new("console"), Target::File)?;
         mount::attach(node.as_fd(), console.as_fd())?;
         report::send_terminal(self.inherited.socket.as_fd(), pty.master.as_fd())?;
@@ -282,7 +300,8 @@ impl Child {
     }
 
     fn mask(&self, path: &Path, directory: bool) -> Result<()> {
-        let target = resolve::open_place_below(self.root()?, path)?;
+        let (on, path) = self.place(path)?;
+        let target = resolve::open_place_below(on, path)?;
         if directory {
             let tree = mount::clone_tree(self.private()?, "empty", false)?;
             mount::set_attributes(tree.as_fd(), SEALED, false)?;
@@ -293,7 +312,8 @@ impl Child {
     }
 
     fn make_read_only(&self, path: &Path) -> Result<()> {
-        let target = resolve::open_place_below(self.root()?, path)?;
+        let (on, path) = self.place(path)?;
+        let target = resolve::open_place_below(on, path)?;
         let tree = mount::clone_tree(target.as_fd(), "", false)?;
         mount::set_attributes(tree.as_fd(), SEALED, false)?;
         mount::attach(tree.as_fd(), target.as_fd())

@@ -287,7 +287,7 @@ pub enum Step {
     ResetSignals,
     /// Enters the working directory.
     ChangeDirectory(PathBuf),
-    /// Every other descriptor closes at exec.
+    /// Closes every descriptor but the standard ones.
     CloseDescriptors,
     /// Runs the command.
     Exec {

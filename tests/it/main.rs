@@ -4,6 +4,7 @@
 mod support;
 
 mod cli;
+mod escapes;
 mod explain;
 mod hostile;
 mod layer;
