@@ -13,6 +13,7 @@ mod progress;
 mod registry;
 mod resources;
 mod run;
+mod security;
 mod snapshot;
 mod store;
 mod users;

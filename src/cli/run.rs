@@ -10,7 +10,7 @@ use tupper::container::{self, Options};
 use tupper::error::{Error, Kind};
 use tupper::image;
 use tupper::name::ObjectName;
-use tupper::sandbox::{self, Exit, Network, Tmpfs, Volume};
+use tupper::sandbox::{self, Exit, Network, Tmpfs, Users, Volume};
 use tupper::store::Store;
 
 use super::output;
@@ -70,6 +70,8 @@ struct Inside {
     /// Who makes the container's cgroup: tupper, or systemd as a scope in machine.slice
     #[arg(long, value_name = "cgroupfs|systemd", value_enum, default_value_t, hide_possible_values = true)]
     cgroup_manager: Manager,
+    #[command(flatten)]
+    security: super::security::SecurityFlags,
     #[command(flatten)]
     resources: Resources,
 }
@@ -216,7 +218,8 @@ fn create(flags: Flags, command: Command) -> Result<container::Create> {
             limits: inside.resources.limits()?,
             cgroup_manager: inside.cgroup_manager.into(),
             network: inside.network,
-            users: inside.users.users(),
+            users: inside.users.users(inside.security.privileged),
+            security: inside.security.security()?,
         },
     })
 }
@@ -224,6 +227,9 @@ fn create(flags: Flags, command: Command) -> Result<container::Create> {
 fn run(root: &Path, create: &container::Create, explain: Option<Explain>) -> Result<ExitCode> {
     if create.options.tty && create.options.interactive && !std::io::stdin().is_terminal() {
         log::warn!("the input device is not a terminal: -t and -i may not work together as expected");
+    }
+    if create.options.security.privileged && create.options.users == Users::Host {
+        log::warn!("privileged: the container can do to this host whatever root can");
     }
     let store = super::open_to_make(root)?;
     if explain == Some(Explain::Only) {

@@ -19,8 +19,10 @@ pub(super) struct UserFlags {
 }
 
 impl UserFlags {
-    pub(super) fn users(self) -> Users {
+    /// Of a privileged container that nobody says anything about: the host's.
+    pub(super) fn users(self, privileged: bool) -> Users {
         match (self.uidmap.is_empty(), self.gidmap.is_empty()) {
+            (true, true) if privileged => self.userns.unwrap_or(Users::Host),
             (true, true) => self.userns.unwrap_or_default(),
             (false, true) => Users::Maps(Maps { gids: self.uidmap.clone(), uids: self.uidmap }),
             (true, false) => Users::Maps(Maps { uids: self.gidmap.clone(), gids: self.gidmap }),
@@ -72,8 +74,9 @@ mod tests {
             gidmap: gidmap.into(),
         };
         let both = Users::Maps(Maps { uids: vec![one], gids: vec![one] });
-        assert_eq!(flags(&[one], &[]).users(), both);
-        assert_eq!(flags(&[], &[one]).users(), both);
-        assert_eq!(flags(&[], &[]).users(), Users::Auto);
+        assert_eq!(flags(&[one], &[]).users(false), both);
+        assert_eq!(flags(&[], &[one]).users(false), both);
+        assert_eq!(flags(&[], &[]).users(false), Users::Auto);
+        assert_eq!(flags(&[], &[]).users(true), Users::Host);
     }
 }

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Kind, Result};
 use crate::name::Id;
-use crate::sandbox::{CgroupManager, Limits, Network, Spec, Tmpfs, Users, Volume};
+use crate::sandbox::{CgroupManager, Limits, Network, Security, Spec, Tmpfs, Users, Volume};
 
 /// The search path of a container whose image sets none (podman's default).
 const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -53,6 +53,8 @@ pub struct Options {
     pub network: Network,
     /// Which users and groups of the host are behind those inside.
     pub users: Users,
+    /// What it may do.
+    pub security: Security,
 }
 
 /// The sandbox's spec. `term` is the kind of the caller's terminal.
@@ -101,6 +103,7 @@ pub(super) fn compose(options: &Options, image: Option<&Config>, id: &Id, term: 
         cgroup_manager: options.cgroup_manager,
         network: options.network,
         users: options.users.clone(),
+        security: options.security.clone(),
     })
 }
 

@@ -45,6 +45,23 @@ pub(crate) fn limit_bounding_set(keep: CapabilitySet) -> Result<()> {
     Ok(())
 }
 
+/// prctl(2) PR_CAPBSET_READ: what this process's bounding set holds; with `known` every capability that the kernel knows,
+/// which is what the root of a new user namespace has (kernel/user_namespace.c, set_cred_user_ns).
+pub(crate) fn bounding_set(known: bool) -> CapabilitySet {
+    let mut set = 0;
+    for capability in 0..64u64 {
+        // SAFETY: the option takes an integer; unused arguments must be zero (prctl(2)).
+        #[expect(unsafe_code, reason = "nix does not cover the option")]
+        match unsafe { libc::prctl(libc::PR_CAPBSET_READ, capability, 0u64, 0u64, 0u64) } {
+            1 => set |= 1 << capability,
+            0 if known => set |= 1 << capability,
+            0 => {}
+            _ => break, // prctl(2): EINVAL; capabilities are numbered without gaps
+        }
+    }
+    CapabilitySet(set)
+}
+
 /// setgroups(2), setresgid(2), setresuid(2), in the order in which the privilege for each still lasts.
 pub(crate) fn set_identity(uid: u32, gid: u32, groups: &[u32]) -> Result<()> {
     // SAFETY: the pointer and length are those of a live slice of gid_t; the other calls take integers.

@@ -80,6 +80,14 @@ pub(crate) fn set_attributes(mount: BorrowedFd<'_>, attributes: Attributes, recu
     done(set(mount, &attr, recursive), || "set the attributes of a mount".to_string())
 }
 
+/// [`set_attributes`] that also lets the mount do what `attributes` do not forbid, but for writing.
+pub(crate) fn replace_attributes(mount: BorrowedFd<'_>, attributes: Attributes) -> Result<()> {
+    let attr_set = attributes.bits();
+    let attr_clr = !attr_set & (MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC);
+    let attr = MountAttr { attr_set, attr_clr, propagation: libc::MS_PRIVATE, userns_fd: 0 };
+    done(set(mount, &attr, false), || "set the attributes of a mount".to_string())
+}
+
 /// mount_setattr(2) with MOUNT_ATTR_IDMAP on a detached mount: what is user N of the namespace `users` is user N on the
 /// disk. With `recursive` on the mounts below it too: all of them, or none.
 ///

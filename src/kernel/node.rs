@@ -319,6 +319,19 @@ pub(crate) fn block_device(path: &Path) -> crate::error::Result<(u32, u32)> {
     }
 }
 
+/// Whether what is at `path`, itself if it is a link, is a block device, its numbers and its permissions; `None` when it is
+/// no device.
+pub(crate) fn device(path: &Path) -> crate::error::Result<Option<(bool, u32, u32, u32)>> {
+    let name = path.as_os_str().as_encoded_bytes();
+    let found = metadata(name, false).map_err(|e| e.of(name))?;
+    let (major, minor) = device_numbers(found.st_rdev);
+    Ok(match found.st_mode & libc::S_IFMT {
+        libc::S_IFBLK => Some((true, major, minor, found.st_mode & 0o7777)),
+        libc::S_IFCHR => Some((false, major, minor, found.st_mode & 0o7777)),
+        _ => None,
+    })
+}
+
 /// Opens a file to read it: no link, and without waiting if it has become a FIFO since it was looked at.
 pub(crate) fn open_to_read(path: &Path) -> std::io::Result<File> {
     File::options().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path)

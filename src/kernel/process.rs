@@ -5,7 +5,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::fcntl::OFlag;
+use nix::fcntl::{OFlag, OpenHow, ResolveFlag};
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 use nix::sched::CloneFlags;
 use nix::sys::signal::Signal;
@@ -123,6 +123,22 @@ pub(crate) fn join_new_keyring() -> Result<()> {
         Ok(_) | Err(Errno::ENOSYS) => Ok(()),
         Err(e) => Err(failed("join a session keyring", e)),
     }
+}
+
+/// Has the next exec of this process change to an AppArmor profile; `proc` is a proc filesystem of ours.
+///
+/// aa_change_onexec(2); the file has a folder of AppArmor's own since Linux 5.8 (security/apparmor/lsm.c).
+pub(crate) fn confine_at_exec(proc: BorrowedFd<'_>, profile: &str) -> Result<()> {
+    let how = OpenHow::new()
+        .flags(OFlag::O_WRONLY | OFlag::O_CLOEXEC)
+        .resolve(ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_MAGICLINKS);
+    let opened = match nix::fcntl::openat2(proc, "self/attr/apparmor/exec", how) {
+        Err(Errno::ENOENT) => nix::fcntl::openat2(proc, "self/attr/exec", how),
+        other => other,
+    };
+    let file = opened.map_err(|e| failed("open /proc/self/attr/exec", e))?;
+    let wanted = format!("exec {profile}");
+    nix::unistd::write(&file, wanted.as_bytes()).map(drop).map_err(|e| failed(format_args!("write {wanted:?}"), e))
 }
 
 /// prctl(2) PR_SET_DUMPABLE 0: /proc/PID/exe, mem and fd of this process open for nobody without CAP_SYS_PTRACE.

@@ -170,10 +170,19 @@ pub(crate) fn write_value(fd: BorrowedFd<'_>, value: &str) -> Result<()> {
     nix::unistd::write(fd, value.as_bytes()).map(drop).map_err(|e| failed(format_args!("write {value:?}"), e))
 }
 
-/// mknodat(2) of a character device; the mode is what the umask leaves of 0666.
-pub(crate) fn make_character_device(at: BorrowedFd<'_>, name: &str, major: u32, minor: u32) -> Result<()> {
+/// mknodat(2) of a device, in a directory of ours, with the directories above it; the mode is what the umask leaves of it.
+pub(crate) fn make_device(
+    at: BorrowedFd<'_>,
+    name: &str,
+    block: bool,
+    (major, minor): (u32, u32),
+    mode: u32,
+) -> Result<()> {
+    let above: Vec<&Path> = Path::new(name).ancestors().skip(1).filter(|a| *a != Path::new("")).collect();
+    above.into_iter().rev().try_for_each(|directory| fs::ensure_directory(at, directory, 0o755))?;
     let device = stat::makedev(u64::from(major), u64::from(minor));
-    stat::mknodat(at, name, stat::SFlag::S_IFCHR, Mode::from_bits_truncate(0o666), device)
+    let kind = if block { stat::SFlag::S_IFBLK } else { stat::SFlag::S_IFCHR };
+    stat::mknodat(at, name, kind, Mode::from_bits_truncate(mode), device)
         .map_err(|e| failed(format_args!("create the device {name}"), e))
 }
 
@@ -194,6 +203,11 @@ pub(crate) fn probe(path: &Path) -> Option<Target> {
     let found = stat::stat(path).ok()?;
     let directory = found.st_mode & libc::S_IFMT == libc::S_IFDIR;
     Some(if directory { Target::Directory } else { Target::File })
+}
+
+/// What is at `path` inside a root, no link followed; `None` when nothing is.
+pub(crate) fn probe_in_root(root: BorrowedFd<'_>, path: &Path) -> Option<Target> {
+    target_of(open_place_below(root, path).ok()?.as_fd()).ok()
 }
 
 /// What lies at `path` below `root`, no link followed: for places in the container's own /proc and /sys.

@@ -126,7 +126,7 @@ fn device_program(rules: &[DeviceRule]) -> Vec<Instruction> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sandbox::plan::DEFAULT_CAPABILITIES;
+    use crate::sandbox::security::DEFAULT_CAPABILITIES;
 
     /// Runs a program of the few instructions that there are, as Documentation/bpf/standardization/instruction-set.rst
     /// defines them.

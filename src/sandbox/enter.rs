@@ -122,6 +122,9 @@ impl Child {
             Step::LimitCapabilities(keep) => capability::limit_bounding_set(*keep),
             Step::SetIdentity { uid, gid, groups } => capability::set_identity(*uid, *gid, groups),
             Step::SetCapabilities(set) => capability::set_capabilities(*set),
+            Step::Confine { profile } => {
+                self.place(Path::new("/proc")).and_then(|(proc, _)| process::confine_at_exec(proc, profile))
+            }
             Step::ForbidNewPrivileges => capability::set_no_new_privileges(),
             Step::ForkInit => self.null().and_then(|null| init::fork(null.as_fd())),
             Step::TakeTerminal => self.take_terminal(),
@@ -138,6 +141,7 @@ impl Child {
             | Step::InheritCpuset { .. }
             | Step::SetLimit { .. }
             | Step::RestrictDevices { .. }
+            | Step::LoadProfile { .. }
             | Step::StartScope(_)
             | Step::CloneTree { .. }
             | Step::OwnStreams { .. }

@@ -3,13 +3,16 @@
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
+use super::apparmor;
 use super::limits::Limits;
+use super::security::{ALL_CAPABILITIES, Security};
 use super::spec::{CgroupManager, Network, Spec};
+use super::step::CapabilitySet;
 use super::user::{self, User};
-use super::users::Maps;
+use super::users::{Maps, Users};
 use crate::error::{Context, Kind, Result};
 use crate::kernel::resolve::Target;
-use crate::kernel::{cgroup, fs, mount, node, resolve};
+use crate::kernel::{capability, cgroup, fs, mount, node, resolve};
 use crate::rootfs::Rootfs;
 
 /// The largest file read from a root or from the host's /etc, in bytes.
@@ -69,6 +72,12 @@ pub struct Facts {
     pub masked: Vec<Masked>,
     /// Paths to make read-only that this kernel has.
     pub read_only: Vec<PathBuf>,
+    /// What the host's root may do, looked up where a sandbox asks for more than the default.
+    pub capabilities: CapabilitySet,
+    /// The host's devices, for a sandbox that gets all of them.
+    pub devices: Vec<Device>,
+    /// The AppArmor profile to run under, and whether it is tupper's and has to be loaded first.
+    pub apparmor: Option<(String, bool)>,
     /// The kernel has POSIX message queues.
     pub mqueue: bool,
     /// The kernel has ping sockets: `net.ipv4.ping_group_range`.
@@ -95,6 +104,21 @@ pub struct Disk {
     pub major: u32,
     /// Its minor number.
     pub minor: u32,
+}
+
+/// A device node of the host's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Device {
+    /// Where it is below /dev.
+    pub name: String,
+    /// It is a block device.
+    pub block: bool,
+    /// Its major number.
+    pub major: u32,
+    /// Its minor number.
+    pub minor: u32,
+    /// Its permissions.
+    pub mode: u32,
 }
 
 /// A path to mask.
@@ -130,8 +154,14 @@ impl Facts {
             rootfs_read_only: rootfs.read_only,
             resolv_conf: read_host("/etc/resolv.conf").unwrap_or_default(),
             hosts,
-            masked: masked(),
-            read_only: READ_ONLY.iter().map(PathBuf::from).filter(|p| resolve::probe(p).is_some()).collect(),
+            masked: masked(&spec.security, rootfs),
+            read_only: protected(READ_ONLY, &spec.security).filter(|p| resolve::probe(p).is_some()).collect(),
+            capabilities: match spec.security.asks_for_more() {
+                true => capability::bounding_set(spec.users != Users::Host),
+                false => ALL_CAPABILITIES,
+            },
+            devices: if spec.security.privileged && spec.users == Users::Host { devices()? } else { Vec::new() },
+            apparmor: apparmor::profile(&spec.security)?,
             mqueue: resolve::probe(Path::new("/proc/sys/fs/mqueue")).is_some(),
             ping: resolve::probe(Path::new("/proc/sys/net/ipv4/ping_group_range")).is_some(),
         })
@@ -167,7 +197,12 @@ pub(super) fn disks(limits: &Limits) -> Result<Vec<Disk>> {
     Ok(found)
 }
 
-fn masked() -> Vec<Masked> {
+/// Those of the paths that the sandbox is not to see as they are.
+fn protected<'a>(paths: &'a [&'a str], security: &'a Security) -> impl Iterator<Item = PathBuf> + 'a {
+    paths.iter().map(PathBuf::from).filter(|path| security.protects(path))
+}
+
+fn masked(security: &Security, rootfs: &Rootfs) -> Vec<Masked> {
     // Every processor has the directory or none has (arch/x86/kernel/cpu/mce/therm_throt.c); a look at the first saves
     // the others, which may be hundreds.
     let first = resolve::probe(&Path::new(PROCESSORS).join("cpu0/thermal_throttle"));
@@ -177,15 +212,40 @@ fn masked() -> Vec<Masked> {
         .iter()
         .filter(|name| name.to_str().is_some_and(numbered))
         .map(|name| Path::new(PROCESSORS).join(name).join("thermal_throttle"))
+        .filter(|path| security.protects(path))
         .collect();
     throttles.sort();
-    let paths = MASKED.iter().map(PathBuf::from).chain(throttles);
+    let asked = security.mask.iter().filter(|_| !security.privileged).cloned();
+    let paths = protected(MASKED, security).chain(throttles).chain(asked);
     paths
         .filter_map(|path| {
-            let directory = resolve::probe(&path)? == Target::Directory;
-            Some(Masked { path, directory })
+            // What is below /proc and /sys will be the kernel's, as on the host.
+            let of_kernel = path.starts_with("/proc") || path.starts_with("/sys");
+            let found =
+                if of_kernel { resolve::probe(&path) } else { resolve::probe_in_root(rootfs.dir.as_fd(), &path) };
+            Some(Masked { directory: found? == Target::Directory, path })
         })
         .collect()
+}
+
+/// The nodes below the host's /dev, but for those that every sandbox has its own of, and terminals: what podman gives to a
+/// privileged container.
+fn devices() -> Result<Vec<Device>> {
+    let own = ["null", "zero", "full", "random", "urandom", "tty", "console", "ptmx", "pts", "shm", "mqueue", "fd"];
+    let of_sandbox =
+        |path: &Path| path.iter().next().and_then(|first| first.to_str()).is_some_and(|f| own.contains(&f));
+    let mut found = Vec::new();
+    let walk = walkdir::WalkDir::new("/dev").min_depth(1).sort_by_file_name().into_iter();
+    for entry in walk.filter_entry(|entry| !of_sandbox(entry.path().strip_prefix("/dev").unwrap_or(entry.path()))) {
+        let entry = entry.map_err(std::io::Error::from).context(|| "look at the host's devices")?;
+        let path = entry.path();
+        if let Some((block, major, minor, mode)) = node::device(path).context(|| "look at the host's devices")?
+            && let Some(name) = path.strip_prefix("/dev").ok().and_then(|name| name.to_str())
+        {
+            found.push(Device { name: name.to_string(), block, major, minor, mode });
+        }
+    }
+    Ok(found)
 }
 
 /// A file of the root as text; empty when there is none.

@@ -13,6 +13,7 @@
 //! A sandbox ends with its supervisor, even one that was killed (PR_SET_PDEATHSIG); a command that is PID 1 itself
 //! (no `init`) and root could clear that for itself, as it could with any supervisor that is its parent.
 
+mod apparmor;
 mod bus;
 mod cgroups;
 mod controllers;
@@ -25,6 +26,7 @@ mod plan;
 mod relay;
 mod report;
 mod scope;
+mod security;
 mod shell;
 mod signals;
 mod spec;
@@ -39,10 +41,11 @@ mod users;
 
 pub use cgroups::{cgroup_names, cgroups, clear_cgroups};
 pub use devices::{DeviceRule, device_rules, restrict_devices};
-pub use facts::{Disk, Facts, Hierarchy, Masked};
+pub use facts::{Device, Disk, Facts, Hierarchy, Masked};
 pub use limits::{DeviceRate, HugePages, Limits, Rate};
 pub use plan::{Plan, plan};
 pub use scope::{Property, Scope, Value};
+pub use security::Security;
 pub use shell::Shell;
 pub use spec::{CgroupManager, Network, Spec, Tmpfs, Volume};
 pub use start::{Running, start};

@@ -4,27 +4,12 @@ use std::path::{Component, Path, PathBuf};
 
 use super::cgroups::{CgroupPlace, Counters, plan_cgroups};
 use super::devices::device_rules;
-use super::facts::Facts;
+use super::facts::{Device, Facts};
 use super::scope::Scope;
 use super::spec::{Network, Spec, Tmpfs, invalid};
-use super::step::{Attributes, CapabilitySet, Side, Step, capabilities};
+use super::step::{Attributes, CapabilitySet, Side, Step};
 use super::users::Maps;
 use crate::error::{Error, Result};
-
-/// What root keeps inside: podman's default (containers-common, containers.conf(5) `default_capabilities`).
-pub(super) const DEFAULT_CAPABILITIES: CapabilitySet = capabilities(&[
-    "chown",
-    "dac_override",
-    "fowner",
-    "fsetid",
-    "kill",
-    "net_bind_service",
-    "setfcap",
-    "setgid",
-    "setpcap",
-    "setuid",
-    "sys_chroot",
-]);
 
 /// gethostname(2): HOST_NAME_MAX.
 const HOST_NAME_MAX: usize = 64;
@@ -72,12 +57,19 @@ impl Plan {
 /// [`Kind::Invalid`] for a spec that makes no sense, [`Kind::Unsupported`] for a limit that this host cannot set.
 pub fn plan(spec: &Spec, facts: &Facts) -> Result<Plan> {
     validate(spec, facts)?;
-    let cgroups = plan_cgroups(spec, device_rules(DEFAULT_CAPABILITIES, false), facts.ground())?;
+    let capabilities = spec.security.capabilities(facts.capabilities)?;
+    // In a user namespace, all of them are not enough to make a node, but to lift `nodev` from a mount that has some.
+    let all_devices = spec.security.privileged && facts.maps.is_none();
+    let cgroups = plan_cgroups(spec, device_rules(capabilities, all_devices), facts.ground())?;
     let own_network = spec.network == Network::None;
     let read_only = spec.read_only || facts.rootfs_read_only;
 
     let mut steps = cgroups.steps;
-    let trees = plan_trees(spec, facts, &cgroups.places);
+    if let Some((name, true)) = &facts.apparmor {
+        steps.push(Step::LoadProfile { name: name.clone() });
+    }
+    let kernel = if spec.security.privileged { HARMLESS } else { HARMLESS_READ_ONLY };
+    let trees = plan_trees(spec, facts, &cgroups.places, kernel);
     steps.extend(trees.iter().map(Tree::clone_step));
     plan_streams(&mut steps, spec, facts);
     steps.push(Step::Clone { users: facts.maps.is_some(), network: own_network, cgroup: cgroups.unified });
@@ -87,7 +79,7 @@ pub fn plan(spec: &Spec, facts: &Facts) -> Result<Plan> {
     if own_network {
         steps.push(Step::LoopbackUp);
     }
-    let made = plan_parent(&mut steps, facts, &trees, cgroups.scope.clone(), own_network);
+    let made = plan_parent(&mut steps, spec, facts, &trees, cgroups.scope.clone());
     if facts.maps.is_some() {
         // The change of user clears the wish to end with the parent: prctl(2), PR_SET_PDEATHSIG.
         steps.extend([Step::BecomeRoot, Step::DieWithParent]);
@@ -106,7 +98,7 @@ pub fn plan(spec: &Spec, facts: &Facts) -> Result<Plan> {
     steps.extend(cgroups.scope.map(|scope| Step::AttachCgroup {
         directory: scope.directory,
         destination: PathBuf::from("/sys/fs/cgroup"),
-        attributes: HARMLESS_READ_ONLY,
+        attributes: kernel,
     }));
     steps.extend(facts.masked.iter().map(|m| Step::Mask { path: m.path.clone(), directory: m.directory }));
     steps.extend(facts.read_only.iter().map(|path| Step::MakeReadOnly { path: path.clone() }));
@@ -126,7 +118,7 @@ pub fn plan(spec: &Spec, facts: &Facts) -> Result<Plan> {
         Step::ForbidCoreFiles,
         Step::SetUmask(0o022),
     ]);
-    plan_command(&mut steps, spec, facts);
+    plan_command(&mut steps, spec, facts, capabilities);
     Ok(Plan { steps, tty: spec.tty, interactive: spec.interactive, counters: cgroups.counters })
 }
 
@@ -159,12 +151,12 @@ impl Tree {
     }
 }
 
-fn plan_trees(spec: &Spec, facts: &Facts, places: &[CgroupPlace]) -> Vec<Tree> {
+fn plan_trees(spec: &Spec, facts: &Facts, places: &[CgroupPlace], kernel: Attributes) -> Vec<Tree> {
     let cgroups = places.iter().map(|place| Tree {
         source: place.directory.clone(),
         destination: place.view.clone(),
         recursive: false,
-        attributes: HARMLESS_READ_ONLY,
+        attributes: kernel,
         mapped: false,
         directory: true,
         cgroup: true,
@@ -188,20 +180,23 @@ fn plan_streams(steps: &mut Vec<Step>, spec: &Spec, facts: &Facts) {
     }
 }
 
+/// With no_new_privs no file of the root gives privileges either, but its file capabilities do no harm to programs that try
+/// without them: Debian's ping fails with no_new_privs alone, because execve(2) refuses what it cannot grant.
+fn root_attributes(spec: &Spec, facts: &Facts) -> Attributes {
+    let nodev = !spec.security.privileged || facts.maps.is_some();
+    Attributes { nosuid: spec.security.no_new_privileges(), nodev, ..NONE }
+}
+
 /// What the parent does when the new process asks for its root. Returns the steps that attach what it made.
-fn plan_parent(
-    steps: &mut Vec<Step>,
-    facts: &Facts,
-    trees: &[Tree],
-    scope: Option<Scope>,
-    own_network: bool,
-) -> Vec<Step> {
+fn plan_parent(steps: &mut Vec<Step>, spec: &Spec, facts: &Facts, trees: &[Tree], scope: Option<Scope>) -> Vec<Step> {
+    let own_network = spec.network == Network::None;
+    let sys = if spec.security.privileged { HARMLESS } else { HARMLESS_READ_ONLY };
     let mapped = facts.maps.is_some();
     let owner = facts.outside(0, 0);
     steps.push(Step::AwaitRoot);
     steps.extend(scope.map(Step::StartScope));
     steps.extend(facts.maps.clone().map(Step::WriteIdMaps));
-    steps.push(Step::CloneRoot { path: facts.rootfs.clone(), attributes: NOSUID_NODEV, mapped });
+    steps.push(Step::CloneRoot { path: facts.rootfs.clone(), attributes: root_attributes(spec, facts), mapped });
     let volumes = trees.iter().enumerate().filter(|(_, tree)| tree.mapped);
     steps.extend(volumes.map(|(tree, volume)| Step::MapTree { tree, source: volume.source.clone() }));
     let mut attach = Vec::new();
@@ -212,7 +207,7 @@ fn plan_parent(
     };
     if mapped && !own_network {
         // Who may mount it is who owns the network namespace that it shows: fs/sysfs/mount.c, sysfs_init_fs_context.
-        make(steps, "sysfs", "/sys", &[], HARMLESS_READ_ONLY);
+        make(steps, "sysfs", "/sys", &[], sys);
     }
     // Device nodes are the host's to make: mknod(2), EPERM in a user namespace.
     let (uid, gid) = (format!("uid={}", owner.0), format!("gid={}", owner.1));
@@ -220,24 +215,30 @@ fn plan_parent(
     make(steps, "tmpfs", "/dev", if mapped { &options } else { &options[..2] }, NOSUID_NOEXEC);
     // OCI runtime-spec config-linux.md, "Default Devices".
     let devices = [("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)];
-    steps.extend(devices.map(|(name, major, minor)| Step::MakeDevice { name, major, minor, owner }));
+    let devices =
+        devices.map(|(name, major, minor)| Device { name: name.to_string(), block: false, major, minor, mode: 0o666 });
+    let devices = devices.into_iter().chain(facts.devices.iter().cloned());
+    steps.extend(devices.map(|device| Step::MakeDevice { device, owner }));
     if !mapped || own_network {
-        attach.push(mount("sysfs", "/sys", &[], HARMLESS_READ_ONLY));
+        attach.push(mount("sysfs", "/sys", &[], sys));
     }
     attach
 }
 
-fn plan_command(steps: &mut Vec<Step>, spec: &Spec, facts: &Facts) {
+fn plan_command(steps: &mut Vec<Step>, spec: &Spec, facts: &Facts, capabilities: CapabilitySet) {
     let user = &facts.user;
-    let kept = if user.uid == 0 { DEFAULT_CAPABILITIES } else { CapabilitySet(0) };
+    let kept = if user.uid == 0 { capabilities } else { CapabilitySet(0) };
     steps.extend([
-        Step::LimitCapabilities(DEFAULT_CAPABILITIES),
+        Step::LimitCapabilities(capabilities),
         Step::SetIdentity { uid: user.uid, gid: user.gid, groups: user.groups.clone() },
         Step::SetCapabilities(kept),
-        Step::ForbidNewPrivileges,
-        // Again: changing the user cleared it (prctl(2), PR_SET_PDEATHSIG).
-        Step::DieWithParent,
     ]);
+    steps.extend(facts.apparmor.iter().map(|(profile, _)| Step::Confine { profile: profile.clone() }));
+    if spec.security.no_new_privileges() {
+        steps.push(Step::ForbidNewPrivileges);
+    }
+    // Again: changing the user cleared it (prctl(2), PR_SET_PDEATHSIG).
+    steps.push(Step::DieWithParent);
     if spec.init {
         steps.extend([Step::ForkInit, Step::NewSession]);
     }

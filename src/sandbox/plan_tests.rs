@@ -42,6 +42,9 @@ fn facts(hierarchies: Vec<Hierarchy>) -> Facts {
             Masked { path: "/sys/firmware".into(), directory: true },
         ],
         read_only: vec!["/proc/bus".into(), "/proc/sys".into()],
+        capabilities: CapabilitySet((1 << 41) - 1),
+        devices: Vec::new(),
+        apparmor: None,
         mqueue: true,
         ping: true,
     }

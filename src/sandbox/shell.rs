@@ -15,6 +15,7 @@ use std::ffi::OsStr;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
+use super::facts::Device;
 use super::scope::Scope;
 use super::step::{Attributes, CapabilitySet, Step, named_capabilities};
 use super::users::text;
@@ -46,6 +47,7 @@ impl Step {
             | Step::InheritCpuset { .. }
             | Step::SetLimit { .. }
             | Step::RestrictDevices { .. }
+            | Step::LoadProfile { .. }
             | Step::StartScope(_)
             | Step::CloneTree { .. }
             | Step::OwnStreams { .. }
@@ -113,18 +115,25 @@ impl Step {
                 format!("printf '{uids}\\n' > /proc/$BOX/uid_map && printf '{gids}\\n' > /proc/$BOX/gid_map")
             }
             Step::CloneRoot { path, attributes, mapped } => {
-                format!("{FROM_HOST} {}", bind(path, PLACE, false, *mapped, *attributes))
+                format!("{FROM_HOST} {}", bind_root(path, *mapped, *attributes))
             }
             Step::MakeFilesystem { kind, destination, options, attributes, mapped } => {
                 let place = below(destination);
                 let mount = mount(kind, &place, options, *attributes).replace(" && ", &format!(" && {FROM_HOST} "));
                 format!("{} && {FROM_HOST} {mount}", as_inner(*mapped, &format!("mkdir -p {place}")))
             }
-            Step::MakeDevice { name, major, minor, owner: (uid, gid) } => {
-                let node = below(&Path::new("/dev").join(name));
+            Step::MakeDevice { device: Device { name, block, major, minor, mode }, owner: (uid, gid) } => {
+                let path = Path::new("/dev").join(name);
+                let node = below(&path);
+                let nested = path.parent().filter(|above| *above != Path::new("/dev"));
+                let above = nested.map_or(String::new(), |above| format!("mkdir -p {} && ", below(above)));
+                let kind = if *block { 'b' } else { 'c' };
                 let owner = if *uid == 0 { String::new() } else { format!(" && chown {uid}:{gid} {node}") };
-                format!("{FROM_HOST} sh -c {}", quote(format!("mknod -m 0666 {node} c {major} {minor}{owner}")))
+                let make = format!("{above}mknod -m {mode:04o} {node} {kind} {major} {minor}{owner}");
+                format!("{FROM_HOST} sh -c {}", quote(make))
             }
+            Step::LoadProfile { .. } => "# apparmor_parser -Kr, and the profile on standard input".into(),
+            Step::Confine { profile } => format!("# aa-exec -p {} --", quote(profile)),
             Step::BecomeRoot => "setpriv --reuid 0 --regid 0 --clear-groups sh".into(),
             Step::MakePrivate => "mount --make-rprivate /".into(),
             Step::AttachRoot { .. } => format!("cd {PLACE}"),
@@ -260,6 +269,21 @@ fn bind(source: &Path, destination: &str, recursive: bool, mapped: bool, attribu
     }
     let options = if all.is_empty() { String::new() } else { format!(" -o {}", all.join(",")) };
     format!("mount --{}bind{options} {} {destination}", if recursive { "r" } else { "" }, quote(source))
+}
+
+/// The bind mount of the root, which may do what the store's own mount may not.
+fn bind_root(path: &Path, mapped: bool, attributes: Attributes) -> String {
+    let allowed: String = [(attributes.nosuid, ",suid"), (attributes.nodev, ",dev")]
+        .iter()
+        .filter(|(forbidden, _)| !forbidden)
+        .map(|(_, word)| *word)
+        .collect();
+    let typed = bind(path, PLACE, false, mapped, attributes);
+    match (allowed.as_str(), typed.contains(" -o ")) {
+        ("", _) => typed,
+        (allowed, true) => typed.replacen(" -o ", &format!(" -o {},", allowed.trim_start_matches(',')), 1),
+        (allowed, false) => typed.replacen("bind ", &format!("bind -o {} ", allowed.trim_start_matches(',')), 1),
+    }
 }
 
 fn flags(attributes: Attributes) -> Vec<String> {

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::limits::Limits;
+use super::security::Security;
 use super::users::Users;
 use crate::error::{Error, Kind};
 
@@ -42,6 +43,8 @@ pub struct Spec {
     pub network: Network,
     /// Which users and groups of the host are behind those inside.
     pub users: Users,
+    /// What it may do.
+    pub security: Security,
 }
 
 impl Default for Spec {
@@ -62,6 +65,7 @@ impl Default for Spec {
             cgroup_manager: CgroupManager::default(),
             network: Network::None,
             users: Users::Auto,
+            security: Security::default(),
         }
     }
 }

@@ -3,10 +3,12 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
+use super::apparmor;
 use super::bus;
 use super::cgroups::Counters;
 use super::devices::restrict_devices;
 use super::enter::{self, Inherited};
+use super::facts::Device;
 use super::plan::{Plan, split};
 use super::report::{self, Report};
 use super::signals::BlockedSignals;
@@ -124,6 +126,7 @@ impl Host {
             Step::InheritCpuset { directory } => cgroup::inherit_cpuset(directory),
             Step::SetLimit { file, value, instead, optional } => set_limit(file, value, instead.as_ref(), *optional),
             Step::RestrictDevices { directory, rules } => restrict_devices(directory, rules),
+            Step::LoadProfile { .. } => apparmor::load(),
             Step::CloneTree { source, recursive, attributes } => {
                 let place = resolve::open_place(source)?;
                 let tree = mount::clone_tree(place.as_fd(), "", *recursive)?;
@@ -183,7 +186,7 @@ impl Handover<'_> {
             }
             Step::CloneRoot { attributes, mapped, .. } => {
                 let tree = mount::clone_tree(self.rootfs.dir.as_fd(), "", false)?;
-                mount::set_attributes(tree.as_fd(), *attributes, false)?;
+                mount::replace_attributes(tree.as_fd(), *attributes)?;
                 if *mapped {
                     mount::map_ids(tree.as_fd(), self.users()?, false).map_err(not_mapped)?;
                 }
@@ -199,8 +202,9 @@ impl Handover<'_> {
                 self.mounts.push(mount::new_filesystem(kind, options, *attributes)?);
                 Ok(())
             }
-            Step::MakeDevice { name, major, minor, owner, .. } => {
-                resolve::make_character_device(self.last()?, name, *major, *minor)?;
+            Step::MakeDevice { device, owner } => {
+                let Device { name, block, major, minor, mode } = device;
+                resolve::make_device(self.last()?, name, *block, (*major, *minor), *mode)?;
                 own(self.last()?, name, *owner)
             }
             _ => Err(early("not a step of the parent")),

@@ -6,6 +6,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use super::devices::DeviceRule;
+use super::facts::Device;
 use super::scope::Scope;
 pub use crate::kernel::capability::CapabilitySet;
 pub use crate::kernel::mount::Attributes;
@@ -61,6 +62,11 @@ pub enum Step {
         destination: PathBuf,
         /// What that forbids.
         attributes: Attributes,
+    },
+    /// Loads tupper's AppArmor profile into the kernel.
+    LoadProfile {
+        /// Its name.
+        name: String,
     },
     /// Clones the mount that a place of the host is on, to be attached inside.
     CloneTree {
@@ -133,12 +139,8 @@ pub enum Step {
     },
     /// Makes a device node in the filesystem made last, which is to be /dev.
     MakeDevice {
-        /// Its name.
-        name: &'static str,
-        /// Its major number.
-        major: u32,
-        /// Its minor number.
-        minor: u32,
+        /// The device.
+        device: Device,
         /// Its owner on the host.
         owner: (u32, u32),
     },
@@ -275,6 +277,11 @@ pub enum Step {
     },
     /// Keeps these capabilities; none to inherit.
     SetCapabilities(CapabilitySet),
+    /// The command runs under an AppArmor profile.
+    Confine {
+        /// Its name.
+        profile: String,
+    },
     /// Nothing executed gains privileges.
     ForbidNewPrivileges,
     /// Leaves PID 1 behind as init and goes on as its child.
@@ -320,6 +327,7 @@ impl Step {
             | Step::InheritCpuset { .. }
             | Step::SetLimit { .. }
             | Step::RestrictDevices { .. }
+            | Step::LoadProfile { .. }
             | Step::CloneTree { .. }
             | Step::OwnStreams { .. }
             | Step::Clone { .. } => Side::Before,
@@ -389,7 +397,9 @@ impl Step {
             Step::LoopbackUp => "bring loopback up".into(),
             Step::Mount { kind, destination, .. } => format!("mount {kind} at {}", destination.display()),
             Step::SetParameter { name, value } => format!("set {} to {value}", name.replace('/', ".")),
-            Step::MakeDevice { name, .. } => format!("make /dev/{name}"),
+            Step::MakeDevice { device, .. } => format!("make /dev/{}", device.name),
+            Step::LoadProfile { name } => format!("load the AppArmor profile {name}"),
+            Step::Confine { profile } => format!("run under the AppArmor profile {profile}"),
             Step::MakeLink { name, target } => format!("link /dev/{name} to {target}"),
             Step::OpenTerminal { .. } => "open a terminal and mount it at /dev/console".into(),
             Step::MakePrivateFiles { .. } => "make private files".into(),
@@ -501,6 +511,11 @@ const fn same(a: &str, b: &str) -> bool {
         i += 1;
     }
     i == a.len() && i == b.len()
+}
+
+/// The set of the one with this name.
+pub(super) fn capability(name: &str) -> Option<CapabilitySet> {
+    CAPABILITIES.iter().position(|known| *known == name).map(|number| CapabilitySet(1 << number))
 }
 
 /// The names of those in the set, in the order of their numbers.

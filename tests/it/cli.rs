@@ -9,6 +9,7 @@ mod images;
 mod limits;
 mod load;
 mod locks;
+mod privileges;
 mod pull;
 mod run;
 mod shell;
