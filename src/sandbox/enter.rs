@@ -119,8 +119,9 @@ impl Child {
             Step::DetachOldRoot => mount::detach_old_root(),
             Step::JoinKeyring => process::join_new_keyring(),
             Step::ForbidCoreFiles => process::forbid_core_files(),
-            Step::LimitCapabilities(keep) => capability::limit_bounding_set(*keep),
-            Step::SetIdentity { uid, gid, groups } => capability::set_identity(*uid, *gid, groups),
+            Step::SetIdentity { bounding, uid, gid, groups } => {
+                capability::limit_bounding_set(*bounding).and_then(|()| capability::set_identity(*uid, *gid, groups))
+            }
             Step::SetCapabilities(set) => capability::set_capabilities(*set),
             Step::Confine { profile } => {
                 self.place(Path::new("/proc")).and_then(|(proc, _)| process::confine_at_exec(proc, profile))

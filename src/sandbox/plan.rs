@@ -229,8 +229,7 @@ fn plan_command(steps: &mut Vec<Step>, spec: &Spec, facts: &Facts, capabilities:
     let user = &facts.user;
     let kept = if user.uid == 0 { capabilities } else { CapabilitySet(0) };
     steps.extend([
-        Step::LimitCapabilities(capabilities),
-        Step::SetIdentity { uid: user.uid, gid: user.gid, groups: user.groups.clone() },
+        Step::SetIdentity { bounding: capabilities, uid: user.uid, gid: user.gid, groups: user.groups.clone() },
         Step::SetCapabilities(kept),
     ]);
     steps.extend(facts.apparmor.iter().map(|(profile, _)| Step::Confine { profile: profile.clone() }));

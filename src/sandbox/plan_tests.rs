@@ -120,8 +120,7 @@ fn the_default_posture_on_a_unified_host() {
         "++ umount --lazy . && cd /",
         "++ ulimit -c 0",
         "++ umask 0022",
-        "++ setpriv --bounding-set -all,+chown,+dac_override,+fowner,+fsetid,+kill,+setgid,+setuid,+setpcap,+net_bind_service,+sys_chroot,+setfcap sh",
-        "++ setpriv --reuid 0 --regid 0 --clear-groups sh",
+        "++ setpriv --bounding-set -all,+chown,+dac_override,+fowner,+fsetid,+kill,+setgid,+setuid,+setpcap,+net_bind_service,+sys_chroot,+setfcap --reuid 0 --regid 0 --clear-groups sh",
         "++ setpriv --inh-caps -all --ambient-caps -all sh",
         "++ setpriv --no-new-privs sh",
         "++ setpriv --pdeathsig KILL sh",
@@ -481,7 +480,8 @@ fn what_a_spec_adds_and_takes_away() {
             spec(),
             &user,
             &[
-                "setpriv --reuid 33 --regid 34 --groups 4,5 sh",
+                "setpriv --bounding-set -all,+chown,+dac_override,+fowner,+fsetid,+kill,+setgid,+setuid,+setpcap,\
+                 +net_bind_service,+sys_chroot,+setfcap --reuid 33 --regid 34 --groups 4,5 sh",
                 "setpriv --inh-caps -all --ambient-caps -all sh",
                 "exec env -i PATH=/bin HOME=/ sh < /dev/null",
             ],
@@ -554,7 +554,8 @@ fn the_last_word_on_privileges_comes_in_the_order_in_which_it_lasts() {
     let order = [
         "pivot_root . .",
         "umount --lazy . && cd /",
-        "setpriv --reuid 33 --regid 34 --clear-groups sh",
+        "setpriv --bounding-set -all,+chown,+dac_override,+fowner,+fsetid,+kill,+setgid,+setuid,+setpcap,+net_bind_service,\
+         +sys_chroot,+setfcap --reuid 33 --regid 34 --clear-groups sh",
         "setpriv --no-new-privs sh",
         "sh",
         "trap - HUP INT QUIT PIPE TERM",

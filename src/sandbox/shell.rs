@@ -181,12 +181,11 @@ impl Step {
             Step::PivotRoot => "pivot_root . .".into(),
             Step::DetachOldRoot => "umount --lazy . && cd /".into(),
             Step::ForbidCoreFiles => "ulimit -c 0".into(),
-            Step::LimitCapabilities(keep) => format!("setpriv --bounding-set {} sh", only(*keep)),
-            Step::SetIdentity { uid, gid, groups } => {
+            Step::SetIdentity { bounding, uid, gid, groups } => {
                 let groups: Vec<String> = groups.iter().map(u32::to_string).collect();
                 let groups =
                     if groups.is_empty() { "--clear-groups".into() } else { format!("--groups {}", groups.join(",")) };
-                format!("setpriv --reuid {uid} --regid {gid} {groups} sh")
+                format!("setpriv --bounding-set {} --reuid {uid} --regid {gid} {groups} sh", only(*bounding))
             }
             // What root keeps of the permitted set at exec is the bounding set, and another user nothing: capabilities(7).
             Step::SetCapabilities(_) => "setpriv --inh-caps -all --ambient-caps -all sh".into(),

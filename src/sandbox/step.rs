@@ -264,10 +264,10 @@ pub enum Step {
     JoinKeyring,
     /// No core files.
     ForbidCoreFiles,
-    /// Drops every other capability from the bounding set.
-    LimitCapabilities(CapabilitySet),
-    /// Becomes the user.
+    /// Drops capabilities from the bounding set, and becomes the user.
     SetIdentity {
+        /// The capabilities that the bounding set keeps.
+        bounding: CapabilitySet,
         /// The user id.
         uid: u32,
         /// The group id.
@@ -417,10 +417,11 @@ impl Step {
             Step::DetachOldRoot => "let go of the host's root".into(),
             Step::JoinKeyring => "new session keyring".into(),
             Step::ForbidCoreFiles => "no core files".into(),
-            Step::LimitCapabilities(_) => "drop capabilities from the bounding set".into(),
             Step::OwnStreams { uid } => format!("give the standard streams that are pipes to user {uid}"),
-            Step::SetIdentity { uid, gid, .. } => format!("become user {uid}, group {gid}"),
-            Step::SetCapabilities(set) => format!("keep {} capabilities", set.0.count_ones()),
+            Step::SetIdentity { bounding, uid, gid, .. } => {
+                format!("bound by {} capabilities, become user {uid}, group {gid}", count(*bounding))
+            }
+            Step::SetCapabilities(set) => format!("keep {} capabilities", count(*set)),
             Step::ForbidNewPrivileges => "no new privileges".into(),
             Step::ForkInit => "start init".into(),
             Step::TakeTerminal => "take the terminal".into(),
@@ -437,6 +438,11 @@ impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.describe(), self.command())
     }
+}
+
+/// How many of those that have a name there are.
+fn count(set: CapabilitySet) -> usize {
+    named_capabilities(set).count()
 }
 
 fn name_of(file: &Path) -> String {

@@ -209,5 +209,35 @@ fn what_it_prints_makes_a_container_of_a_user_on_the_hosts_network() {
 
 #[test]
 fn what_it_prints_makes_a_container_without_a_user_namespace() {
-    by_hand_and_by_tupper(&["--userns", "host", "--init"]);
+    by_hand_and_by_tupper(&[
+        "--userns",
+        "host",
+        "--init",
+        "--cap-add",
+        "net_admin",
+        "--security-opt",
+        "no-new-privileges=false",
+    ]);
+}
+
+#[test]
+fn what_it_prints_makes_a_container_with_other_ids_and_capabilities() {
+    by_hand_and_by_tupper(&[
+        "--uidmap",
+        "0:1500000000:40000",
+        "--gidmap",
+        "0:1600000000:100",
+        "--gidmap",
+        "100:1700000000:60000",
+        "--cap-drop",
+        "all",
+        "--cap-add",
+        "setuid,sys_chroot",
+        "--security-opt",
+        "no-new-privileges=false",
+        "--security-opt",
+        "unmask=/proc/acpi",
+        "--security-opt",
+        "mask=/etc/shadow:/usr/share",
+    ]);
 }

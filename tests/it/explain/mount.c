@@ -33,6 +33,10 @@ int main(int argc, char **argv)
 			attr.attr_set |= MOUNT_ATTR_NODEV;
 		else if (!strcmp(option, "noexec"))
 			attr.attr_set |= MOUNT_ATTR_NOEXEC;
+		else if (!strcmp(option, "suid"))
+			attr.attr_clr |= MOUNT_ATTR_NOSUID;
+		else if (!strcmp(option, "dev"))
+			attr.attr_clr |= MOUNT_ATTR_NODEV;
 		else
 			errx(1, "option %s", option);
 	}
