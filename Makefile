@@ -19,7 +19,7 @@ INSIDE_PACKAGES := busybox-static e2fsprogs attr acl libcap2-bin gzip xz-utils z
 # The peers, registries, failing devices, the virtual machine.
 TEST_PACKAGES := $(INSIDE_PACKAGES) keyutils debootstrap docker.io docker-registry podman runc skopeo umoci apache2-utils curl \
   strace nbdkit libnbd-bin fuse3 xfsprogs mmdebstrap qemu-system-x86
-VM_PACKAGES := $(RUN_PACKAGES) $(INSIDE_PACKAGES)
+VM_PACKAGES := $(RUN_PACKAGES) $(INSIDE_PACKAGES) apparmor
 PACKAGES := $(BUILD_PACKAGES) $(RUN_PACKAGES) $(TEST_PACKAGES)
 
 # Under sudo, the toolchain that rustup installed for the person who typed it.
