@@ -176,6 +176,13 @@ fn end(store: &Store, child: Child) {
     assert_eq!(wait(child, "the container's tupper"), 137);
 }
 
+/// As the host lists them.
+fn all_processors() -> String {
+    let v1 = mount("cpuset").join("cpuset.cpus");
+    let file = if v1.exists() { v1 } else { mount("cpuset").join("cpuset.cpus.effective") };
+    fs::read_to_string(file).expect("the host's processors").trim().to_string()
+}
+
 /// A file of the running container's cgroup, from outside.
 fn outside(store: &Store, controller: &str, file: &str) -> String {
     let group = mount(controller).join("tupper");
@@ -224,10 +231,12 @@ fn limits_of_what_runs_go_up_and_down() {
     assert_eq!(outside(&store, "pids", "pids.max"), "7");
     assert_eq!(outside(&store, "cpuset", "cpuset.cpus"), "1");
     store.ok("update --pids-limit -1 it");
+    store.ok_with("update --cpuset-cpus", &["", "it"]);
+    assert_eq!(outside(&store, "cpuset", "cpuset.cpus"), all_processors());
     assert_eq!(outside(&store, "pids", "pids.max"), "max");
     let recorded = &store.json("inspect it")[0]["HostConfig"];
     assert_eq!((&recorded["Memory"], &recorded["PidsLimit"]), (&0.into(), &(-1).into()), "{recorded}");
-    assert_eq!((&recorded["CpusetCpus"], &recorded["NanoCpus"]), (&"1".into(), &250_000_000.into()), "{recorded}");
+    assert_eq!((&recorded["CpusetCpus"], &recorded["NanoCpus"]), (&"".into(), &250_000_000.into()), "{recorded}");
     end(&store, child);
     before.assert_same(&store.traces());
 }
