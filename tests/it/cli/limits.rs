@@ -93,6 +93,12 @@ fn a_disk_is_read_and_written_at_a_rate() {
         let read = inside(&store, &flags, "io", "", "io.max");
         assert_eq!(read, format!("7:{number} rbps=1048576 wbps=max riops=max wiops=7"));
     }
+    // Which file there is depends on the scheduler.
+    let script =
+        "cd /sys/fs/cgroup; cat blkio/blkio.bfq.weight blkio/blkio.weight io.bfq.weight io.weight 2>/dev/null; true";
+    let weight = store.ok_with("run --rm --blkio-weight 500 busybox sh -c", &[script]);
+    let expected = ["500", "default 500", "default 4950"];
+    assert!(weight.lines().next().is_some_and(|line| expected.contains(&line)), "{weight}");
     let error = store.fails(125, "run --rm --device-read-bps /dev/null:1m busybox true");
     assert!(error.contains("/dev/null: not a block device"), "{error}");
 }
