@@ -7,7 +7,7 @@
 //! ```
 //!
 //! A container is a directory `containers/ID/`: the record (name, source, how it last ended) as an xattr, `spec.json`
-//! (what it runs), and the subvolume. It is running while somebody holds the lock on that directory, which is the
+//! (what it runs; its limits may have been changed since, in an xattr, too), and the subvolume. It is running while somebody holds the lock on that directory, which is the
 //! process that started it, in the foreground. That process notes the start in the record, and the end; where the end
 //! is missing and nothing runs, it was killed before it could.
 
@@ -30,7 +30,7 @@ pub use update::update;
 use crate::error::{Context, Error, Kind, Result};
 use crate::kernel::fs;
 use crate::name::{Id, ObjectName};
-use crate::sandbox::Spec;
+use crate::sandbox::{Limits, Spec};
 use crate::snapshot::Source;
 use crate::store::{Running, Shelf, Store, record};
 
@@ -69,6 +69,12 @@ impl Record {
             }
         }
     }
+}
+
+/// What was [changed](update) of a container since it was made.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Changed {
+    limits: Limits,
 }
 
 /// How a container's command ended.
@@ -151,11 +157,14 @@ fn open(store: &Store, id: &Id) -> Result<Container> {
     let read = || -> Result<Container> {
         let record: Record = record::read(dir.as_fd())?.ok_or_else(|| Error::new(Kind::Store, "no record"))?;
         let json = fs::read_small(dir.as_fd(), "spec.json", SPEC_LIMIT)?;
-        let spec = serde_json::from_slice(&json).map_err(|e| {
+        let mut spec: Spec = serde_json::from_slice(&json).map_err(|e| {
             // Nothing of a throwaway is synced: after a power cut its spec is empty, and it is only waiting for the gc.
             let kind = if record.goes_at_its_end() { Kind::NotFound } else { Kind::Store };
             Error::new(kind, format!("read spec.json: {e}"))
         })?;
+        if let Some(Changed { limits }) = record::read_limits(dir.as_fd())? {
+            spec.limits = limits;
+        }
         let state = store.running(id).map_or_else(|| record.state_at_rest(), State::Running);
         Ok(Container {
             id: *id,

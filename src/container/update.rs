@@ -3,17 +3,14 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use super::compose::check_memory;
-use super::{State, leftover};
+use super::{Changed, State, leftover};
 use crate::error::{Context, Error, Kind, Result};
 use crate::kernel::flock::{self, Lock};
 use crate::kernel::fs;
 use crate::name::Id;
-use crate::sandbox::{self, Limits, Spec};
-use crate::store::{Found, Shelf, Store};
+use crate::sandbox::{self, Limits};
+use crate::store::{Found, Shelf, Store, record};
 use crate::subvolume::Active;
-
-const SPEC: &str = "spec.json";
-const NEW: &str = "spec.json.new";
 
 /// Changes a container's limits, and its record of them. Where that fails, both are as they were.
 ///
@@ -38,14 +35,19 @@ fn update_found(store: &Store, found: Found, change: &Limits) -> Result<()> {
     let old = &container.spec.limits;
     let new = old.changed_by(change)?;
     check_memory(&new)?;
-    let spec = Spec { limits: new.clone(), ..container.spec.clone() };
-    write_new(dir.as_fd(), &spec)?;
+    let name = leftover::cgroup_name(store, &found.id);
+    let manager = container.spec.cgroup_manager;
     if runs {
-        let name = leftover::cgroup_name(store, &found.id);
-        sandbox::update(&name, container.spec.cgroup_manager, old, &new)?;
+        sandbox::update(&name, manager, old, &new)?;
     }
-    fs::rename_replace(dir.as_fd(), NEW, dir.as_fd(), SPEC).context(|| "keep the new limits")?;
-    fs::sync(dir.as_fd())
+    let kept = record::write_limits(dir.as_fd(), &Changed { limits: new.clone() }).and_then(|()| fs::sync(dir.as_fd()));
+    if kept.is_err()
+        && runs
+        && let Err(e) = sandbox::update(&name, manager, &new, old)
+    {
+        log::warn!("undo a change of limits: {e}");
+    }
+    kept
 }
 
 fn busy(e: Error) -> Error {
@@ -55,24 +57,9 @@ fn busy(e: Error) -> Error {
     }
 }
 
-/// Two updates of one container come one after the other.
+/// Two updates of one container come one after the other. Whoever runs it holds the directory's lock, so this is another.
 fn turn(dir: BorrowedFd<'_>) -> Result<OwnedFd> {
-    loop {
-        let spec = fs::open_file_beneath(dir, SPEC.as_ref())?;
-        flock::lock(spec.as_fd(), Lock::Exclusive, || "an update of the container")?;
-        // The one before may have put another file in its place.
-        if fs::metadata(spec.as_fd())?.st_ino == fs::metadata_at(dir, SPEC)?.st_ino {
-            return Ok(spec);
-        }
-    }
-}
-
-/// Everything that could fail for want of room happens before a limit changes.
-fn write_new(dir: BorrowedFd<'_>, spec: &Spec) -> Result<()> {
-    let json = serde_json::to_vec(spec).map_err(|e| Error::new(Kind::Invalid, e.to_string()))?;
-    match fs::unlink(dir, NEW) {
-        Err(e) if e.kind() != Kind::NotFound => return Err(e),
-        _ => {}
-    }
-    fs::write_new(dir, NEW, &json, 0o600, true)
+    let spec = fs::open_file_beneath(dir, "spec.json".as_ref())?;
+    flock::lock(spec.as_fd(), Lock::Exclusive, || "an update of the container")?;
+    Ok(spec)
 }

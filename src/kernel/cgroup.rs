@@ -101,8 +101,25 @@ pub(crate) fn children(directory: &Path) -> Result<Vec<String>> {
     Ok(found)
 }
 
+/// Waits until somebody else has removed an empty cgroup, for five seconds; whoever has not by then will not.
+pub(crate) fn await_removal(directory: &Path) -> Result<()> {
+    for _ in 0..2500 {
+        if !fs::exists_at(fs::CWD, directory)? {
+            return Ok(());
+        }
+        std::thread::sleep(std::time::Duration::from_millis(2));
+    }
+    remove_patiently(directory)
+}
+
 /// Kills every process in a cgroup and in those below it, and removes them. One that is not there is no error.
 pub(crate) fn clear(directory: &Path) -> Result<()> {
+    kill(directory)?;
+    remove_patiently(directory)
+}
+
+/// Kills every process in a cgroup and in those below it, which it removes. One that is not there is no error.
+pub(crate) fn kill(directory: &Path) -> Result<()> {
     let below = match children(directory) {
         Err(e) if e.kind() == Kind::NotFound => return Ok(()),
         below => below?,
@@ -123,7 +140,7 @@ pub(crate) fn clear(directory: &Path) -> Result<()> {
         }
         std::thread::sleep(std::time::Duration::from_millis(2));
     }
-    remove_patiently(directory)
+    Ok(())
 }
 
 /// The processes in a cgroup: cgroup.procs, without those of another pid namespace, which it shows as 0.

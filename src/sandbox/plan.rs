@@ -453,3 +453,7 @@ pub(super) fn split(steps: &[Step]) -> (&[Step], Vec<&Step>, Vec<&Step>) {
 #[cfg(test)]
 #[path = "plan_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "plan_limits_tests.rs"]
+mod limits_tests;

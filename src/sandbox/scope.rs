@@ -175,7 +175,7 @@ pub(super) fn limit_properties(limits: &Limits, ground: Ground<'_>) -> Result<Ve
 }
 
 /// The bits of a list of numbers: bit N of byte N / 8.
-fn bits(list: &str) -> Vec<u8> {
+pub(super) fn bits(list: &str) -> Vec<u8> {
     let numbers = numbers(list).unwrap_or_default();
     let mut bytes = vec![0; numbers.iter().max().map_or(0, |last| last / 8 + 1)];
     for number in numbers {

@@ -180,7 +180,7 @@ impl Handover<'_> {
             }
             Step::StartScope(scope) => {
                 // From here on there may be something to remove.
-                self.cgroups.directories.push(scope.directory.clone());
+                self.cgroups.scope = Some(scope.directory.clone());
                 bus::start_scope(scope, self.pid)?;
                 scope.devices.as_ref().map_or(Ok(()), |rules| restrict_devices(&scope.directory, rules))
             }
@@ -301,6 +301,9 @@ impl Drop for Process {
 #[derive(Debug, Default)]
 pub(super) struct Cgroups {
     directories: Vec<PathBuf>,
+    /// That of a scope, which systemd removes. If somebody else did, systemd would not see it become empty, and would keep
+    /// the unit.
+    scope: Option<PathBuf>,
 }
 
 impl Cgroups {
@@ -314,10 +317,10 @@ impl Cgroups {
 impl Cgroups {
     /// Removes them, once no process is left in them.
     pub(super) fn remove(&mut self) {
-        for directory in self.directories.drain(..) {
-            if let Err(e) = cgroup::remove_patiently(&directory) {
-                log::warn!("{e}");
-            }
+        let ours = self.directories.drain(..).map(|directory| cgroup::remove_patiently(&directory));
+        let systemds = self.scope.take().map(|directory| cgroup::await_removal(&directory));
+        for e in ours.chain(systemds).filter_map(Result::err) {
+            log::warn!("{e}");
         }
     }
 }

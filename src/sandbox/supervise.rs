@@ -47,7 +47,8 @@ pub(super) fn supervise(mut running: Running) -> Result<Exit> {
     let mut relay = running.terminal.take().map(|master| Relay::new(master, running.interactive)).transpose()?;
     let mut tally = Tally::new(std::mem::take(&mut running.counters));
     let ended = follow(&mut running, relay.as_mut(), &mut tally)?;
-    tally.finish();
+    // With an init it is the command's end that init passes on.
+    tally.finish(matches!(ended, Ended::Signaled(signal::SIGKILL) | Ended::Exited(137)));
     running.cgroups.remove();
     let status = match ended {
         Ended::Exited(code) => Status::Code(code),

@@ -7,7 +7,7 @@
 use std::fs::File;
 use std::io::{Read, Seek};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::cgroups::Counters;
 use crate::error::Kind;
@@ -17,6 +17,8 @@ use crate::kernel::process::Polled;
 pub(super) struct Tally {
     counters: Counters,
     watched: [Option<File>; 2],
+    /// The file that counts kills in the cgroup above, and what it counted at the start.
+    above: Option<(PathBuf, u64)>,
     /// What was seen so far: kills, refused forks.
     pub(super) oom_killed: bool,
     pub(super) pids_limited: bool,
@@ -24,12 +26,16 @@ pub(super) struct Tally {
 
 impl Tally {
     pub(super) fn new(counters: Counters) -> Tally {
-        let open = |file: &Option<std::path::PathBuf>| {
+        let open = |file: &Option<PathBuf>| {
             // What cannot be opened has been removed already: nothing has run for long enough to be counted.
             file.as_ref().filter(|_| counters.fleeting).and_then(|file| File::open(file).ok())
         };
         let watched = [open(&counters.memory), open(&counters.pids)];
-        let mut tally = Tally { counters, watched, oom_killed: false, pids_limited: false };
+        let above = above(&counters).map(|file| {
+            let count = last(&file).map_or(0, |text| count(&text, "oom_kill"));
+            (file, count)
+        });
+        let mut tally = Tally { counters, watched, above, oom_killed: false, pids_limited: false };
         tally.look_again();
         tally
     }
@@ -55,18 +61,34 @@ impl Tally {
         self.note(read);
     }
 
-    /// Reads the files a last time: the sandbox has ended.
-    pub(super) fn finish(&mut self) {
+    /// Reads the files a last time: the sandbox has ended, and by SIGKILL if it was `killed`.
+    pub(super) fn finish(&mut self, killed: bool) {
         if self.counters.fleeting {
-            return self.look_again();
+            self.look_again();
+            self.oom_killed |= killed && self.counted_above();
+            return;
         }
         self.note([self.counters.memory.as_deref(), self.counters.pids.as_deref()].map(|file| file.and_then(last)));
     }
 
-    fn note(&mut self, [memory, pids]: [Option<String>; 2]) {
-        self.oom_killed |= memory.is_some_and(|text| counts(&text, "oom_kill"));
-        self.pids_limited |= pids.is_some_and(|text| counts(&text, "max"));
+    /// Where systemd was faster, the cgroup above still tells: it counts the kills of all that are below it. That one is
+    /// somebody else's can only be taken for ours when both end at the same time, and ours was killed for another reason.
+    fn counted_above(&self) -> bool {
+        let lost = self.counters.memory.is_some() && self.watched[0].is_none();
+        let Some((file, before)) = self.above.as_ref().filter(|_| lost) else { return false };
+        last(file).is_some_and(|text| count(&text, "oom_kill") > *before)
     }
+
+    fn note(&mut self, [memory, pids]: [Option<String>; 2]) {
+        self.oom_killed |= memory.is_some_and(|text| count(&text, "oom_kill") > 0);
+        self.pids_limited |= pids.is_some_and(|text| count(&text, "max") > 0);
+    }
+}
+
+/// The file of the cgroup above that counts the same, where somebody else removes ours.
+fn above(counters: &Counters) -> Option<PathBuf> {
+    let file = counters.memory.as_ref().filter(|_| counters.fleeting)?;
+    Some(file.parent()?.with_file_name(file.file_name()?))
 }
 
 /// What is in a file of a cgroup of our own.
@@ -82,10 +104,10 @@ fn last(file: &Path) -> Option<String> {
     }
 }
 
-/// The count in the line `NAME N` of memory.events and pids.events (v2), memory.oom_control and pids.events (v1) is not
-/// zero.
-fn counts(text: &str, name: &str) -> bool {
-    text.lines().filter_map(|line| line.strip_prefix(name)?.strip_prefix(' ')).any(|count| count.trim() != "0")
+/// The count in the line `NAME N` of memory.events and pids.events (v2), memory.oom_control and pids.events (v1).
+fn count(text: &str, name: &str) -> u64 {
+    let mut counts = text.lines().filter_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    counts.next().and_then(|count| count.trim().parse().ok()).unwrap_or(0)
 }
 
 #[cfg(test)]
@@ -95,10 +117,8 @@ mod tests {
     #[test]
     fn counts_are_read_by_their_names() {
         let events = "low 0\nhigh 0\nmax 7\noom 1\noom_kill 0\noom_group_kill 3\n";
-        assert!(!counts(events, "oom_kill"));
-        assert!(counts(events, "max"));
-        assert!(counts("oom_kill_disable 0\nunder_oom 0\noom_kill 2\n", "oom_kill"));
-        assert!(!counts("max 0\n", "max"));
-        assert!(!counts("", "max"));
+        assert_eq!((count(events, "oom_kill"), count(events, "max")), (0, 7));
+        assert_eq!(count("oom_kill_disable 0\nunder_oom 0\noom_kill 2\n", "oom_kill"), 2);
+        assert_eq!((count("max 0\n", "max"), count("", "max")), (0, 0));
     }
 }

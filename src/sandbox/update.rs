@@ -27,8 +27,10 @@ pub fn update(name: &str, manager: CgroupManager, old: &Limits, new: &Limits) ->
     let systemd = manager == CgroupManager::Systemd && runs_systemd();
     let ground = Ground { hierarchies: &hierarchies, cgroup: &cgroup, disks: &disks, systemd };
     if manager == CgroupManager::Systemd {
-        let (unit, _) = scope::locate(ground)?;
-        let changes = changed_properties(&scope::limit_properties(old, ground)?, scope::limit_properties(new, ground)?);
+        let (unit, directory) = scope::locate(ground)?;
+        let (old, new) = (scope::limit_properties(old, ground)?, scope::limit_properties(new, ground)?);
+        let all = |file| all_above(&directory.join(file));
+        let changes = changed_properties(&old, new, [&all("cpuset.cpus"), &all("cpuset.mems")]);
         return bus::set_properties(&unit, &changes);
     }
     let changes = changes(old, new, ground)?;
@@ -64,6 +66,11 @@ impl Change {
                 let places = [Some((file, value)), instead.as_ref().map(|(file, value)| (file, value))];
                 for (file, value) in places.into_iter().flatten() {
                     if let Ok(text) = cgroup::read(file) {
+                        let text = if write.file.starts_with("cpuset.") && text.trim().is_empty() {
+                            all_above(file)
+                        } else {
+                            text
+                        };
                         done.push((file.clone(), before(&write.file, &text, value)));
                         break;
                     }
@@ -94,6 +101,16 @@ fn undo(done: Vec<(PathBuf, String)>) {
     }
 }
 
+/// What a cpuset has that has all there is: a set with processes in it cannot become empty again
+/// (kernel/cgroup/cpuset.c, validate_change), so it gets what the one above it has.
+fn all_above(file: &Path) -> String {
+    let Some(above) = file.parent().and_then(Path::parent) else { return String::new() };
+    let name = file.file_name().unwrap_or_default().to_string_lossy();
+    // On v2 a set that nobody has limited reads as empty, and what it comes to is in another file.
+    let files = [above.join(format!("{name}.effective")), above.join(&*name)];
+    files.iter().find_map(|file| cgroup::read(file).ok()).map(|text| text.trim().to_string()).unwrap_or_default()
+}
+
 /// What has to be written to a control file for it to read `text` again, where `value` is about to be written.
 fn before(file: &str, text: &str, value: &str) -> String {
     let text = text.trim_end();
@@ -107,8 +124,6 @@ fn before(file: &str, text: &str, value: &str) -> String {
         (_, Some(device)) => line(device).unwrap_or_else(|| format!("{device} 0")),
         // A weight for every device, and lines for some.
         _ if file.ends_with("weight") && text.contains(' ') => line("default").unwrap_or_default(),
-        // Zero bytes are no write at all; an empty line is an empty set.
-        _ if text.is_empty() => "\n".to_string(),
         _ => text.to_string(),
     }
 }
@@ -129,7 +144,6 @@ fn unlimited(write: &Write, unified: bool) -> Write {
         ("blkio.bfq.weight", _) => "500".to_string(),
         ("cpu.shares", _) => "1024".to_string(),
         ("memory.low", _) => "0".to_string(),
-        ("cpuset.cpus" | "cpuset.mems", _) => "\n".to_string(),
         ("pids.max", _) => "max".to_string(),
         _ if unified => "max".to_string(),
         _ => "-1".to_string(),
@@ -163,9 +177,8 @@ fn changes(old: &Limits, new: &Limits, ground: Ground<'_>) -> Result<Vec<Change>
         let (directory, write, unified) = placed;
         if known(&after, placed).is_none() {
             let mut none = unlimited(write, *unified);
-            if none.file.starts_with("cpuset.") && !unified {
-                // A v1 cpuset with processes in it cannot become empty: it gets what the one above it has.
-                none.value = cgroup::read(&directory.with_file_name(&none.file)).unwrap_or(none.value);
+            if none.file.starts_with("cpuset.") {
+                none.value = all_above(&directory.join(&none.file));
             }
             set(directory, none);
         }
@@ -227,13 +240,15 @@ fn in_order(mut changes: Vec<Change>) -> Vec<Change> {
 }
 
 /// The properties of `new` that are not among the old ones, and the old ones that are gone, at their default.
-fn changed_properties(old: &[Property], new: Vec<Property>) -> Vec<Property> {
+/// `all` is the processors and the memory nodes that there are.
+fn changed_properties(old: &[Property], new: Vec<Property>, all: [&str; 2]) -> Vec<Property> {
     let gone = old.iter().filter(|property| !new.iter().any(|n| n.name == property.name));
     let gone: Vec<Property> = gone
         .map(|Property { name, value }| {
             let value = match (*name, value) {
                 ("MemoryLow", _) => Value::Number(0),
-                (_, Value::Set(_)) => Value::Set(Vec::new()),
+                ("AllowedCPUs", _) => Value::Set(scope::bits(all[0])),
+                ("AllowedMemoryNodes", _) => Value::Set(scope::bits(all[1])),
                 (_, Value::Rates(rates)) => {
                     Value::Rates(rates.iter().map(|(path, _)| (path.clone(), u64::MAX)).collect())
                 }

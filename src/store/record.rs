@@ -1,7 +1,8 @@
 //! Records: what the store knows of an object beside its files, as xattrs on the object's directory.
 //!
 //! `user.tupper.record` is a small versioned JSON document whose fields belong to the room that writes it.
-//! `user.tupper.subvolume` names the one subvolume that may lie in `rootfs`: by its own UUID, or, where the record has
+//! `user.tupper.limits` is what a container's limits were changed to after it was made: an xattr of its own, since whoever
+//! runs the container writes the record. `user.tupper.subvolume` names the one subvolume that may lie in `rootfs`: by its own UUID, or, where the record has
 //! to be set before the snapshot is made, by the UUID of what it is a snapshot of.
 
 use std::os::fd::BorrowedFd;
@@ -15,6 +16,7 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::kernel::{btrfs, fs};
 
 const RECORD: &str = "user.tupper.record";
+const LIMITS: &str = "user.tupper.limits";
 const SUBVOLUME: &str = "user.tupper.subvolume";
 
 /// The version that every record carries. Unknown fields are ignored, missing ones have defaults: only a change that
@@ -30,14 +32,32 @@ struct Versioned<T> {
 
 /// Sets an object's record.
 pub(crate) fn write<T: Serialize>(object: BorrowedFd<'_>, record: &T) -> Result<()> {
+    write_as(RECORD, object, record)
+}
+
+/// Sets the limits that a container has instead of those that it was made with.
+pub(crate) fn write_limits<T: Serialize>(object: BorrowedFd<'_>, limits: &T) -> Result<()> {
+    write_as(LIMITS, object, limits)
+}
+
+fn write_as<T: Serialize>(name: &str, object: BorrowedFd<'_>, record: &T) -> Result<()> {
     let json = serde_json::to_vec(&Versioned { version: VERSION, record })
         .map_err(|e| Error::new(Kind::Invalid, format!("write the record: {e}")))?;
-    fs::set_xattr(object, RECORD, &json).context(|| "write the record")
+    fs::set_xattr(object, name, &json).context(|| "write the record")
 }
 
 /// An object's record; `None` where there is none.
 pub(crate) fn read<T: DeserializeOwned>(object: BorrowedFd<'_>) -> Result<Option<T>> {
-    let Some(json) = fs::get_xattr(object, RECORD).context(|| "read the record")? else { return Ok(None) };
+    read_as(RECORD, object)
+}
+
+/// The limits that a container has instead of those that it was made with, if they were changed.
+pub(crate) fn read_limits<T: DeserializeOwned>(object: BorrowedFd<'_>) -> Result<Option<T>> {
+    read_as(LIMITS, object)
+}
+
+fn read_as<T: DeserializeOwned>(name: &str, object: BorrowedFd<'_>) -> Result<Option<T>> {
+    let Some(json) = fs::get_xattr(object, name).context(|| "read the record")? else { return Ok(None) };
     let broken = |e| Error::new(Kind::Store, format!("read the record: {e}"));
     // flatten buffers through a Value anyway; doing it by hand lets a newer version be named before its fields matter.
     let value: serde_json::Value = serde_json::from_slice(&json).map_err(broken)?;

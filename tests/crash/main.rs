@@ -82,6 +82,7 @@ sweeps! {
     run_rm_of_a_snapshot: Sweep::of("run --rm --name web keep true");
     start: Sweep::of("start -a web").after("create --name web base true");
     start_again: Sweep::of("start -a web").after("run --name web base true");
+    update: Sweep::of("update --memory 64m --cpus 1 web").after("create --name web base true");
     rm: Sweep::of("rm web").after("create --name web base true");
     rm_force_of_a_running_one: Sweep::of("rm --force web").beside("run --name web base sleep 600")
         .or_as_if("its tupper was killed", Scene::kill_beside);

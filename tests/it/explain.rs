@@ -18,7 +18,7 @@ sed 's/^/users /' /proc/self/uid_map; sed 's/^/groups /' /proc/self/gid_map
 grep -E '^(Uid|Gid|Groups|Umask|Cap[A-Za-z]+|NoNewPrivs|SigBlk|SigIgn):' /proc/self/status | sed 's/^/status /'
 sed 's/^/mount /' /proc/self/mountinfo
 ls -ln /dev | sed 's/ [A-Z][a-z][a-z] [0-9 ]* [0-9:]* / /; s/^/device /'
-for f in $(find /sys/fs/cgroup -name pids.max -o -name memory.max -o -name memory.limit_in_bytes -o -name cpu.max -o -name cpu.cfs_quota_us); do
+for f in $(find /sys/fs/cgroup -name pids.max -o -name memory.max -o -name memory.limit_in_bytes -o -name cpu.max -o -name cpu.cfs_quota_us -o -name cpu.shares -o -name cpu.weight -o -name cpuset.cpus -o -name cpuset.mems -o -name hugetlb.2MB.max); do
   echo "limit $f $(cat $f)"; done
 sed 's/^/cgroup /' /proc/self/cgroup
 ulimit -a | sed 's/^/ulimit /'
@@ -217,6 +217,12 @@ fn what_it_prints_makes_a_container_without_a_user_namespace() {
         "net_admin",
         "--security-opt",
         "no-new-privileges=false",
+        "--cpuset-cpus",
+        "1",
+        "--cpu-shares",
+        "512",
+        "--hugetlb",
+        "2m=64m",
     ]);
 }
 

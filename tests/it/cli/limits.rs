@@ -93,6 +93,12 @@ fn a_disk_is_read_and_written_at_a_rate() {
         let read = inside(&store, &flags, "io", "", "io.max");
         assert_eq!(read, format!("7:{number} rbps=1048576 wbps=max riops=max wiops=7"));
     }
+    // Which file there is depends on the scheduler.
+    let script =
+        "cd /sys/fs/cgroup; cat blkio/blkio.bfq.weight blkio/blkio.weight io.bfq.weight io.weight 2>/dev/null; true";
+    let weight = store.ok_with("run --rm --blkio-weight 500 busybox sh -c", &[script]);
+    let expected = ["500", "default 500", "default 4950"];
+    assert!(weight.lines().next().is_some_and(|line| expected.contains(&line)), "{weight}");
     let error = store.fails(125, "run --rm --device-read-bps /dev/null:1m busybox true");
     assert!(error.contains("/dev/null: not a block device"), "{error}");
 }
@@ -176,6 +182,13 @@ fn end(store: &Store, child: Child) {
     assert_eq!(wait(child, "the container's tupper"), 137);
 }
 
+/// As the host lists them.
+fn all_processors() -> String {
+    let v1 = mount("cpuset").join("cpuset.cpus");
+    let file = if v1.exists() { v1 } else { mount("cpuset").join("cpuset.cpus.effective") };
+    fs::read_to_string(file).expect("the host's processors").trim().to_string()
+}
+
 /// A file of the running container's cgroup, from outside.
 fn outside(store: &Store, controller: &str, file: &str) -> String {
     let group = mount(controller).join("tupper");
@@ -224,10 +237,12 @@ fn limits_of_what_runs_go_up_and_down() {
     assert_eq!(outside(&store, "pids", "pids.max"), "7");
     assert_eq!(outside(&store, "cpuset", "cpuset.cpus"), "1");
     store.ok("update --pids-limit -1 it");
+    store.ok_with("update --cpuset-cpus", &["", "it"]);
+    assert_eq!(outside(&store, "cpuset", "cpuset.cpus"), all_processors());
     assert_eq!(outside(&store, "pids", "pids.max"), "max");
     let recorded = &store.json("inspect it")[0]["HostConfig"];
     assert_eq!((&recorded["Memory"], &recorded["PidsLimit"]), (&0.into(), &(-1).into()), "{recorded}");
-    assert_eq!((&recorded["CpusetCpus"], &recorded["NanoCpus"]), (&"1".into(), &250_000_000.into()), "{recorded}");
+    assert_eq!((&recorded["CpusetCpus"], &recorded["NanoCpus"]), (&"".into(), &250_000_000.into()), "{recorded}");
     end(&store, child);
     before.assert_same(&store.traces());
 }
