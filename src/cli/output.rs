@@ -104,7 +104,14 @@ pub(super) fn one_line(text: impl Display) -> String {
 
 /// A document on standard output.
 pub(super) fn json(value: &Value) -> Result<()> {
-    let mut text = serde_json::to_string_pretty(value)?;
+    let mut text = String::new();
+    for c in serde_json::to_string_pretty(value)?.chars() {
+        // JSON wants the controls of ASCII escaped, terminals obey those of Latin-1, too. They can be in strings only.
+        match c {
+            '\u{7f}'..='\u{9f}' => text.push_str(&format!("\\u{:04x}", u32::from(c))),
+            c => text.push(c),
+        }
+    }
     text.push('\n');
     self::text(&text)
 }
@@ -114,17 +121,18 @@ pub(super) fn is_broken_pipe(error: &anyhow::Error) -> bool {
     error.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe)
 }
 
-/// A table with aligned columns, two spaces between them.
+/// A table with aligned columns, two spaces between them. What images and containers say in it stays in its cell.
 pub(super) fn table(titles: &[&str], rows: &[Vec<String>]) -> Result<()> {
+    let rows: Vec<Vec<String>> = rows.iter().map(|row| row.iter().map(one_line).collect()).collect();
     let mut widths: Vec<usize> = titles.iter().map(|title| title.len()).collect();
-    for row in rows {
+    for row in &rows {
         for (width, cell) in widths.iter_mut().zip(row) {
             *width = (*width).max(cell.chars().count());
         }
     }
     let mut text = String::new();
     let titles: Vec<String> = titles.iter().map(ToString::to_string).collect();
-    for row in std::iter::once(&titles).chain(rows) {
+    for row in std::iter::once(&titles).chain(&rows) {
         let mut line = String::new();
         for (cell, width) in row.iter().zip(&widths) {
             line.push_str(&format!("{cell:<width$}  "));

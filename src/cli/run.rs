@@ -243,6 +243,8 @@ fn run(root: &Path, create: &container::Create, explain: Option<Explain>) -> Res
 /// One step a line: the command, and what it is for. As a shell's xtrace has it, a second plus is for the inner shell.
 pub(super) fn narrate(shell: sandbox::Shell, words: &str, command: &str) {
     let plus = if shell == sandbox::Shell::Host { "+" } else { "++" };
+    // Of one line, whatever the image calls its command: the next would be one that somebody types.
+    let words = output::one_line(words);
     let _ = match command.starts_with('#') {
         true => output::note(format_args!("{plus} # {words}")), // nothing that a shell could do
         false => output::note(format_args!("{plus} {command}  # {words}")),

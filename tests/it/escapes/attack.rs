@@ -62,6 +62,13 @@ impl Target {
         Target::with(|_| ())
     }
 
+    /// With no other test running beside it that has a store.
+    pub fn alone() -> Target {
+        let target = Target { store: Store::alone() };
+        target.import("attack", |_| ());
+        target
+    }
+
     /// The image is changed before it is imported.
     pub fn with(prepare: impl FnOnce(&Path)) -> Target {
         let target = Target { store: Store::empty() };

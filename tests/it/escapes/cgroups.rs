@@ -3,11 +3,15 @@
 use std::fs;
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use super::attack::{Target, text};
 use crate::support::command::{Done, finish};
 use crate::support::disk::scratch;
 use crate::support::{eventually, sh};
+
+/// The hierarchy's: without a controller, so that every host lets it be made.
+const NAME: &str = "release-escape";
 
 /// A cgroup v1 hierarchy that nobody else uses, and a program that the kernel would run as the host's root.
 struct Hierarchy {
@@ -39,7 +43,7 @@ impl Hierarchy {
     /// The attack of CVE-2022-0492 in shell: an own hierarchy, an agent, a group that becomes empty.
     fn attack(&self, at: &str) -> String {
         format!(
-            "mkdir -p {at}; mount -t cgroup -o none,name=tupper-escape none {at} || exit 3; mkdir -p {at}/x; \
+            "mkdir -p {at}; mount -t cgroup -o none,name=release-escape none {at} || exit 3; mkdir -p {at}/x; \
              echo {} > {at}/release_agent || exit 4; echo 1 > {at}/x/notify_on_release || exit 5; \
              sh -c \"echo \\$\\$ > {at}/x/cgroup.procs\"; sleep 1; echo attacked",
             self.agent()
@@ -49,9 +53,26 @@ impl Hierarchy {
 
 impl Drop for Hierarchy {
     fn drop(&mut self) {
-        // A hierarchy lives until its last group is gone: cgroups(7).
+        // A hierarchy ends when it is unmounted without a group, which it has for a moment after the group's removal; and it
+        // is listed for a moment after its end.
         let _ = fs::remove_dir(self.dir.path().join("fs/x"));
-        let _ = Command::new("umount").arg("--quiet").arg(self.at()).status();
+        for _ in 0..10 {
+            std::thread::sleep(Duration::from_millis(500));
+            let _ = Command::new("umount").arg("--quiet").arg(self.at()).status();
+            let listed = || fs::read_to_string("/proc/self/cgroup").is_ok_and(|groups| groups.contains(NAME));
+            for _ in 0..20 {
+                if !listed() {
+                    return;
+                }
+                std::thread::sleep(Duration::from_millis(100));
+            }
+            let _ = Command::new("mount")
+                .args(["-t", "cgroup", "-o"])
+                .arg(format!("none,name={NAME}"))
+                .arg("none")
+                .arg(self.at())
+                .status();
+        }
     }
 }
 
@@ -59,7 +80,7 @@ impl Drop for Hierarchy {
 #[test]
 fn no_release_agent_is_set() {
     let hierarchy = Hierarchy::new();
-    let target = Target::new();
+    let target = Target::alone();
     let attack = hierarchy.attack("/tmp/hierarchy");
     let nested = format!("/attack/nested sh -c '{}'", attack.replace('\'', "'\\''"));
     let existing = format!(
@@ -79,9 +100,9 @@ fn no_release_agent_is_set() {
     let mut command = Command::new("unshare");
     command.args(["--mount", "sh", "-c", &hierarchy.attack(&hierarchy.at())]);
     assert_eq!(finish(command).ok(), "attacked");
-    eventually("the host runs the agent", std::time::Duration::from_secs(60), || hierarchy.ran());
+    eventually("the host runs the agent", Duration::from_secs(60), || hierarchy.ran());
     // What it made lives on without a mount.
-    sh("mount", &["-t", "cgroup", "-o", "none,name=tupper-escape", "none", &hierarchy.at()]);
+    sh("mount", &["-t", "cgroup", "-o", "none,name=release-escape", "none", &hierarchy.at()]);
     fs::write(Path::new(&hierarchy.at()).join("release_agent"), "\n").expect("no agent");
 }
 

@@ -168,6 +168,35 @@ fn an_image_does_not_choose_its_posture() {
     assert_eq!(target.run_with("run --rm asks:1 sh -c", &[posture]).ok(), plain.ok());
 }
 
+/// What an image is called, runs and says of itself is shown; it neither moves the terminal nor makes lines of its own,
+/// which somebody might type.
+#[test]
+fn an_image_does_not_write_to_the_terminal() {
+    let target = Store::new();
+    let evil = "\u{1b}[2J\u{9b}1m\nrm -rf /tmp/nothing";
+    let command = serde_json::to_string(&json!([format!("/bin/{evil}"), evil])).expect("json");
+    let (command, tarball) = (format!("CMD {command}"), busybox());
+    let args = ["--name", "evil", "--message", evil, "--change", &command, text(&tarball)];
+    target.ok_with("image import", &args);
+    target.ok("create --name made evil");
+    for line in [
+        "run --rm evil",
+        "run --rm --explain=only evil",
+        "ps -a",
+        "image ls",
+        "image history evil",
+        "image inspect evil",
+        "inspect made",
+        "start -a made",
+        "run --rm busybox /bin/\u{1b}[2J",
+    ] {
+        let done = target.run(line);
+        let output = format!("{}{}", done.stdout, done.stderr);
+        assert!(!output.chars().any(|c| c.is_control() && c != '\n'), "{line}: {output:?}");
+        assert!(!output.lines().any(|line| line.starts_with("rm -rf")), "{line}: {output:?}");
+    }
+}
+
 /// The setuid bit of a file in the store gives nobody on the host anything.
 #[test]
 fn setuid_files_of_the_store_are_out_of_reach() {

@@ -44,7 +44,8 @@ int main(void)
 	report("clock_adjtime", clock_adjtime(CLOCK_REALTIME, &time));
 	report("reboot", syscall(SYS_reboot, 0xfee1dead, 672274793, 0x1234, 0));
 	report("setns", setns(open("/proc/self/ns/mnt", O_RDONLY), 0));
-	report("mknod", mknod("/tmp/device", S_IFBLK | 0600, 0x700));
+	report("mknod", mknod("/tmp/escape-device", S_IFBLK | 0600, 0x700));
+	unlink("/tmp/escape-device");
 	gethostname(host, sizeof host);
 	report("sethostname", sethostname(host, strlen(host)));
 	report("mount", mount("none", "/tmp", "tmpfs", 0, ""));

