@@ -45,6 +45,9 @@ fn files_of_the_image_raise_no_privileges() {
         let ping = target.run(&format!("run --rm {flags} attack /attack/ping")).ok();
         assert!(ping.contains("raw: Operation not permitted"), "{ping}");
     }
+    // The attack is real: without the protection nobody becomes root, inside.
+    let raised = target.ok("run --rm -u nobody --security-opt no-new-privileges=false attack /attack/whoami");
+    assert_eq!(raised, "0");
     // Capabilities outside the bounding set are not for root, either.
     let bounds = target.sh("", "cp /attack/ping /p; grep CapBnd /proc/self/status").ok();
     assert_eq!(bounds, "CapBnd:\t00000000800405fb");
