@@ -208,7 +208,7 @@ fn limits_hold() {
     let done = script(&store, "--pids-limit 8", "for i in $(seq 20); do sleep 1 & done; wait");
     assert!(done.stderr.to_lowercase().contains("fork"), "{done}");
     script(&store, "--cpus 0.5", "true").ok();
-    for flags in ["--cpus 0", "--cpus x", "-m lots"] {
+    for flags in ["--cpus 0.001", "--cpus x", "-m lots"] {
         script(&store, flags, "true").status(125);
     }
 }
