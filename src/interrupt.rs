@@ -3,6 +3,8 @@
 //!
 //! A second signal ends the process at once, and leaves to the next command what it leaves.
 
+use std::time::{Duration, Instant};
+
 use crate::error::{Error, Kind, Result};
 use crate::kernel::signal;
 
@@ -17,6 +19,15 @@ pub fn catch() -> Result<()> {
 /// The signal that arrived, if one did.
 pub fn caught() -> Option<i32> {
     signal::noted_termination()
+}
+
+/// Waits for so long, or until a signal has arrived: whether one has.
+pub fn pause(time: Duration) -> bool {
+    let end = Instant::now() + time;
+    while caught().is_none() && Instant::now() < end {
+        std::thread::sleep(Duration::from_millis(50).min(end.saturating_duration_since(Instant::now())));
+    }
+    caught().is_some()
 }
 
 /// Fails once a signal has arrived.

@@ -118,14 +118,15 @@ fn row(container: &Container, whole: bool) -> Vec<String> {
         container.source.name.clone(),
         command,
         output::ago(container.created),
-        status(&container.state),
+        status(container),
         String::new(),
         container.name.as_ref().map(ToString::to_string).unwrap_or_default(),
     ]
 }
 
-fn status(state: &State) -> String {
-    match state {
+fn status(container: &Container) -> String {
+    match &container.state {
+        State::Running(_) if container.paused => "Paused".to_string(),
         State::Created => "Created".to_string(),
         State::Running(running) => {
             let seconds = Timestamp::now().as_second().saturating_sub(running.started.as_second());
@@ -147,8 +148,8 @@ fn summary(container: &Container) -> Value {
         "Created": container.created.as_second(),
         "CreatedAt": container.created.to_string(),
         "AutoRemove": container.auto_remove,
-        "State": container.state.as_str(),
-        "Status": status(&container.state),
+        "State": container.status(),
+        "Status": status(container),
         "Exited": matches!(container.state, State::Exited(_)),
         "ExitedAt": finished.map(|time| time.as_second()),
         "ExitCode": exit_code,
@@ -180,7 +181,8 @@ fn all_but_limits(container: &Container) -> Value {
         "ImageName": container.source.name,
         "Source": { "Kind": container.source.kind, "Id": container.source.id, "Name": container.source.name },
         "State": {
-            "Status": container.state.as_str(),
+            "Status": container.status(),
+            "Paused": container.paused,
             "Running": matches!(container.state, State::Running(_)),
             "OOMKilled": oom,
             "Pid": pid.unwrap_or(0),

@@ -3,19 +3,23 @@
 //! Results go to standard output, everything else to standard error. An error is one line, `tupper: error: WHAT: WHY`,
 //! and where there is a way out a second, `hint: …`.
 
+mod cgroup;
 mod completion;
 mod container;
 mod image;
 mod limits;
 mod logger;
 mod output;
+mod pause;
 mod progress;
 mod registry;
 mod resources;
 mod run;
 mod security;
 mod snapshot;
+mod stats;
 mod store;
+mod top;
 mod users;
 
 use std::path::PathBuf;
@@ -67,6 +71,16 @@ enum Verb {
     Update(resources::Update),
     /// Remove containers
     Rm(container::Rm),
+    /// Freeze every process of containers
+    Pause(pause::Pause),
+    /// Let paused containers go on
+    Unpause(pause::Pause),
+    /// Show what running containers use
+    Stats(stats::Stats),
+    /// Show the processes of a running container
+    Top(top::Top),
+    /// Show the kernel's chain from the tasks of a running container to their cgroups
+    Cgroup(cgroup::Cgroup),
     /// Show all that is known of containers, as JSON
     Inspect(container::Inspect),
     /// Import, load, pull, list, name and remove images
@@ -140,6 +154,11 @@ fn dispatch(cli: Cli) -> Result<ExitCode> {
         Verb::Ps(verb) => verb.run(&root),
         Verb::Update(verb) => return verb.run(&root),
         Verb::Rm(verb) => return verb.run(&root),
+        Verb::Pause(verb) => return verb.run(&root),
+        Verb::Unpause(verb) => return verb.undo(&root),
+        Verb::Stats(verb) => verb.run(&root),
+        Verb::Top(verb) => verb.run(&root),
+        Verb::Cgroup(verb) => verb.run(&root),
         Verb::Inspect(verb) => return verb.run(&root),
         Verb::Image(verb) => return verb.run(&root),
         Verb::Snapshot(verb) => return verb.run(&root),

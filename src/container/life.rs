@@ -177,10 +177,12 @@ pub fn remove(store: &Store, text: &str, force: bool, dry_run: bool) -> Result<I
 /// Kills a container's first process, and with it all of them.
 pub(super) fn kill(store: &Store, id: &Id, running: &Running) -> Result<()> {
     let Some(process) = process::open(running.pid)? else { return Ok(()) };
-    match store.running(id).as_ref() == Some(running) {
-        true => signal::send(process.as_fd(), signal::SIGKILL),
-        false => Ok(()), // the number was another's already
+    if store.running(id).as_ref() != Some(running) {
+        return Ok(()); // the number was another's already
     }
+    signal::send(process.as_fd(), signal::SIGKILL)?;
+    // What is frozen by the v1 freezer dies when it goes on.
+    sandbox::thaw(&leftover::cgroup_name(store, id))
 }
 
 /// Decides everything about a new container, and changes nothing.

@@ -11,10 +11,15 @@
 //! process that started it, in the foreground. That process notes the start in the record, and the end; where the end
 //! is missing and nothing runs, it was killed before it could.
 
+mod chain;
 mod compose;
 mod leftover;
 mod life;
 mod names;
+mod pause;
+mod processes;
+mod stats;
+mod top;
 mod update;
 
 use std::os::fd::AsFd;
@@ -22,15 +27,19 @@ use std::os::fd::AsFd;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+pub use chain::{Cgroup, Chain, CssSet, Task, chain};
 pub use compose::Options;
 pub(crate) use leftover::{Leftover, clear, leftovers, orphans};
 pub use life::{Create, Narrate, create, explain, remove, run, start};
+pub use pause::{pause, unpause};
+pub use stats::{Stats, running, stats};
+pub use top::{DEFAULT as DEFAULT_DESCRIPTORS, Table, descriptors, top};
 pub use update::update;
 
 use crate::error::{Context, Error, Kind, Result};
 use crate::kernel::fs;
 use crate::name::{Id, ObjectName};
-use crate::sandbox::{Limits, Spec};
+use crate::sandbox::{self, Limits, Spec};
 use crate::snapshot::Source;
 use crate::store::{Running, Shelf, Store, record};
 
@@ -131,6 +140,15 @@ pub struct Container {
     pub spec: Spec,
     /// What it is doing.
     pub state: State,
+    /// It runs, and every process of it is frozen.
+    pub paused: bool,
+}
+
+impl Container {
+    /// podman-ps(1)'s word for what it is doing.
+    pub fn status(&self) -> &'static str {
+        if self.paused { "paused" } else { self.state.as_str() }
+    }
 }
 
 /// Every container, newest first.
@@ -174,6 +192,7 @@ fn open(store: &Store, id: &Id) -> Result<Container> {
             image: record.image,
             auto_remove: record.auto_remove,
             spec,
+            paused: matches!(state, State::Running(_)) && sandbox::is_frozen(&leftover::cgroup_name(store, id))?,
             state,
         })
     };

@@ -8,7 +8,7 @@ use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
 
 use super::{failed, fs, process, signal};
-use crate::error::{Context, Kind, Result};
+use crate::error::{Context, Error, Kind, Result};
 
 /// The largest control file worth reading, in bytes.
 const LIMIT: u64 = 1 << 16;
@@ -62,6 +62,65 @@ pub(crate) fn inherit_cpuset(directory: &Path) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Whether the processes of a cgroup are frozen: cgroup.freeze of v2, freezer.state of v1; `None` where it has neither.
+pub(crate) fn is_frozen(directory: &Path) -> Result<Option<bool>> {
+    let read_if_any = |name| match read(&directory.join(name)) {
+        Err(e) if is_gone(&e) => Ok(None),
+        text => text.map(Some),
+    };
+    if let Some(text) = read_if_any("cgroup.freeze")? {
+        return Ok(Some(text.trim() == "1"));
+    }
+    Ok(read_if_any("freezer.state")?.map(|text| text.trim() != "THAWED"))
+}
+
+/// Freezes a v2 cgroup and waits until all of it is: cgroup-v2.rst, `cgroup.freeze`.
+pub(crate) fn freeze_unified(directory: &Path) -> Result<()> {
+    write(&directory.join("cgroup.freeze"), "1")?;
+    wait_for(directory, "cgroup.events", |text| text.lines().any(|line| line == "frozen 1"))
+}
+
+/// Freezes a v1 cgroup of the freezer and waits until all of it is: cgroup-v1/freezer-subsystem.rst.
+pub(crate) fn freeze_legacy(directory: &Path) -> Result<()> {
+    write(&directory.join("freezer.state"), "FROZEN")?;
+    wait_for(directory, "freezer.state", |text| text.trim() == "FROZEN")
+}
+
+/// Lets a frozen cgroup go on, whichever of the two it is; one that is gone, or cannot freeze, is no error.
+pub(crate) fn thaw(directory: &Path) -> Result<()> {
+    for (name, value) in [("cgroup.freeze", "0"), ("freezer.state", "THAWED")] {
+        match write(&directory.join(name), value) {
+            Err(e) if is_gone(&e) => {}
+            other => return other,
+        }
+    }
+    Ok(())
+}
+
+/// The cgroup, or the file in it, is not there: a file that was open when its cgroup was removed says ENODEV (kernfs).
+fn is_gone(e: &Error) -> bool {
+    e.kind() == Kind::NotFound || e.errno() == Some(Errno::ENODEV as i32)
+}
+
+/// Ten seconds at most: a process that waits for a dead network filesystem freezes when that comes back.
+fn wait_for(directory: &Path, name: &str, holds: impl Fn(&str) -> bool) -> Result<()> {
+    for _ in 0..10_000 {
+        if holds(&read(&directory.join(name))?) {
+            return Ok(());
+        }
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+    Err(failed(format_args!("freeze {}", directory.display()), Errno::ETIMEDOUT))
+}
+
+/// Moves a process into a cgroup; one that has ended is no error.
+pub(crate) fn attach(directory: &Path, pid: i32) -> Result<()> {
+    match write(&directory.join("cgroup.procs"), &pid.to_string()) {
+        Err(e) if e.errno() == Some(Errno::ESRCH as i32) => Ok(()),
+        other => other,
+    }
 }
 
 /// rmdir(2) of a cgroup; one that is not there is no error.
@@ -144,9 +203,9 @@ pub(crate) fn kill(directory: &Path) -> Result<()> {
 }
 
 /// The processes in a cgroup: cgroup.procs, without those of another pid namespace, which it shows as 0.
-fn members(directory: &Path) -> Result<Vec<i32>> {
+pub(crate) fn members(directory: &Path) -> Result<Vec<i32>> {
     let text = match read(&directory.join("cgroup.procs")) {
-        Err(e) if e.kind() == Kind::NotFound => return Ok(Vec::new()),
+        Err(e) if is_gone(&e) => return Ok(Vec::new()),
         text => text?,
     };
     Ok(text.lines().filter_map(|line| line.parse().ok()).filter(|pid| *pid > 0).collect())

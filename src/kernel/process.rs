@@ -216,6 +216,18 @@ pub(crate) fn clear_command_line() {
     }
 }
 
+/// sysconf(3) _SC_CLK_TCK: the unit of times in proc_pid_stat(5).
+pub(crate) fn ticks_per_second() -> f64 {
+    let ticks = nix::unistd::sysconf(nix::unistd::SysconfVar::CLK_TCK).ok().flatten();
+    ticks.map_or(100.0, |ticks| ticks as f64)
+}
+
+/// sysconf(3) _SC_PAGESIZE.
+pub(crate) fn page_size() -> u64 {
+    let size = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE).ok().flatten();
+    size.and_then(|size| u64::try_from(size).ok()).unwrap_or(4096)
+}
+
 /// execve(2). Returns only when it failed, with the errno that a PATH search decides by.
 pub(crate) fn exec(program: &CStr, args: &[CString], env: &[CString]) -> Errno {
     match nix::unistd::execve(program, args, env) {

@@ -231,7 +231,10 @@ pub fn cgroup_names() -> Result<Vec<String>> {
 
 /// Kills what still runs in the cgroups with this name, and removes them: their sandbox's supervisor is dead.
 pub fn clear_cgroups(name: &str) -> Result<()> {
-    cgroups(name)?.iter().try_for_each(|directory| match directory.ends_with(Path::new(GROUP).join(name)) {
+    let all = cgroups(name)?;
+    // What is frozen by the v1 freezer does not even die.
+    all.iter().try_for_each(|directory| cgroup::thaw(directory))?;
+    all.iter().try_for_each(|directory| match directory.ends_with(Path::new(GROUP).join(name)) {
         true => cgroup::clear(directory),
         // systemd removes a scope that has become empty.
         false => cgroup::kill(directory).and_then(|()| cgroup::await_removal(directory)),

@@ -264,7 +264,7 @@ fn read_host(path: &str) -> Option<Vec<u8>> {
 }
 
 /// The hierarchies in this process's mountinfo, with the unified one's controllers from its cgroup.controllers.
-pub(super) fn hierarchies() -> Result<Vec<Hierarchy>> {
+pub fn hierarchies() -> Result<Vec<Hierarchy>> {
     let mountinfo = std::fs::read_to_string("/proc/self/mountinfo").context(|| "read /proc/self/mountinfo")?;
     let mut found = parse_hierarchies(&mountinfo);
     for hierarchy in found.iter_mut().filter(|h| h.unified) {

@@ -20,6 +20,7 @@ mod controllers;
 mod devices;
 mod enter;
 mod facts;
+mod freezer;
 mod init;
 mod limits;
 mod plan;
@@ -41,7 +42,8 @@ mod users;
 
 pub use cgroups::{cgroup_names, cgroups, clear_cgroups};
 pub use devices::{DeviceRule, device_rules, restrict_devices};
-pub use facts::{Device, Disk, Facts, Hierarchy, Masked};
+pub use facts::{Device, Disk, Facts, Hierarchy, Masked, hierarchies};
+pub use freezer::{freeze, is_frozen, thaw};
 pub use limits::{DeviceRate, HugePages, Limits, Rate};
 pub use plan::{Plan, plan};
 pub use scope::{Property, Scope, Value};

@@ -5,6 +5,7 @@ use std::path::{Component, Path, PathBuf};
 use super::cgroups::{CgroupPlace, Counters, plan_cgroups};
 use super::devices::device_rules;
 use super::facts::{Device, Facts};
+use super::freezer;
 use super::scope::Scope;
 use super::spec::{Network, Spec, Tmpfs, invalid};
 use super::step::{Attributes, CapabilitySet, Side, Step};
@@ -30,6 +31,8 @@ pub struct Plan {
     pub(super) tty: bool,
     pub(super) interactive: bool,
     pub(super) counters: Counters,
+    /// A cgroup that may come to be while it runs: the freezer's, on a host that has that on v1.
+    pub(super) freezer: Option<PathBuf>,
 }
 
 impl Plan {
@@ -119,7 +122,8 @@ pub fn plan(spec: &Spec, facts: &Facts) -> Result<Plan> {
         Step::SetUmask(0o022),
     ]);
     plan_command(&mut steps, spec, facts, capabilities);
-    Ok(Plan { steps, tty: spec.tty, interactive: spec.interactive, counters: cgroups.counters })
+    let freezer = freezer::legacy(&facts.hierarchies, &facts.cgroup);
+    Ok(Plan { steps, tty: spec.tty, interactive: spec.interactive, counters: cgroups.counters, freezer })
 }
 
 /// A mount of the host's that shows inside: a view of a cgroup, or a volume.

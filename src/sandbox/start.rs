@@ -78,6 +78,7 @@ pub fn start(plan: &Plan, rootfs: impl FnOnce() -> Result<Rootfs>, narrate: &dyn
             Report::Failed(error) => return Err(error),
         }
     }
+    host.cgroups.directories.extend(plan.freezer.clone());
     let (interactive, counters) = (plan.interactive, plan.counters.clone());
     Ok(Running { process, cgroups: host.cgroups, terminal, interactive, counters, signals })
 }

@@ -519,6 +519,13 @@ const fn same(a: &str, b: &str) -> bool {
     i == a.len() && i == b.len()
 }
 
+impl CapabilitySet {
+    /// The names of those in it that have one, in the order of their numbers.
+    pub fn names(self) -> Vec<&'static str> {
+        named_capabilities(self).collect()
+    }
+}
+
 /// The set of the one with this name.
 pub(super) fn capability(name: &str) -> Option<CapabilitySet> {
     CAPABILITIES.iter().position(|known| *known == name).map(|number| CapabilitySet(1 << number))

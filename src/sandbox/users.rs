@@ -91,6 +91,16 @@ impl Maps {
         outside(&self.gids, inside)
     }
 
+    /// What a user of the host's is inside.
+    pub fn uid_inside(&self, outside: u32) -> Option<u32> {
+        inside(&self.uids, outside)
+    }
+
+    /// What a group of the host's is inside.
+    pub fn gid_inside(&self, outside: u32) -> Option<u32> {
+        inside(&self.gids, outside)
+    }
+
     /// The last group of those that follow group 0 without a gap: what ping_group_range may end with.
     pub(super) fn last_gid(&self) -> u32 {
         self.gids.iter().find(|map| map.inside == 0).map_or(0, |map| map.size - 1)
@@ -126,6 +136,11 @@ fn parse(text: &str) -> Option<Vec<IdMap>> {
 fn outside(maps: &[IdMap], inside: u32) -> Option<u32> {
     let map = maps.iter().find(|map| inside >= map.inside && inside - map.inside < map.size)?;
     Some(map.outside + (inside - map.inside))
+}
+
+fn inside(maps: &[IdMap], outside: u32) -> Option<u32> {
+    let map = maps.iter().find(|map| outside >= map.outside && outside - map.outside < map.size)?;
+    Some(map.inside + (outside - map.outside))
 }
 
 fn check(what: &str, maps: &[IdMap]) -> Result<()> {
@@ -182,6 +197,7 @@ mod tests {
         let inside = [0, 1, 10, 11, u32::MAX];
         assert_eq!(inside.map(|id| found.uid(id)), [Some(1000), Some(5000), Some(5009), None, None]);
         assert_eq!((found.gid(4), found.gid(5), found.last_gid()), (Some(11), None, 4));
+        assert_eq!((found.uid_inside(5009), found.uid_inside(5010), found.gid_inside(11)), (Some(10), None, Some(4)));
         assert_eq!(text(&both), "0 1000 1\n1 5000 10");
         assert_eq!(super::parse("         0       1000          1\n 1 5000 10\n"), Some(both));
         assert_eq!((super::parse("0 1"), maps_of(1), maps_of(i32::MAX)), (None, None, None));

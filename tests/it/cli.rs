@@ -9,6 +9,7 @@ mod images;
 mod limits;
 mod load;
 mod locks;
+mod look;
 mod privileges;
 mod pull;
 mod run;
