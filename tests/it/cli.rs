@@ -12,6 +12,7 @@ mod locks;
 mod privileges;
 mod pull;
 mod run;
+mod seccomp;
 mod shell;
 mod snapshots;
 mod store;
