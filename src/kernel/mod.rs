@@ -15,6 +15,7 @@ pub(crate) mod mount;
 pub(crate) mod node;
 pub(crate) mod process;
 pub(crate) mod resolve;
+pub(crate) mod seccomp;
 pub(crate) mod signal;
 pub(crate) mod socket;
 pub(crate) mod tty;

@@ -416,3 +416,49 @@ pub(crate) fn is_denied(errno: Errno) -> bool {
 pub(crate) fn exec_error(name: &str, errno: Errno) -> Error {
     failed(format_args!("run {name:?}"), errno)
 }
+
+/// prlimit(2) of another process; `None` is RLIM_INFINITY.
+pub(crate) fn set_resource_limit(pid: i32, number: u32, soft: Option<u64>, hard: Option<u64>) -> Result<()> {
+    let value = |limit: Option<u64>| limit.unwrap_or(libc::RLIM_INFINITY);
+    let limit = libc::rlimit64 { rlim_cur: value(soft), rlim_max: value(hard) };
+    // SAFETY: the kernel reads the limit, which lives, and writes no old one.
+    #[expect(unsafe_code, reason = "nix has setrlimit only, for the caller")]
+    let result = unsafe { libc::prlimit64(pid, number, &raw const limit, std::ptr::null_mut()) };
+    Errno::result(result).map(drop).map_err(|e| {
+        let error = failed(format_args!("set a resource limit of process {pid}"), e);
+        match e {
+            Errno::EPERM => error.with_hint("to raise one above tupper's own (ulimit -H) takes CAP_SYS_RESOURCE"),
+            _ => error,
+        }
+    })
+}
+
+/// `RLIMIT_…` by the name that ulimit and prlimit(1) have for it.
+pub(crate) fn resource_number(name: &str) -> Option<u32> {
+    Some(match name {
+        "as" => libc::RLIMIT_AS,
+        "core" => libc::RLIMIT_CORE,
+        "cpu" => libc::RLIMIT_CPU,
+        "data" => libc::RLIMIT_DATA,
+        "fsize" => libc::RLIMIT_FSIZE,
+        "locks" => libc::RLIMIT_LOCKS,
+        "memlock" => libc::RLIMIT_MEMLOCK,
+        "msgqueue" => libc::RLIMIT_MSGQUEUE,
+        "nice" => libc::RLIMIT_NICE,
+        "nofile" => libc::RLIMIT_NOFILE,
+        "nproc" => libc::RLIMIT_NPROC,
+        "rss" => libc::RLIMIT_RSS,
+        "rtprio" => libc::RLIMIT_RTPRIO,
+        "rttime" => libc::RLIMIT_RTTIME,
+        "sigpending" => libc::RLIMIT_SIGPENDING,
+        "stack" => libc::RLIMIT_STACK,
+        _ => return None,
+    })
+}
+
+/// uname(2): the first two numbers of the kernel's version.
+pub(crate) fn kernel_version() -> (u32, u32) {
+    let release = nix::sys::utsname::uname().map(|u| u.release().to_string_lossy().into_owned()).unwrap_or_default();
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|n| n.parse().unwrap_or(0));
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
+}

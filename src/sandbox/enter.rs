@@ -13,7 +13,7 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::kernel::mount::Attributes;
 use crate::kernel::resolve::Target;
 use crate::kernel::tty::WindowSize;
-use crate::kernel::{capability, cgroup, fs, mount, process, resolve, signal, socket, tty};
+use crate::kernel::{capability, cgroup, fs, mount, process, resolve, seccomp, signal, socket, tty};
 
 /// Where a command is looked for when the environment has no PATH (podman's default).
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -127,6 +127,7 @@ impl Child {
                 self.place(Path::new("/proc")).and_then(|(proc, _)| process::confine_at_exec(proc, profile))
             }
             Step::ForbidNewPrivileges => capability::set_no_new_privileges(),
+            Step::FilterCalls(filter) => seccomp::set_filter(&filter.program, filter.flags),
             Step::ForkInit => self.null().and_then(|null| init::fork(null.as_fd())),
             Step::TakeTerminal => self.take_terminal(),
             Step::CloseInput => self.null().and_then(|null| process::replace_stdio(null.as_fd(), 0)),
@@ -150,6 +151,7 @@ impl Child {
             | Step::CloneRoot { .. }
             | Step::MapTree { .. }
             | Step::MakeFilesystem { .. }
+            | Step::SetResourceLimit(_)
             | Step::MakeDevice { .. }
             | Step::Clone { .. } => Err(Error::new(Kind::Invalid, "not a step of the new process")),
         };

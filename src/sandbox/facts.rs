@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::apparmor;
 use super::limits::Limits;
+use super::seccomp::Seccomp;
 use super::security::{ALL_CAPABILITIES, Security};
 use super::spec::{CgroupManager, Network, Spec};
 use super::step::CapabilitySet;
@@ -12,7 +13,7 @@ use super::user::{self, User};
 use super::users::{Maps, Users};
 use crate::error::{Context, Kind, Result};
 use crate::kernel::resolve::Target;
-use crate::kernel::{capability, cgroup, fs, mount, node, resolve};
+use crate::kernel::{capability, cgroup, fs, mount, node, process, resolve};
 use crate::rootfs::Rootfs;
 
 /// The largest file read from a root or from the host's /etc, in bytes.
@@ -80,6 +81,8 @@ pub struct Facts {
     pub apparmor: Option<(String, bool)>,
     /// The kernel has POSIX message queues.
     pub mqueue: bool,
+    /// The first two numbers of the kernel's version, for a seccomp profile that asks for them.
+    pub kernel: (u32, u32),
     /// The kernel has ping sockets: `net.ipv4.ping_group_range`.
     pub ping: bool,
 }
@@ -163,6 +166,10 @@ impl Facts {
             devices: if spec.security.privileged && spec.users == Users::Host { devices()? } else { Vec::new() },
             apparmor: apparmor::profile(&spec.security)?,
             mqueue: resolve::probe(Path::new("/proc/sys/fs/mqueue")).is_some(),
+            kernel: match spec.security.seccomp {
+                Seccomp::Profile(_) => process::kernel_version(),
+                Seccomp::Default | Seccomp::Unconfined => (0, 0),
+            },
             ping: resolve::probe(Path::new("/proc/sys/net/ipv4/ping_group_range")).is_some(),
         })
     }

@@ -7,6 +7,7 @@ use super::devices::device_rules;
 use super::facts::{Device, Facts};
 use super::freezer;
 use super::scope::Scope;
+use super::seccomp::{self, Filter};
 use super::spec::{Network, Spec, Tmpfs, invalid};
 use super::step::{Attributes, CapabilitySet, Side, Step};
 use super::users::Maps;
@@ -63,6 +64,7 @@ pub fn plan(spec: &Spec, facts: &Facts) -> Result<Plan> {
     let capabilities = spec.security.capabilities(facts.capabilities)?;
     // In a user namespace, all of them are not enough to make a node, but to lift `nodev` from a mount that has some.
     let all_devices = spec.security.privileged && facts.maps.is_none();
+    let filter = seccomp::filter(spec.security.seccomp(), capabilities, facts.kernel)?;
     let cgroups = plan_cgroups(spec, device_rules(capabilities, all_devices), facts.ground())?;
     let own_network = spec.network == Network::None;
     let read_only = spec.read_only || facts.rootfs_read_only;
@@ -114,14 +116,12 @@ pub fn plan(spec: &Spec, facts: &Facts) -> Result<Plan> {
     if read_only {
         steps.push(Step::SealRoot);
     }
-    steps.extend([
-        Step::UnshareCgroup,
-        Step::PivotRoot,
-        Step::DetachOldRoot,
-        Step::ForbidCoreFiles,
-        Step::SetUmask(0o022),
-    ]);
-    plan_command(&mut steps, spec, facts, capabilities);
+    steps.extend([Step::UnshareCgroup, Step::PivotRoot, Step::DetachOldRoot]);
+    if !spec.security.ulimits.iter().any(|limit| limit.name == "core") {
+        steps.push(Step::ForbidCoreFiles);
+    }
+    steps.push(Step::SetUmask(0o022));
+    plan_command(&mut steps, spec, facts, capabilities, filter);
     let freezer = freezer::legacy(&facts.hierarchies, &facts.cgroup);
     Ok(Plan { steps, tty: spec.tty, interactive: spec.interactive, counters: cgroups.counters, freezer })
 }
@@ -200,6 +200,8 @@ fn plan_parent(steps: &mut Vec<Step>, spec: &Spec, facts: &Facts, trees: &[Tree]
     steps.push(Step::AwaitRoot);
     steps.extend(scope.map(Step::StartScope));
     steps.extend(facts.maps.clone().map(Step::WriteIdMaps));
+    // By the parent, who may raise one: setrlimit(2), CAP_SYS_RESOURCE, in the host's user namespace.
+    steps.extend(spec.security.ulimits.iter().cloned().map(Step::SetResourceLimit));
     steps.push(Step::CloneRoot { path: facts.rootfs.clone(), attributes: root_attributes(spec, facts), mapped });
     let volumes = trees.iter().enumerate().filter(|(_, tree)| tree.mapped);
     steps.extend(volumes.map(|(tree, volume)| Step::MapTree { tree, source: volume.source.clone() }));
@@ -229,8 +231,18 @@ fn plan_parent(steps: &mut Vec<Step>, spec: &Spec, facts: &Facts, trees: &[Tree]
     attach
 }
 
-fn plan_command(steps: &mut Vec<Step>, spec: &Spec, facts: &Facts, capabilities: CapabilitySet) {
+fn plan_command(
+    steps: &mut Vec<Step>,
+    spec: &Spec,
+    facts: &Facts,
+    capabilities: CapabilitySet,
+    mut filter: Option<Filter>,
+) {
     let user = &facts.user;
+    if !spec.security.no_new_privileges() {
+        // Without no_new_privs it takes CAP_SYS_ADMIN, which is about to go: seccomp(2).
+        steps.extend(filter.take().map(Step::FilterCalls));
+    }
     let kept = if user.uid == 0 { capabilities } else { CapabilitySet(0) };
     steps.extend([
         Step::SetIdentity { bounding: capabilities, uid: user.uid, gid: user.gid, groups: user.groups.clone() },
@@ -243,6 +255,8 @@ fn plan_command(steps: &mut Vec<Step>, spec: &Spec, facts: &Facts, capabilities:
     // Again: changing the user cleared it (prctl(2), PR_SET_PDEATHSIG).
     steps.push(Step::DieWithParent);
     if spec.init {
+        // Init is to be under it, too.
+        steps.extend(filter.take().map(Step::FilterCalls));
         steps.extend([Step::ForkInit, Step::NewSession]);
     }
     let without_input = !spec.tty && !spec.interactive;
@@ -256,12 +270,10 @@ fn plan_command(steps: &mut Vec<Step>, spec: &Spec, facts: &Facts, capabilities:
         let home = user.home.as_deref().unwrap_or(Path::new("/"));
         env.push(format!("HOME={}", home.display()));
     }
-    steps.extend([
-        Step::ResetSignals,
-        Step::ChangeDirectory(spec.cwd.clone()),
-        Step::CloseDescriptors,
-        Step::Exec { args: spec.args.clone(), env, without_input },
-    ]);
+    steps.extend([Step::ResetSignals, Step::ChangeDirectory(spec.cwd.clone()), Step::CloseDescriptors]);
+    // As late as can be, so that a profile need not allow what comes before.
+    steps.extend(filter.map(Step::FilterCalls));
+    steps.push(Step::Exec { args: spec.args.clone(), env, without_input });
 }
 
 fn plan_devices(steps: &mut Vec<Step>, spec: &Spec, facts: &Facts) {

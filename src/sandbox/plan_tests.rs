@@ -4,6 +4,9 @@ use super::*;
 use crate::error::Kind;
 use crate::sandbox::facts::{Disk, Hierarchy, Masked};
 use crate::sandbox::limits::Limits;
+use crate::sandbox::rlimit::ResourceLimit;
+use crate::sandbox::seccomp::Seccomp;
+use crate::sandbox::security::Security;
 use crate::sandbox::shell::Shell;
 use crate::sandbox::spec::Volume;
 use crate::sandbox::user::User;
@@ -46,6 +49,7 @@ pub(super) fn facts(hierarchies: Vec<Hierarchy>) -> Facts {
         devices: Vec::new(),
         apparmor: None,
         mqueue: true,
+        kernel: (6, 1),
         ping: true,
     }
 }
@@ -128,6 +132,7 @@ fn the_default_posture_on_a_unified_host() {
         "++ trap - HUP INT QUIT PIPE TERM",
         "++ cd /",
         "++ exec 3>&-  # and every higher one",
+        "++ # no command loads a filter of system calls",
         "++ exec env -i PATH=/bin HOME=/root sh < /dev/null",
     ];
     let typed = |step: &Step| format!("{} {}", if step.shell() == Shell::Host { "+" } else { "++" }, step.command());
@@ -463,4 +468,48 @@ fn a_spec_is_a_document() {
     let text = serde_json::to_string(&spec).expect("it prints");
     assert_eq!(serde_json::from_str::<Spec>(&text).expect("it parses again"), spec);
     serde_json::from_str::<Spec>(r#"{"previleged":true}"#).expect_err("a word it does not know");
+}
+
+#[test]
+fn the_filter_of_system_calls_comes_as_late_as_it_can() {
+    let facts = facts(unified());
+    let with = |security: Security, init| commands(&Spec { security, init, ..spec() }, &facts);
+    let filter = "# no command loads a filter of system calls";
+    let none = || Security::default();
+    let unconfined = Security { seccomp: Seccomp::Unconfined, ..none() };
+    let privileged = Security { privileged: true, ..none() };
+    for security in [unconfined, privileged] {
+        assert!(!with(security, false).iter().any(|c| c == filter));
+    }
+    // Without no_new_privs it needs a capability, and comes before they go.
+    let found = with(Security { no_new_privileges: false, ..none() }, true);
+    let bounding = found.iter().position(|c| c.starts_with("setpriv --bounding-set")).expect("a bounding set");
+    assert_eq!(position(&found, filter), bounding - 1);
+    // Init is under it.
+    let steps = plan(&Spec { init: true, ..spec() }, &facts).expect("a plan");
+    let fork = steps.steps().iter().position(|step| matches!(step, Step::ForkInit)).expect("init");
+    let found = with(none(), true);
+    assert_eq!(position(&found, filter), fork - 1);
+    assert!(position(&found, "setpriv --no-new-privs sh") < fork);
+    // What a container may get decides what it may call.
+    let length = |security: Security| {
+        let steps = plan(&Spec { security, ..spec() }, &facts).expect("a plan");
+        let filters = steps.steps().iter().filter_map(|step| match step {
+            Step::FilterCalls(filter) => Some(filter.program.clone()),
+            _ => None,
+        });
+        filters.collect::<Vec<_>>()
+    };
+    assert_ne!(length(none()), length(Security { cap_add: vec!["sys_admin".into()], ..none() }));
+}
+
+#[test]
+fn limits_of_processes_are_set_from_outside() {
+    let limit = |name, soft, hard| ResourceLimit::new(name, soft, hard).expect("a limit");
+    let ulimits = vec![limit("nofile", Some(64), Some(128)), limit("core", None, None)];
+    let security = Security { ulimits, ..Security::default() };
+    let found = commands(&Spec { security, ..spec() }, &facts(unified()));
+    position(&found, "prlimit --pid $BOX --nofile=64:128");
+    position(&found, "prlimit --pid $BOX --core=unlimited:unlimited");
+    assert!(!found.iter().any(|c| c == "ulimit -c 0"), "core files are as one says");
 }

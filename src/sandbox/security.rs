@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::rlimit::ResourceLimit;
+use super::seccomp::{Document, Seccomp};
 use super::spec::invalid;
 use super::step::{CapabilitySet, capabilities, capability, named_capabilities};
 use crate::error::Result;
@@ -43,6 +45,10 @@ pub struct Security {
     pub unmask: Vec<PathBuf>,
     /// The AppArmor profile; by default tupper's own, where the host has AppArmor.
     pub apparmor: Option<String>,
+    /// Which system calls are made; where it is privileged, all unless a profile is asked for.
+    pub seccomp: Seccomp,
+    /// What setrlimit(2) limits.
+    pub ulimits: Vec<ResourceLimit>,
     /// None of the above, every device of the host's, /sys and the cgroups writable.
     pub privileged: bool,
 }
@@ -56,12 +62,31 @@ impl Default for Security {
             mask: Vec::new(),
             unmask: Vec::new(),
             apparmor: None,
+            seccomp: Seccomp::Default,
+            ulimits: Vec::new(),
             privileged: false,
         }
     }
 }
 
 impl Security {
+    /// The system calls of a profile in Docker's words, which is kept with the sandbox.
+    ///
+    /// # Errors
+    /// [`crate::error::Kind::Invalid`] with the line, or the word that nobody knows.
+    pub fn set_seccomp_profile(&mut self, text: &[u8]) -> Result<()> {
+        self.seccomp = Seccomp::Profile(Box::new(Document::parse(text)?));
+        Ok(())
+    }
+
+    /// Which system calls are made.
+    pub(super) fn seccomp(&self) -> &Seccomp {
+        match (&self.seccomp, self.privileged) {
+            (Seccomp::Default, true) => &Seccomp::Unconfined,
+            (seccomp, _) => seccomp,
+        }
+    }
+
     /// A word of `--security-opt`, such as `no-new-privileges`, `mask=/proc/acpi` or `apparmor=unconfined`: whether it is
     /// one of those that are known here.
     ///
@@ -81,6 +106,7 @@ impl Security {
             "mask" => self.mask.extend(paths(word, value)?),
             "unmask" if value.eq_ignore_ascii_case("all") => self.unmask.push("ALL".into()),
             "unmask" => self.unmask.extend(paths(word, value)?),
+            "seccomp" if value == "unconfined" => self.seccomp = Seccomp::Unconfined,
             "apparmor" if value.is_empty() => return Err(invalid("apparmor: no profile is named".to_string())),
             "apparmor" => self.apparmor = Some(value.to_string()),
             _ => return Ok(false),
@@ -212,7 +238,8 @@ mod tests {
         };
         assert_eq!(security, expected);
         assert!(security.set("no-new-privileges").expect("known") && security.no_new_privileges);
-        assert!(!security.set("seccomp=unconfined").expect("another's"));
+        assert!(security.set("seccomp=unconfined").expect("known") && security.seccomp == Seccomp::Unconfined);
+        assert!(!security.set("seccomp=/a/file").expect("whoever reads files"));
         for option in ["no-new-privileges=maybe", "mask=a", "mask=/a/../b", "unmask=", "apparmor="] {
             security.set(option).expect_err(option);
         }

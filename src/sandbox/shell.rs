@@ -56,6 +56,7 @@ impl Step {
             | Step::CloneRoot { .. }
             | Step::MapTree { .. }
             | Step::MakeFilesystem { .. }
+            | Step::SetResourceLimit(_)
             | Step::MakeDevice { .. }
             | Step::AttachTree { by_host: true, .. } => Shell::Host,
             _ => Shell::Inner,
@@ -189,6 +190,9 @@ impl Step {
             }
             // What root keeps of the permitted set at exec is the bounding set, and another user nothing: capabilities(7).
             Step::SetCapabilities(_) => "setpriv --inh-caps -all --ambient-caps -all sh".into(),
+            // There is no program that loads one and goes on as a shell.
+            Step::FilterCalls(_) => "# no command loads a filter of system calls".into(),
+            Step::SetResourceLimit(limit) => limit.command(),
             Step::ForbidNewPrivileges => "setpriv --no-new-privs sh".into(),
             // A shell that waits for its child reaps what is orphaned, too.
             Step::ForkInit => "sh".into(),

@@ -208,6 +208,9 @@ impl Handover<'_> {
                 resolve::make_device(self.last()?, name, *block, (*major, *minor), *mode)?;
                 own(self.last()?, name, *owner)
             }
+            Step::SetResourceLimit(limit) => {
+                process::set_resource_limit(self.pid, limit.number(), limit.soft, limit.hard)
+            }
             _ => Err(early("not a step of the parent")),
         }
     }

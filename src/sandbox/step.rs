@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 
 use super::devices::DeviceRule;
 use super::facts::Device;
+use super::rlimit::ResourceLimit;
 use super::scope::Scope;
+use super::seccomp::Filter;
 pub use crate::kernel::capability::CapabilitySet;
 pub use crate::kernel::mount::Attributes;
 
@@ -282,6 +284,10 @@ pub enum Step {
         /// Its name.
         profile: String,
     },
+    /// From here on only the system calls that the filter lets through are made.
+    FilterCalls(Filter),
+    /// Sets one of the new process's limits: setrlimit(2).
+    SetResourceLimit(ResourceLimit),
     /// Nothing executed gains privileges.
     ForbidNewPrivileges,
     /// Leaves PID 1 behind as init and goes on as its child.
@@ -336,6 +342,7 @@ impl Step {
             | Step::CloneRoot { .. }
             | Step::MapTree { .. }
             | Step::MakeFilesystem { .. }
+            | Step::SetResourceLimit(_)
             | Step::MakeDevice { .. } => Side::Parent,
             _ => Side::Child,
         }
@@ -423,6 +430,8 @@ impl Step {
             }
             Step::SetCapabilities(set) => format!("keep {} capabilities", count(*set)),
             Step::ForbidNewPrivileges => "no new privileges".into(),
+            Step::FilterCalls(filter) => filter.to_string(),
+            Step::SetResourceLimit(limit) => format!("limit {limit}"),
             Step::ForkInit => "start init".into(),
             Step::TakeTerminal => "take the terminal".into(),
             Step::CloseInput => "read nothing from standard input".into(),

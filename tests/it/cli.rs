@@ -13,6 +13,7 @@ mod look;
 mod privileges;
 mod pull;
 mod run;
+mod seccomp;
 mod shell;
 mod snapshots;
 mod store;

@@ -4,7 +4,7 @@
 //! A test that only shows that something did not happen proves nothing, so each also shows that the attack itself works:
 //! on the host, with a flag that takes the protection away, or on a careless stand-in.
 
-mod attack;
+pub mod attack;
 mod cgroups;
 mod descriptors;
 mod devices;
