@@ -169,6 +169,19 @@ fn a_limit_that_is_reached_is_told_with_its_flag() {
     assert_eq!(store.run("run --rm -m 64m --pids-limit 30 busybox true").stderr, "", "nothing was reached");
 }
 
+/// Who may make nodes makes those of any device, and uses few: on whichever kind of host.
+#[test]
+fn nodes_that_a_container_makes_are_of_little_use() {
+    let store = Store::new();
+    let script = "mknod /dev/k c 1 11 && mknod /dev/n c 1 3 && echo x >/dev/n && head -c 1 /dev/zero | wc -c && head -c 1 /dev/k";
+    let flags = "run --rm --userns host --cap-add mknod";
+    let done = store.run_with(&format!("{flags} busybox sh -c"), &[script]).status(1);
+    assert_eq!(done.stdout, "1\n", "{done}");
+    assert!(done.stderr.contains("/dev/k: Operation not permitted"), "{done}");
+    let more = store.run_with(&format!("{flags} --privileged busybox sh -c"), &["head -c 0 /dev/kmsg && echo open"]);
+    assert_eq!(more.ok(), "open", "the rules are off");
+}
+
 /// A container that runs until it is ended.
 fn running(store: &Store, flags: &str) -> Child {
     let mut command = store.command(&format!("run --rm --name it {flags} busybox sleep 100000"), &[]);
