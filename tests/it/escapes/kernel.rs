@@ -72,3 +72,36 @@ fn files_that_change_the_host_are_not_written() {
         files.iter().filter(|f| f.starts_with("/proc/sys/kernel")).map(fs::read).map(Result::ok).collect();
     assert_eq!(before, after);
 }
+
+/// Calls that need no capability, and have been the way to most holes of the kernel.
+#[test]
+fn calls_that_are_not_on_the_list_are_refused() {
+    let target = Target::new();
+    let control = target.run("run --rm --security-opt seccomp=unconfined attack /attack/unlisted").ok();
+    assert!(results(&control).values().filter(|result| **result == "done").count() >= 2, "few are real: {control}");
+    for flags in ["", "--init", "-u nobody", "--userns host"] {
+        let inside = target.run(&format!("run --rm {flags} attack /attack/unlisted")).ok();
+        let inside = results(&inside);
+        assert_eq!(inside.len(), 3, "{inside:?}");
+        for (call, result) in inside {
+            assert!(["Operation not permitted", "Function not implemented"].contains(&result), "{call}: {result}");
+        }
+    }
+}
+
+/// Root of a user namespace of its own has every capability there: it is not let in, and were it, would have no power over
+/// the container's mounts, devices and control groups.
+#[test]
+fn a_user_namespace_inside_is_refused_and_would_be_powerless() {
+    let target = Target::new();
+    for flags in ["", "--init", "-u nobody"] {
+        let done = target.run(&format!("run --rm {flags} attack /attack/nested true")).status(1);
+        assert_eq!(done.stdout, "unshare: Operation not permitted\n", "{done}");
+    }
+    let inside = target.run("run --rm --security-opt seccomp=unconfined attack /attack/nested true").ok();
+    let inside = results(&inside);
+    assert_eq!((inside["unshare"], inside["nf_tables"]), ("done", "done"), "the attack is real: {inside:?}");
+    for call in ["mount cgroup", "remount /proc/sys", "unmask", "mknod"] {
+        assert_ne!(inside[call], "done", "{call}: {inside:?}");
+    }
+}

@@ -71,3 +71,20 @@ fn files_of_other_containers_are_not_opened_by_handle() {
     }
     target.ok(&format!("rm {other}"));
 }
+
+/// Given the capabilities on purpose: they hold over what the container owns, and only with the host's ids over the host.
+#[test]
+fn added_capabilities_hold_over_the_container_alone() {
+    let target = Target::new();
+    assert_eq!(target.ok("run --rm --cap-add net_raw attack /attack/ping"), "ping: done\nraw: done\npacket: done");
+    let (other, root) = target.create("", "true");
+    std::fs::write(root.join("secret"), "the other's\n").expect("a file");
+    let handle = on_the_host("handle", &["get", text(&root.join("secret"))]).ok();
+    let open = |flags: &str| {
+        let flags = format!("{flags} --cap-add dac_read_search --security-opt seccomp=unconfined");
+        target.run(&format!("run --rm {flags} attack /attack/handle open / {handle}")).stdout
+    };
+    assert_eq!(open(""), "open_by_handle_at: Operation not permitted\n");
+    assert_eq!(open("--userns host"), "the other's\n", "the attack is real");
+    target.ok(&format!("rm {other}"));
+}

@@ -51,3 +51,18 @@ fn nested_and_read_only_subvolumes_go_with_their_container() {
     assert_eq!(target.ok("store check"), "");
     canary.assert_untouched();
 }
+
+/// SUBVOL_CREATE and its kin need no capability: only the filter on system calls refuses them.
+#[test]
+fn subvolumes_are_not_made_inside() {
+    let target = Target::new();
+    let before = target.disk.subvolumes();
+    for flags in ["", "--init", "-w /tmp"] {
+        let done = target.run(&format!("run --rm {flags} attack /attack/subvolume /root")).ok();
+        assert!(done.contains("create: ") && !done.contains("done"), "{done}");
+    }
+    // The attack is real, and what it leaves goes with the container.
+    let done = target.run("run --rm --security-opt seccomp=unconfined attack /attack/subvolume /root").ok();
+    assert!(done.contains("create: done\nmake read-only: done\n"), "{done}");
+    assert_eq!(target.disk.subvolumes(), before);
+}
