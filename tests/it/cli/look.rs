@@ -43,9 +43,16 @@ impl<'a> Running<'a> {
         self.inspect()["State"]["Pid"].as_i64().expect("a pid")
     }
 
-    fn end(mut self) {
+    fn end(self) {
         self.store.ok(&format!("rm -f {}", self.name));
-        self.tupper.wait().expect("its end");
+    }
+}
+
+impl Drop for Running<'_> {
+    /// What a failed test leaves must not take the processors from the others.
+    fn drop(&mut self) {
+        self.store.run(&format!("rm -f {}", self.name));
+        let _ = self.tupper.wait();
     }
 }
 
