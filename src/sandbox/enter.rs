@@ -138,22 +138,7 @@ impl Child {
             Step::CloseDescriptors => process::close_descriptors_but(self.inherited.socket.as_fd()),
             // Its errors name the command, which is what the person typed.
             Step::Exec { args, env, .. } => return exec(args, env),
-            Step::EnableControllers { .. }
-            | Step::MakeCgroup { .. }
-            | Step::InheritCpuset { .. }
-            | Step::SetLimit { .. }
-            | Step::RestrictDevices { .. }
-            | Step::LoadProfile { .. }
-            | Step::StartScope(_)
-            | Step::CloneTree { .. }
-            | Step::OwnStreams { .. }
-            | Step::WriteIdMaps(_)
-            | Step::CloneRoot { .. }
-            | Step::MapTree { .. }
-            | Step::MakeFilesystem { .. }
-            | Step::SetResourceLimit(_)
-            | Step::MakeDevice { .. }
-            | Step::Clone { .. } => Err(Error::new(Kind::Invalid, "not a step of the new process")),
+            _ => Err(Error::new(Kind::Invalid, "not a step of the new process")),
         };
         ran.context(|| step.describe())
     }

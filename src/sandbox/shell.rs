@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 
 use super::facts::Device;
 use super::scope::Scope;
-use super::step::{Attributes, CapabilitySet, Step, named_capabilities};
+use super::step::{Attributes, CapabilitySet, Side, Step, named_capabilities};
 use super::users::text;
 
 /// Which of the two shells a line is typed in.
@@ -42,24 +42,10 @@ impl Step {
     /// The shell that its [command](Step::command) is typed in.
     pub fn shell(&self) -> Shell {
         match self {
-            Step::EnableControllers { .. }
-            | Step::MakeCgroup { .. }
-            | Step::InheritCpuset { .. }
-            | Step::SetLimit { .. }
-            | Step::RestrictDevices { .. }
-            | Step::LoadProfile { .. }
-            | Step::StartScope(_)
-            | Step::CloneTree { .. }
-            | Step::OwnStreams { .. }
-            | Step::AwaitRoot
-            | Step::WriteIdMaps(_)
-            | Step::CloneRoot { .. }
-            | Step::MapTree { .. }
-            | Step::MakeFilesystem { .. }
-            | Step::SetResourceLimit(_)
-            | Step::MakeDevice { .. }
-            | Step::AttachTree { by_host: true, .. } => Shell::Host,
-            _ => Shell::Inner,
+            Step::Clone { .. } => Shell::Inner,
+            Step::AwaitRoot | Step::AttachTree { by_host: true, .. } => Shell::Host,
+            step if step.side() == Side::Child => Shell::Inner,
+            _ => Shell::Host,
         }
     }
 
