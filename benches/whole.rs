@@ -134,6 +134,9 @@ fn version(bench: &Bench) {
     measure("Starting and saying one's version", bench.runs * 4, 1, 1, rows);
 }
 
+/// A container without what holds it, to see what that costs.
+const BARE: &str = "run --rm --userns host --pids-limit -1 --security-opt seccomp=unconfined debian true";
+
 fn run(bench: &Bench) {
     let bwrap = |root: &Path| {
         let mut bwrap = Command::new("bwrap");
@@ -146,6 +149,7 @@ fn run(bench: &Bench) {
         }),
         row("floor: one raw snapshot, ioctl alone", || bench.raw_snapshots(1, 1, "one").0),
         row("tupper run --rm debian true", || timed(&mut bench.tupper.command("run --rm debian true", &[]))),
+        row("the same without user namespace, cgroup, seccomp", || timed(&mut bench.tupper.command(BARE, &[]))),
         row("tupper run --rm busybox true", || timed(&mut bench.tupper.command("run --rm busybox true", &[]))),
         row("tupper run --rm debian touch /x", || timed(&mut bench.tupper.command("run --rm debian touch /x", &[]))),
     ];

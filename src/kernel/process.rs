@@ -125,19 +125,20 @@ pub(crate) fn join_new_keyring() -> Result<()> {
     }
 }
 
-/// Has the next exec of this process change to an AppArmor profile; `proc` is a proc filesystem of ours.
+/// Puts this process under an AppArmor profile; `proc` is a proc filesystem of ours.
 ///
-/// aa_change_onexec(2); the file has a folder of AppArmor's own since Linux 5.8 (security/apparmor/lsm.c).
-pub(crate) fn confine_at_exec(proc: BorrowedFd<'_>, profile: &str) -> Result<()> {
+/// aa_change_profile(2), and not aa_change_onexec(2): an exec that changes the profile clears the wish to end with the parent
+/// (security/apparmor/lsm.c, apparmor_bprm_committing_creds). The file has a folder of AppArmor's own since Linux 5.8.
+pub(crate) fn confine(proc: BorrowedFd<'_>, profile: &str) -> Result<()> {
     let how = OpenHow::new()
         .flags(OFlag::O_WRONLY | OFlag::O_CLOEXEC)
         .resolve(ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_MAGICLINKS);
-    let opened = match nix::fcntl::openat2(proc, "self/attr/apparmor/exec", how) {
-        Err(Errno::ENOENT) => nix::fcntl::openat2(proc, "self/attr/exec", how),
+    let opened = match nix::fcntl::openat2(proc, "self/attr/apparmor/current", how) {
+        Err(Errno::ENOENT) => nix::fcntl::openat2(proc, "self/attr/current", how),
         other => other,
     };
-    let file = opened.map_err(|e| failed("open /proc/self/attr/exec", e))?;
-    let wanted = format!("exec {profile}");
+    let file = opened.map_err(|e| failed("open /proc/self/attr/current", e))?;
+    let wanted = format!("changeprofile {profile}");
     nix::unistd::write(&file, wanted.as_bytes()).map(drop).map_err(|e| failed(format_args!("write {wanted:?}"), e))
 }
 

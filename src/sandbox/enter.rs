@@ -124,7 +124,7 @@ impl Child {
             }
             Step::SetCapabilities(set) => capability::set_capabilities(*set),
             Step::Confine { profile } => {
-                self.place(Path::new("/proc")).and_then(|(proc, _)| process::confine_at_exec(proc, profile))
+                self.place(Path::new("/proc")).and_then(|(proc, _)| process::confine(proc, profile))
             }
             Step::ForbidNewPrivileges => capability::set_no_new_privileges(),
             Step::FilterCalls(filter) => seccomp::set_filter(&filter.program, filter.flags),

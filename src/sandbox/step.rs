@@ -279,7 +279,7 @@ pub enum Step {
     },
     /// Keeps these capabilities; none to inherit.
     SetCapabilities(CapabilitySet),
-    /// The command runs under an AppArmor profile.
+    /// Goes on under an AppArmor profile.
     Confine {
         /// Its name.
         profile: String,
@@ -406,7 +406,7 @@ impl Step {
             Step::SetParameter { name, value } => format!("set {} to {value}", name.replace('/', ".")),
             Step::MakeDevice { device, .. } => format!("make /dev/{}", device.name),
             Step::LoadProfile { name } => format!("load the AppArmor profile {name}"),
-            Step::Confine { profile } => format!("run under the AppArmor profile {profile}"),
+            Step::Confine { profile } => format!("go on under the AppArmor profile {profile}"),
             Step::MakeLink { name, target } => format!("link /dev/{name} to {target}"),
             Step::OpenTerminal { .. } => "open a terminal and mount it at /dev/console".into(),
             Step::MakePrivateFiles { .. } => "make private files".into(),
