@@ -154,6 +154,8 @@ fn with_subids(store: &Store, subuid: &str, subgid: &str, line: &str, more: &[&s
 #[test]
 fn roots_range_in_subuid_is_used_and_can_be_used_up() {
     let store = Store::alone();
+    store.ok("run --rm busybox true");
+    let before = store.traces();
     let (uids, gids) = ("me:100000:65536\nroot:1500000000:65536\n", "root:1600000000:70000\n");
     let map = finish(with_subids(&store, uids, gids, "run --rm busybox sh -c", &[MAP])).ok();
     assert_eq!(maps(&map), [[0, 1_500_000_000, 65536], [0, 1_600_000_000, 65536]]);
@@ -182,6 +184,8 @@ fn roots_range_in_subuid_is_used_and_can_be_used_up() {
     assert_eq!(leases().iter().filter(of_range).count(), 1);
     let other = Store::beside(&store);
     finish(with_subids(&other, uids, gids, "run --rm busybox true", &[])).ok();
+    store.ok("store gc");
+    before.assert_same(&store.traces());
 }
 
 #[test]
