@@ -58,7 +58,8 @@ impl Plan {
 ///
 /// # Errors
 ///
-/// [`Kind::Invalid`] for a spec that makes no sense, [`Kind::Unsupported`] for a limit that this host cannot set.
+/// [`Kind::Invalid`](crate::error::Kind::Invalid) for a spec that makes no sense,
+/// [`Kind::Unsupported`](crate::error::Kind::Unsupported) for a limit that this host cannot set.
 pub fn plan(spec: &Spec, facts: &Facts) -> Result<Plan> {
     validate(spec, facts)?;
     let capabilities = spec.security.capabilities(facts.capabilities)?;

@@ -1,8 +1,10 @@
 //! Which system calls a sandbox may make.
 //!
+//! ```text
 //!     calls (a table) ─> usual ──┐
 //!                                ├─> profile ── compile ─> a program for the kernel
 //!     Docker's JSON ──> docker ──┘
+//! ```
 //!
 //! All of it is pure; `kernel/seccomp.rs` loads the program.
 
