@@ -310,7 +310,7 @@ fn too_few_descriptors() {
         ["image import --name more BUSYBOX", "snapshot create base", "run --rm base true", "image ls", "store gc"]
     {
         let mut worked = false;
-        for most in (4..=24).step_by(2) {
+        for most in (4..=32).step_by(2) {
             let tupper = store.command(&line.replace("BUSYBOX", text(&busybox)), &[]);
             let mut limited = Command::new("prlimit");
             limited.arg(format!("--nofile={most}:{most}")).arg(tupper.get_program()).args(tupper.get_args());
@@ -323,7 +323,7 @@ fn too_few_descriptors() {
             }
             intact(&store);
         }
-        assert!(worked, "{line}: 24 descriptors are not enough");
+        assert!(worked, "{line}: 32 descriptors are not enough");
     }
     clean(&store);
 }
