@@ -237,7 +237,7 @@ fn a_paused_container_can_be_removed_and_its_tupper_killed() {
     store.ok("pause first");
     running.end();
     // A process that has ended and that nobody waits for.
-    let running = Running::start(&store, "zombie", "", "sleep 0 & touch /started; exec sleep 1000");
+    let running = Running::start(&store, "zombie", "", "sleep 1 & touch /started; exec sleep 1000");
     eventually("there is a zombie", Duration::from_secs(60), || {
         store.lines("top zombie state").contains(&"Z".to_string())
     });

@@ -185,7 +185,8 @@ fn roots_range_in_subuid_is_used_and_can_be_used_up() {
     let other = Store::beside(&store);
     finish(with_subids(&other, uids, gids, "run --rm busybox true", &[])).ok();
     store.ok("store gc");
-    before.assert_same(&store.traces());
+    // Others' leases that nobody held went when all were taken.
+    assert_eq!(store.traces().named("cgroup"), before.named("cgroup"));
 }
 
 #[test]
