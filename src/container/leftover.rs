@@ -38,7 +38,7 @@ pub(crate) fn leftovers(store: &Store, id: &Id, dir: Option<BorrowedFd<'_>>) -> 
     let mut left: Vec<Leftover> = store.running(id).iter().map(|running| Leftover::Process(running.pid)).collect();
     left.extend(sandbox::cgroups(&cgroup_name(store, id))?.into_iter().map(Leftover::Cgroup));
     left.extend(store.run_state(id).into_iter().map(Leftover::RunState));
-    let leases = store.id_leases().into_iter().filter(|(of, _)| of == id);
+    let leases = store.left_ids()?.into_iter().filter(|(of, _)| of == id);
     left.extend(leases.map(|(_, path)| Leftover::Ids(path)));
     let Some(dir) = dir else { return Ok(left) };
     if !store.exists(Shelf::Containers, id)? {
@@ -76,15 +76,14 @@ pub(super) fn clear_host(store: &Store, id: &Id) -> Result<()> {
     }
     sandbox::clear_cgroups(&cgroup_name(store, id))?;
     store.forget_running(id);
-    store.forget_ids(id);
-    Ok(())
+    store.forget_ids(id)
 }
 
 /// The ids of containers that something on the host is left of and that are not in the store any more.
 pub(crate) fn orphans(store: &Store) -> Result<Vec<Id>> {
     let prefix = format!("{}-", store.uuid());
     let mut ids = store.run_states();
-    ids.extend(store.id_leases().into_iter().map(|(id, _)| id));
+    ids.extend(store.left_ids()?.into_iter().map(|(id, _)| id));
     let of_cgroup = |name: &String| name.strip_prefix(&prefix)?.parse::<Id>().ok();
     ids.extend(sandbox::cgroup_names()?.iter().filter_map(of_cgroup));
     ids.sort_unstable();

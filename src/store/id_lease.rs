@@ -74,22 +74,36 @@ impl Store {
         Ok(IdLease { uid, gid, directory, name, _file: file })
     }
 
-    /// The ranges that containers of this store have, truly or not: the container, and the file.
-    pub(crate) fn id_leases(&self) -> Vec<(Id, PathBuf)> {
-        let names = std::fs::read_dir(place()).into_iter().flatten().flatten().map(|entry| entry.file_name());
-        names
-            .filter_map(|name| {
-                let (_, store, id) = parse(name.to_str()?)?;
-                (store == self.uuid()).then_some((id, place().join(name)))
-            })
-            .collect()
+    /// The ranges of containers of this store that nobody holds any more: the container, and the file.
+    ///
+    /// Who leases one locks it before the directory is free again, so a lease that can be locked then was left.
+    pub(crate) fn left_ids(&self) -> Result<Vec<(Id, PathBuf)>> {
+        let doing = || format!("look for ranges in {}", place().display());
+        let ours = |name: &String| parse(name).is_some_and(|(_, store, _)| store == self.uuid());
+        let Some(directory) = fs::open_directory_if_any(fs::CWD, place()).context(doing)? else {
+            return Ok(Vec::new());
+        };
+        if !names(&directory)?.iter().any(ours) {
+            return Ok(Vec::new());
+        }
+        flock::lock(directory.as_fd(), Lock::Exclusive, || "the ranges of user ids").context(doing)?;
+        let mut left = Vec::new();
+        for name in names(&directory)?.into_iter().filter(ours) {
+            if let Some((_, _, id)) = parse(&name)
+                && is_left(&directory, &name).context(doing)?
+            {
+                left.push((id, place().join(&name)));
+            }
+        }
+        Ok(left)
     }
 
-    /// Gives back the range of a container that has ended.
-    pub(crate) fn forget_ids(&self, id: &Id) {
-        for (_, path) in self.id_leases().into_iter().filter(|(of, _)| of == id) {
+    /// Gives back the range of a container that has ended, and that nobody holds.
+    pub(crate) fn forget_ids(&self, id: &Id) -> Result<()> {
+        for (_, path) in self.left_ids()?.into_iter().filter(|(of, _)| of == id) {
             let _ = std::fs::remove_file(path); // removed by another, or in nobody's way
         }
+        Ok(())
     }
 }
 
@@ -123,18 +137,26 @@ fn parse(name: &str) -> Option<(u32, &str, Id)> {
     Some((uid.parse().ok()?, store, id.parse().ok()?))
 }
 
-/// Takes a lease away that nobody holds, of a container that does not run: the range's first user, if it did.
-fn reclaim(directory: &OwnedFd, name: &str) -> Result<Option<u32>> {
-    let Some((uid, store, id)) = parse(name) else { return Ok(None) };
+/// Whether nobody holds a lease. The directory is locked.
+fn is_left(directory: &OwnedFd, name: &str) -> Result<bool> {
     let file = match fs::open_file_beneath(directory.as_fd(), Path::new(name)) {
-        Err(e) if e.kind() == Kind::NotFound => return Ok(Some(uid)), // just given back
+        Err(e) if e.kind() == Kind::NotFound => return Ok(false), // just given back
         file => file?,
     };
     match flock::try_lock(file.as_fd()) {
-        Err(e) if e.kind() == Kind::InUse => return Ok(None),
-        other => other?,
+        Err(e) if e.kind() == Kind::InUse => Ok(false),
+        // Its holder may have given it back since it was opened.
+        other => other.and_then(|()| fs::is_at(file.as_fd(), directory.as_fd(), name)),
     }
-    if running(&Path::new(RUN).join(store).join(format!("{id}.json"))).is_some() {
+}
+
+/// Takes a lease away that nobody holds, of a container that does not run: the range's first user, if it did.
+fn reclaim(directory: &OwnedFd, name: &str) -> Result<Option<u32>> {
+    let Some((uid, store, id)) = parse(name) else { return Ok(None) };
+    if !fs::exists_at(directory.as_fd(), name)? {
+        return Ok(Some(uid)); // just given back
+    }
+    if !is_left(directory, name)? || running(&Path::new(RUN).join(store).join(format!("{id}.json"))).is_some() {
         return Ok(None);
     }
     match fs::unlink(directory.as_fd(), name) {
