@@ -218,13 +218,8 @@ fn make<'a>(store: &'a Store, prepared: &mut Prepared, mut place: Place<'a>) -> 
     }
     let spec = serde_json::to_vec(&prepared.spec).map_err(|e| Error::new(Kind::Invalid, e.to_string()))?;
     loop {
-        let new = New {
-            name: prepared.record.name.as_ref(),
-            record: &prepared.record,
-            read_only: false,
-            spec: Some(&spec),
-            durable: !prepared.record.goes_at_its_end(),
-        };
+        let new =
+            New { name: prepared.record.name.as_ref(), record: &prepared.record, read_only: false, spec: Some(&spec) };
         match place.fill(&prepared.resolved.parent, &new) {
             Err(e) if e.kind() == Kind::AlreadyExists && prepared.name_made_up => {
                 prepared.record.name = Some(names::free(store)?);

@@ -6,10 +6,10 @@
 //!                                               └── --rm: removed at the end ────────────┘
 //! ```
 //!
-//! A container is a directory `containers/ID/`: the record (name, source, how it last ended) as an xattr, `spec.json`
-//! (what it runs; its limits may have been changed since, in an xattr, too), and the subvolume. It is running while somebody holds the lock on that directory, which is the
-//! process that started it, in the foreground. That process notes the start in the record, and the end; where the end
-//! is missing and nothing runs, it was killed before it could.
+//! A container is a directory `containers/ID/`: the record (name, source, how it last ended), the spec (what it runs) and
+//! the limits that it was given since, as xattrs, and the subvolume. It is running while somebody holds the lock on that
+//! directory, which is the process that started it, in the foreground. That process notes the start in the record, and
+//! the end; where the end is missing and nothing runs, it was killed before it could.
 
 mod chain;
 mod compose;
@@ -43,8 +43,8 @@ use crate::sandbox::{self, Limits, Spec};
 use crate::snapshot::Source;
 use crate::store::{Running, Shelf, Store, record};
 
-/// A spec larger than this is refused: it holds a command line and an environment, which execve(2) limits to 2 MiB.
-const SPEC_LIMIT: u64 = 4 << 20;
+/// The largest `spec.json` that is read.
+const OLD_SPEC_LIMIT: u64 = 4 << 20;
 
 /// What the store records of a container.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -174,12 +174,13 @@ fn open(store: &Store, id: &Id) -> Result<Container> {
     let dir = store.open_object(Shelf::Containers, id)?;
     let read = || -> Result<Container> {
         let record: Record = record::read(dir.as_fd())?.ok_or_else(|| Error::new(Kind::Store, "no record"))?;
-        let json = fs::read_small(dir.as_fd(), "spec.json", SPEC_LIMIT)?;
-        let mut spec: Spec = serde_json::from_slice(&json).map_err(|e| {
-            // Nothing of a throwaway is synced: after a power cut its spec is empty, and it is only waiting for the gc.
-            let kind = if record.goes_at_its_end() { Kind::NotFound } else { Kind::Store };
-            Error::new(kind, format!("read spec.json: {e}"))
-        })?;
+        let json = match record::read_spec(dir.as_fd())? {
+            Some(json) => json,
+            // Until November 2026 it was a file.
+            None => fs::read_small(dir.as_fd(), "spec.json", OLD_SPEC_LIMIT).map_err(|e| e.with_kind(Kind::Store))?,
+        };
+        let broken = |e| Error::new(Kind::Store, format!("read the spec: {e}"));
+        let mut spec: Spec = serde_json::from_slice(&json).map_err(broken)?;
         if let Some(Changed { limits }) = record::read_limits(dir.as_fd())? {
             spec.limits = limits;
         }

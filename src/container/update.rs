@@ -1,11 +1,10 @@
 //! `update`: other limits for a container, now if it runs, and from its next start on.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::AsFd;
 
 use super::compose::check_memory;
 use super::{Changed, State, leftover};
 use crate::error::{Context, Error, Kind, Result};
-use crate::kernel::flock::{self, Lock};
 use crate::kernel::fs;
 use crate::name::Id;
 use crate::sandbox::{self, Limits};
@@ -27,7 +26,8 @@ pub fn update(store: &Store, text: &str, change: &Limits) -> Result<Id> {
 
 fn update_found(store: &Store, found: Found, change: &Limits) -> Result<()> {
     let dir = store.open_object(Shelf::Containers, &found.id)?;
-    let _turn = turn(dir.as_fd())?;
+    // Two updates come one after the other. Whoever runs the container holds its directory's lock, so this is another.
+    let _turn = store.lock_shelf(Shelf::Containers)?;
     let container = super::open(store, &found.id)?;
     let runs = matches!(container.state, State::Running(_));
     // What is at rest is held, so that it is not started meanwhile with the limits that it had.
@@ -55,11 +55,4 @@ fn busy(e: Error) -> Error {
         Kind::InUse => Error::new(Kind::InUse, "it is being started or removed").with_hint("try again in a moment"),
         _ => e,
     }
-}
-
-/// Two updates of one container come one after the other. Whoever runs it holds the directory's lock, so this is another.
-fn turn(dir: BorrowedFd<'_>) -> Result<OwnedFd> {
-    let spec = fs::open_file_beneath(dir, "spec.json".as_ref())?;
-    flock::lock(spec.as_fd(), Lock::Exclusive, || "an update of the container")?;
-    Ok(spec)
 }

@@ -206,7 +206,7 @@ fn create_one(store: &Store, resolved: &Resolved, name: Option<&ObjectName>, rea
         source: resolved.source.clone(),
         image: resolved.image.as_ref().map(|image| image.id),
     };
-    let new = New { name, record: &record, read_only, spec: None, durable: true };
+    let new = New { name, record: &record, read_only, spec: None };
     Place::claim(store, found)?.fill(&resolved.parent, &new)?;
     Ok(found.id)
 }

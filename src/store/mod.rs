@@ -11,7 +11,7 @@
 //!     layers/CHAIN/rootfs     a sealed (read-only) subvolume; xattr record on CHAIN/
 //!     tags/NAME               symlink to ../images/ID; '/' in NAME is written '%'
 //!     snapshots/ID/rootfs     a snapshot of a layer or of another snapshot; xattr record on ID/
-//!     containers/ID/rootfs    the same with a container's record; spec.json beside it
+//!     containers/ID/rootfs    the same with a container's record and spec
 //!     names/NAME              symlink to ../snapshots/ID or ../containers/ID
 //!     staging/ANY             what is under way: drafts, and intents; staging.rs tells their rules
 //!     trash/SHELF-ID-NONCE    on its way out
@@ -25,7 +25,7 @@
 //!   durable, and every snapshot has a parent directory of its own, so that creations share commits.
 //! - Publishing and removing is one rename of that directory, all within the one subvolume `fs/`.
 //! - Locks are flocks on directories: on an object's own (in use, being made, being removed), on `images/` (names and
-//!   layers change), on `names/` (a name is freed, or a stale one replaced), on `staging/` (shared: an entry is made;
+//!   layers change), on `names/` (a name is freed, or a stale one replaced), on `containers/` (what was decided about one is changed), on `staging/` (shared: an entry is made;
 //!   exclusive: somebody looks for what is left), on `trash/` (a command tidies up before its own work), on ROOT (the store
 //!   is being made or mounted). They die with their holder. Who holds `images/` may take `staging/`, who holds an object's
 //!   may take `names/`; otherwise nobody waits for one of these shelves while it holds another.

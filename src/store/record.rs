@@ -1,6 +1,9 @@
 //! Records: what the store knows of an object beside its files, as xattrs on the object's directory.
 //!
 //! `user.tupper.record` is a small versioned JSON document whose fields belong to the room that writes it.
+//! `user.tupper.spec`, `user.tupper.spec.1`, … are what a container runs: as large as a command line and an environment may
+//! be, in pieces that fit in a leaf. It is no file, because no file is on the disk with the snapshot unless fsync(2) was
+//! called for it, and what that brings there of its directory comes without the sign in `staging/` that it was being made.
 //! `user.tupper.limits` is what a container's limits were changed to after it was made: an xattr of its own, since whoever
 //! runs the container writes the record. `user.tupper.subvolume` names the one subvolume that may lie in `rootfs`: by its own UUID, or, where the record has
 //! to be set before the snapshot is made, by the UUID of what it is a snapshot of.
@@ -16,8 +19,15 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::kernel::{btrfs, fs};
 
 const RECORD: &str = "user.tupper.record";
+const SPEC: &str = "user.tupper.spec";
 const LIMITS: &str = "user.tupper.limits";
 const SUBVOLUME: &str = "user.tupper.subvolume";
+
+/// What fits in an attribute with nodes of any size: BTRFS_MAX_XATTR_SIZE is 3,963 less the name for the smallest of 4 KiB.
+const PIECE: usize = 3072;
+
+/// A larger spec is refused: it holds a command line and an environment, which execve(2) limits to 2 MiB.
+const SPEC_LIMIT: usize = 4 << 20;
 
 /// The version that every record carries. Unknown fields are ignored, missing ones have defaults: only a change that
 /// an older tupper would misread raises it.
@@ -33,6 +43,33 @@ struct Versioned<T> {
 /// Sets an object's record.
 pub(crate) fn write<T: Serialize>(object: BorrowedFd<'_>, record: &T) -> Result<()> {
     write_as(RECORD, object, record)
+}
+
+/// Sets what a new container runs.
+pub(crate) fn write_spec(object: BorrowedFd<'_>, spec: &[u8]) -> Result<()> {
+    if spec.len() > SPEC_LIMIT {
+        return Err(Error::new(Kind::Limit, format!("write the spec: larger than {SPEC_LIMIT} bytes")));
+    }
+    let mut pieces = spec.chunks(PIECE).enumerate();
+    pieces.try_for_each(|(nth, piece)| fs::set_xattr(object, &spec_name(nth), piece)).context(|| "write the spec")
+}
+
+/// What a container runs; `None` where nothing says so.
+pub(crate) fn read_spec(object: BorrowedFd<'_>) -> Result<Option<Vec<u8>>> {
+    let mut spec = None;
+    for nth in 0..=SPEC_LIMIT / PIECE {
+        let Some(piece) = fs::get_xattr(object, &spec_name(nth)).context(|| "read the spec")? else { break };
+        let last = piece.len() < PIECE;
+        spec.get_or_insert_with(Vec::new).extend(piece);
+        if last {
+            break;
+        }
+    }
+    Ok(spec)
+}
+
+fn spec_name(nth: usize) -> String {
+    if nth == 0 { SPEC.to_string() } else { format!("{SPEC}.{nth}") }
 }
 
 /// Sets the limits that a container has instead of those that it was made with.

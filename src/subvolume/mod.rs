@@ -105,10 +105,8 @@ pub(crate) struct New<'a, T> {
     pub record: &'a T,
     /// Nothing in it may be changed.
     pub read_only: bool,
-    /// A document too large for the record, as `spec.json` beside the subvolume; durable before the snapshot is.
+    /// What it runs, beside the record.
     pub spec: Option<&'a [u8]>,
-    /// Make that document durable. Not needed for what is thrown away anyway.
-    pub durable: bool,
 }
 
 impl<'a> Place<'a> {
@@ -135,7 +133,7 @@ impl<'a> Place<'a> {
         record::write(dir.as_fd(), new.record)?;
         record::write_identity(dir.as_fd(), Identity::ChildOf(parent.uuid))?;
         if let Some(spec) = new.spec {
-            fs::write_new(dir.as_fd(), "spec.json", spec, 0o600, new.durable)?;
+            record::write_spec(dir.as_fd(), spec)?;
         }
         if let Some(name) = new.name {
             self.store.claim_name(name, self.found)?;

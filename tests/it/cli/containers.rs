@@ -120,3 +120,36 @@ fn a_throwaway_that_was_only_created_has_not_ended() {
     store.run("start -a later").status(0);
     assert_eq!(store.ok("ps -aq"), "", "it goes when its command ends");
 }
+
+#[test]
+fn what_it_runs_may_be_large() {
+    let store = Store::new();
+    // An environment larger than one attribute holds, and than one word of a command line may be.
+    let values: Vec<String> = ('a'..='d').map(|c| format!("{}={}", c, c.to_string().repeat(100_000))).collect();
+    let mut arguments: Vec<&str> = values.iter().flat_map(|value| ["-e", value]).collect();
+    arguments.extend(["--name", "big", "busybox", "sh", "-c", "echo ${#a} ${#d}"]);
+    store.run_with("create", &arguments).status(0);
+    assert_eq!(store.run("start -a big").status(0).stdout, "100000 100000\n");
+    let env = store.json("inspect big")[0]["Config"]["Env"].clone();
+    assert!(values.iter().all(|value| env.as_array().expect("a list").contains(&value.as_str().into())));
+    store.ok("store check");
+}
+
+/// What it runs was a file until November 2026.
+#[test]
+fn one_that_was_made_with_a_file_starts() {
+    let store = Store::new();
+    let id = id(&store.ok("create --name old busybox echo works"));
+    let directory = store.root().join("fs/containers").join(id);
+    let (name, spec) = ("user.tupper.spec", directory.join("spec.json"));
+    let mut value = [0; 4096];
+    let length = rustix::fs::getxattr(&directory, name, &mut value[..]).expect("what it runs");
+    std::fs::write(&spec, &value[..length]).expect("the file");
+    rustix::fs::removexattr(&directory, name).expect("no attribute");
+    assert_eq!(store.run("start -a old").status(0).stdout, "works\n");
+    store.ok("store check");
+    std::fs::write(&spec, "{").expect("the file");
+    assert!(store.fails(125, "start -a old").contains("spec"));
+    std::fs::remove_file(&spec).expect("the file");
+    assert!(store.fails(125, "start -a old").contains("spec.json"));
+}
