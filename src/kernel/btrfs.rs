@@ -136,41 +136,67 @@ pub(crate) fn info(subvolume: BorrowedFd<'_>) -> Result<Info> {
     })
 }
 
+/// How often a subvolume is looked for that somebody moves each time before its path is asked for.
+const MOVES: usize = 64;
+
 /// The subvolumes nested directly in this one, as paths below it.
 pub(crate) fn nested(subvolume: BorrowedFd<'_>) -> Result<Vec<PathBuf>> {
     let mut found = Vec::new();
-    let mut args =
-        RootrefArgs { min_treeid: 0, rootref: [Rootref { treeid: 0, dirid: 0 }; 255], num_items: 0, align: [0; 7] };
+    let mut next = 0;
     loop {
-        // SAFETY: the structure has the layout of btrfs_ioctl_get_subvol_rootref_args and lives through the call.
-        #[expect(unsafe_code, reason = "the crate's iterator resolves paths against the working directory")]
-        let result = unsafe { get_subvol_rootref(subvolume.as_raw_fd(), &raw mut args) };
-        match result {
-            // EOVERFLOW: more than 255; min_treeid was moved on for the next call (fs/btrfs/ioctl.c).
-            Ok(_) | Err(Errno::EOVERFLOW) => {}
-            Err(e) => return Err(failed(format_args!("list the subvolumes in {}", name_of(subvolume)), e)),
-        }
-        for reference in &args.rootref[..usize::from(args.num_items)] {
+        let (references, all) = references(subvolume, next)?;
+        for reference in &references {
             match nested_path(subvolume, *reference) {
                 Err(e) if e.kind() == Kind::NotFound => {} // destroyed meanwhile
                 path => found.push(path?),
             }
         }
-        if result.is_ok() {
-            return Ok(found);
+        match references.last() {
+            Some(last) if !all => next = last.treeid + 1,
+            _ => return Ok(found),
         }
     }
 }
 
-fn nested_path(subvolume: BorrowedFd<'_>, reference: Rootref) -> Result<PathBuf> {
+/// References to the subvolumes nested in this one whose numbers are `from` or more, and whether they are all.
+fn references(subvolume: BorrowedFd<'_>, from: u64) -> Result<(Vec<Rootref>, bool)> {
     let mut args =
-        InoLookupUserArgs { dirid: reference.dirid, treeid: reference.treeid, name: [0; 256], path: [0; 3824] };
-    // SAFETY: the structure has the layout of btrfs_ioctl_ino_lookup_user_args and lives through the call.
-    #[expect(unsafe_code, reason = "neither the crate nor nix has this ioctl")]
-    unsafe { ino_lookup_user(subvolume.as_raw_fd(), &raw mut args) }
-        .map_err(|e| failed(format_args!("look up a subvolume in {}", name_of(subvolume)), e))?;
-    let text = |bytes: &[u8]| PathBuf::from(OsStr::from_bytes(bytes.split(|b| *b == 0).next().unwrap_or_default()));
-    Ok(text(&args.path).join(text(&args.name)))
+        RootrefArgs { min_treeid: from, rootref: [Rootref { treeid: 0, dirid: 0 }; 255], num_items: 0, align: [0; 7] };
+    // SAFETY: the structure has the layout of btrfs_ioctl_get_subvol_rootref_args and lives through the call.
+    #[expect(unsafe_code, reason = "the crate's iterator resolves paths against the working directory")]
+    let result = unsafe { get_subvol_rootref(subvolume.as_raw_fd(), &raw mut args) };
+    match result {
+        // EOVERFLOW: there are more than 255 (fs/btrfs/ioctl.c).
+        Ok(_) | Err(Errno::EOVERFLOW) => Ok((args.rootref[..usize::from(args.num_items)].to_vec(), result.is_ok())),
+        Err(e) => Err(failed(format_args!("list the subvolumes in {}", name_of(subvolume)), e)),
+    }
+}
+
+fn nested_path(subvolume: BorrowedFd<'_>, mut reference: Rootref) -> Result<PathBuf> {
+    let treeid = reference.treeid;
+    let doing = || format!("look up the subvolume {treeid} in {}", name_of(subvolume));
+    for _ in 0..MOVES {
+        let mut args = InoLookupUserArgs { dirid: reference.dirid, treeid, name: [0; 256], path: [0; 3824] };
+        // SAFETY: the structure has the layout of btrfs_ioctl_ino_lookup_user_args and lives through the call.
+        #[expect(unsafe_code, reason = "neither the crate nor nix has this ioctl")]
+        match unsafe { ino_lookup_user(subvolume.as_raw_fd(), &raw mut args) } {
+            Ok(_) => {
+                let text = |bytes: &[u8]| {
+                    PathBuf::from(OsStr::from_bytes(bytes.split(|b| *b == 0).next().unwrap_or_default()))
+                };
+                return Ok(text(&args.path).join(text(&args.name)));
+            }
+            // It is not in that directory any more (fs/btrfs/ioctl.c, btrfs_search_path_in_tree_user): moved meanwhile.
+            Err(Errno::EINVAL) => {}
+            Err(e) => return Err(failed(doing(), e)),
+        }
+        let (references, _) = references(subvolume, treeid)?;
+        match references.first() {
+            Some(now) if now.treeid == treeid => reference = *now,
+            _ => return Err(failed(doing(), Errno::ENOENT)),
+        }
+    }
+    Err(failed(doing(), Errno::EINVAL))
 }
 
 /// BTRFS_IOC_SYNC: a commit, after which the kernel gives the space of destroyed subvolumes back at once instead of
