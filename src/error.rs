@@ -39,6 +39,22 @@ pub enum Kind {
     Io,
 }
 
+/// The kinds by the number that stands for each between processes; a kind that is not here arrives as [`Kind::Io`].
+const KINDS: &[Kind] = &[
+    Kind::Io,
+    Kind::NotFound,
+    Kind::AlreadyExists,
+    Kind::InUse,
+    Kind::Invalid,
+    Kind::Limit,
+    Kind::Unsupported,
+    Kind::Permission,
+    Kind::NoSpace,
+    Kind::Store,
+    Kind::NotExecutable,
+    Kind::CommandNotFound,
+];
+
 /// An error with what was being done, why it failed, and perhaps a way out.
 pub struct Error(Box<Inner>);
 
@@ -108,6 +124,25 @@ impl Error {
             Kind::CommandNotFound => 127,
             _ => 1,
         }
+    }
+
+    /// The error as bytes, for another process: its kind, what it says, and its way out. The errno is lost.
+    pub(crate) fn to_bytes(&self) -> Vec<u8> {
+        let kind = KINDS.iter().position(|kind| *kind == self.kind()).unwrap_or(0);
+        let mut bytes = vec![u8::try_from(kind).unwrap_or(0)];
+        // Control characters, line ends among them, are escaped.
+        bytes.extend_from_slice(self.to_string().as_bytes());
+        bytes.extend(self.hint().into_iter().flat_map(|hint| std::iter::once(b'\n').chain(hint.bytes())));
+        bytes
+    }
+
+    /// The error that [`to_bytes`](Error::to_bytes) made.
+    pub(crate) fn from_bytes(bytes: &[u8]) -> Error {
+        let (kind, text) = bytes.split_first().map_or((0, bytes), |(kind, text)| (usize::from(*kind), text));
+        let text = String::from_utf8_lossy(text);
+        let (message, hint) = text.split_once('\n').map_or((&*text, None), |(message, hint)| (message, Some(hint)));
+        let error = Error::new(KINDS.get(kind).copied().unwrap_or(Kind::Io), message);
+        if let Some(hint) = hint { error.with_hint(hint) } else { error }
     }
 
     /// The same error with what was being done before it; for those that are not returned.

@@ -1,4 +1,4 @@
-//! `tupper start`, `ps`, `rm` and `inspect`
+//! `tupper ps`, `rm` and `inspect`.
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -7,38 +7,11 @@ use anyhow::Result;
 use clap::Args;
 use jiff::Timestamp;
 use serde_json::{Value, json};
-use tupper::container::{self, Container, Narrate, State};
-use tupper::error::{Error, Kind};
+use tupper::container::{self, Container, State};
+use tupper::error::Kind;
 use tupper::sandbox::{self, IdMap, Users};
 
 use super::output::{self, Listing};
-
-#[derive(Debug, Args)]
-pub(super) struct Start {
-    /// Stay attached to the command, in the foreground
-    #[arg(long, short)]
-    attach: bool,
-    /// Print each step as it is done, with the command a person would type for it
-    #[arg(long)]
-    explain: bool,
-    /// Name or id
-    container: String,
-}
-
-impl Start {
-    pub(super) fn run(self, root: &Path) -> Result<ExitCode> {
-        let store = super::open_to_make(root)?;
-        if !self.attach {
-            let error = Error::new(
-                Kind::Unsupported,
-                format!("start {}: in the background is not supported yet", self.container),
-            );
-            return Err(error.with_hint("use `tupper start -a`").into());
-        }
-        let narrate: Option<Narrate<'_>> = self.explain.then_some(&super::run::narrate);
-        Ok(super::run::exit_code(&container::start(&store, &self.container, narrate)?))
-    }
-}
 
 #[derive(Debug, Args)]
 pub(super) struct Ps {
@@ -132,6 +105,8 @@ fn status(container: &Container) -> String {
             let seconds = Timestamp::now().as_second().saturating_sub(running.started.as_second());
             format!("Up {}", output::duration(seconds.max(0).unsigned_abs()))
         }
+        State::Stopping(_) => "Stopping".to_string(),
+        State::Restarting(ended) => format!("Restarting ({}) {}", ended.exit_code, output::ago(ended.finished)),
         State::Exited(ended) => format!("Exited ({}) {}", ended.exit_code, output::ago(ended.finished)),
     }
 }
@@ -235,6 +210,9 @@ fn life(state: &State) -> (Option<i32>, Option<Timestamp>, Option<Timestamp>, u8
     match state {
         State::Created => (None, None, None, 0),
         State::Running(running) => (Some(running.pid), Some(running.started), None, 0),
-        State::Exited(ended) => (None, Some(ended.started), Some(ended.finished), ended.exit_code),
+        State::Stopping(started) => (None, Some(*started), None, 0),
+        State::Restarting(ended) | State::Exited(ended) => {
+            (None, Some(ended.started), Some(ended.finished), ended.exit_code)
+        }
     }
 }

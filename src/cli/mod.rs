@@ -3,12 +3,15 @@
 //! Results go to standard output, everything else to standard error. An error is one line, `tupper: error: WHAT: WHY`,
 //! and where there is a way out a second, `hint: …`.
 
+mod attach;
 mod cgroup;
 mod completion;
 mod container;
 mod image;
 mod limits;
 mod logger;
+mod logs;
+mod monitor;
 mod output;
 mod pause;
 mod progress;
@@ -18,6 +21,7 @@ mod run;
 mod security;
 mod snapshot;
 mod stats;
+mod stop;
 mod store;
 mod top;
 mod users;
@@ -63,8 +67,18 @@ enum Verb {
     Shell(run::Shell),
     /// Make a container, without starting it
     Create(run::Create),
-    /// Start a container that was created or has ended
-    Start(container::Start),
+    /// Start containers that were created or have ended
+    Start(attach::Start),
+    /// Go to a running container: see what it writes, type what it reads
+    Attach(attach::Attach),
+    /// Show what a container has written
+    Logs(logs::Logs),
+    /// Ask containers to end, and kill those that do not
+    Stop(stop::Stop),
+    /// Stop containers and start them again
+    Restart(stop::Restart),
+    /// Wait until containers have ended, and print their exit statuses
+    Wait(stop::Wait),
     /// List containers
     Ps(container::Ps),
     /// Change the limits of containers, now if they run
@@ -124,6 +138,9 @@ fn levels() -> impl TypedValueParser<Value = LevelFilter> {
 
 /// Parses the arguments, does what they say, and returns the exit status.
 pub(crate) fn main() -> ExitCode {
+    if let Some(arguments) = monitors() {
+        return monitor::main(&arguments);
+    }
     let mut command = Cli::command();
     let matches = command.try_get_matches_from_mut(std::env::args_os());
     let parsed = matches.and_then(|matches| Cli::from_arg_matches(&matches).map_err(|e| e.format(&mut command)));
@@ -134,12 +151,18 @@ pub(crate) fn main() -> ExitCode {
         Err(e) => return usage(&e),
     };
     logger::init(cli.log_level);
-    let runs_a_command = matches!(cli.verb, Verb::Run(_) | Verb::Shell(_) | Verb::Start(_));
+    let runs_a_command = matches!(cli.verb, Verb::Run(_) | Verb::Shell(_) | Verb::Start(_) | Verb::Attach(_));
     match dispatch(cli) {
         Ok(code) => code,
         Err(e) if output::is_broken_pipe(&e) => ExitCode::SUCCESS, // `tupper image ls | head -1`
         Err(e) => failed(&e, runs_a_command),
     }
+}
+
+/// What follows the word by which this program is a monitor, if it is one.
+fn monitors() -> Option<Vec<std::ffi::OsString>> {
+    let mut arguments = std::env::args_os().skip(1);
+    (arguments.next()? == tupper::container::MONITOR).then(|| arguments.collect())
 }
 
 fn dispatch(cli: Cli) -> Result<ExitCode> {
@@ -150,6 +173,11 @@ fn dispatch(cli: Cli) -> Result<ExitCode> {
         Verb::Run(verb) => return verb.run(&root),
         Verb::Shell(verb) => return verb.run(&root),
         Verb::Start(verb) => return verb.run(&root),
+        Verb::Attach(verb) => return verb.run(&root),
+        Verb::Logs(verb) => return verb.run(&root),
+        Verb::Stop(verb) => return verb.run(&root),
+        Verb::Restart(verb) => return verb.run(&root),
+        Verb::Wait(verb) => return verb.run(&root),
         Verb::Create(verb) => verb.run(&root),
         Verb::Ps(verb) => verb.run(&root),
         Verb::Update(verb) => return verb.run(&root),
@@ -255,7 +283,7 @@ fn runs_a_command(mut arguments: impl Iterator<Item = String>) -> bool {
         match argument.as_str() {
             "--root" | "--log-level" => drop(arguments.next()),
             option if option.starts_with('-') => {}
-            verb => return matches!(verb, "run" | "shell" | "start"),
+            verb => return matches!(verb, "run" | "shell" | "start" | "attach"),
         }
     }
     false
@@ -292,11 +320,20 @@ fn report(error: &anyhow::Error) {
 }
 
 /// Does something for each of several objects: all are tried, each failure is reported, and one is enough to fail.
-fn for_each(objects: &[String], mut work: impl FnMut(&str) -> Result<()>) -> ExitCode {
+fn for_each(objects: &[String], work: impl FnMut(&str) -> Result<()>) -> ExitCode {
+    for_each_with(objects, false, work)
+}
+
+/// [`for_each`] for a verb whose status can be that of a command inside.
+fn for_each_run(objects: &[String], work: impl FnMut(&str) -> Result<()>) -> ExitCode {
+    for_each_with(objects, true, work)
+}
+
+fn for_each_with(objects: &[String], runs_a_command: bool, mut work: impl FnMut(&str) -> Result<()>) -> ExitCode {
     let mut status = ExitCode::SUCCESS;
     for object in objects {
         if let Err(e) = work(object) {
-            status = failed(&e, false);
+            status = failed(&e, runs_a_command);
         }
     }
     status

@@ -4,15 +4,16 @@ use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use clap::{Args, ValueEnum};
 use tupper::container::{self, Options};
 use tupper::error::{Error, Kind};
 use tupper::image;
 use tupper::name::ObjectName;
-use tupper::sandbox::{self, Exit, Network, Tmpfs, Users, Volume};
+use tupper::sandbox::{self, Exit, LogDriver, Network, Restart, Tmpfs, Users, Volume};
 use tupper::store::Store;
 
+use super::attach::{Attaching, parted};
 use super::output;
 use super::resources::{Manager, Resources};
 
@@ -28,11 +29,36 @@ struct Flags {
     /// Remove the container when its command ends
     #[arg(long)]
     rm: bool,
+    #[command(flatten)]
+    keeping: Keeping,
     /// The container's name
     #[arg(long)]
     name: Option<ObjectName>,
     #[command(flatten)]
     inside: Inside,
+}
+
+/// What becomes of a container that stays.
+#[derive(Debug, Default, Args)]
+struct Keeping {
+    /// Start the command again when it has ended
+    #[arg(long, value_name = "no|on-failure[:N]|always|unless-stopped", value_parser = restart)]
+    restart: Option<Restart>,
+    /// Keep the output in a file, or not at all
+    #[arg(long, value_name = "k8s-file|none", value_parser = ["k8s-file", "json-file", "none"], hide_possible_values = true)]
+    log_driver: Option<String>,
+    /// max-size=SIZE: the size at which a new file begins; the one before is kept [default: max-size=16m]
+    #[arg(long, value_name = "K=V", value_parser = max_size)]
+    log_opt: Option<u64>,
+}
+
+impl Keeping {
+    fn log(&self) -> LogDriver {
+        match self.log_driver.as_deref() {
+            Some("none") => LogDriver::None,
+            _ => LogDriver::K8sFile { max_size: self.log_opt.unwrap_or(LogDriver::MAX_SIZE) },
+        }
+    }
 }
 
 /// The flags that shell has, too.
@@ -113,6 +139,11 @@ struct Entrypoint(Vec<String>);
 #[derive(Debug, Args)]
 #[command(after_help = "Example: tupper run --rm -it debian:12 bash")]
 pub(super) struct Run {
+    /// Leave it running in the background, and print its id
+    #[arg(long, short)]
+    detach: bool,
+    #[command(flatten)]
+    attaching: Attaching,
     #[command(flatten)]
     flags: Flags,
     #[command(flatten)]
@@ -123,7 +154,18 @@ pub(super) struct Run {
 
 impl Run {
     pub(super) fn run(self, root: &Path) -> Result<ExitCode> {
-        run(root, &create(self.flags, self.command)?, self.explaining.explain)
+        let create = create(self.flags, self.command)?;
+        let throwaway = create.auto_remove && !self.detach;
+        if throwaway || self.explaining.explain == Some(Explain::Only) {
+            return run(root, &create, self.explaining.explain);
+        }
+        let narrate: Option<container::Narrate<'_>> = self.explaining.explain.is_some().then_some(&narrate);
+        let attachment = (!self.detach).then(|| self.attaching.attachment(create.options.interactive));
+        let launched = container::launch(&open(root, &create)?, &create, attachment, narrate)?;
+        match self.detach {
+            true => output::line(launched.id).map(|()| ExitCode::SUCCESS),
+            false => parted(launched.follow(narrate)?),
+        }
     }
 }
 
@@ -165,7 +207,14 @@ impl Shell {
             None => default_image(&super::open_existing(root)?)?,
         };
         let terminal = std::io::stdin().is_terminal() && std::io::stdout().is_terminal();
-        let flags = Flags { tty: terminal, interactive: true, rm: true, name: None, inside: self.inside };
+        let flags = Flags {
+            tty: terminal,
+            interactive: true,
+            rm: true,
+            keeping: Keeping::default(),
+            name: None,
+            inside: self.inside,
+        };
         // A login shell: bash where the image has it, else sh.
         let shell = "if [ -x /bin/bash ]; then exec /bin/bash -l; else exec /bin/sh -l; fi";
         let args = match self.args.is_empty() {
@@ -196,6 +245,9 @@ fn default_image(store: &Store) -> Result<String> {
 
 fn create(flags: Flags, command: Command) -> Result<container::Create> {
     let inside = flags.inside;
+    if flags.rm && flags.keeping.restart.is_some_and(|restart| restart != Restart::No) {
+        bail!("--rm and --restart: what goes at its end cannot be started again");
+    }
     let term = std::env::var("TERM").ok();
     Ok(container::Create {
         source: command.source,
@@ -220,18 +272,25 @@ fn create(flags: Flags, command: Command) -> Result<container::Create> {
             network: inside.network,
             users: inside.users.users(inside.security.privileged),
             security: inside.security.security()?,
+            restart: flags.keeping.restart.unwrap_or_default(),
+            log: flags.keeping.log(),
         },
     })
 }
 
-fn run(root: &Path, create: &container::Create, explain: Option<Explain>) -> Result<ExitCode> {
+/// The store for a new container that is about to run.
+fn open(root: &Path, create: &container::Create) -> Result<Store> {
     if create.options.tty && create.options.interactive && !std::io::stdin().is_terminal() {
         log::warn!("the input device is not a terminal: -t and -i may not work together as expected");
     }
     if create.options.security.privileged && create.options.users == Users::Host {
         log::warn!("privileged: the container can do to this host whatever root can");
     }
-    let store = super::open_to_make(root)?;
+    super::open_to_make(root)
+}
+
+fn run(root: &Path, create: &container::Create, explain: Option<Explain>) -> Result<ExitCode> {
+    let store = open(root, create)?;
     if explain == Some(Explain::Only) {
         container::explain(&store, create, &narrate)?;
         return Ok(ExitCode::SUCCESS);
@@ -295,6 +354,27 @@ fn volume(text: &str) -> Result<Volume> {
         }
     }
     Ok(volume)
+}
+
+fn restart(text: &str) -> Result<Restart> {
+    Ok(match text.split_once(':') {
+        None => match text {
+            "no" | "" => Restart::No,
+            "on-failure" => Restart::OnFailure(0),
+            "always" => Restart::Always,
+            "unless-stopped" => Restart::UnlessStopped,
+            _ => bail!("not no, on-failure[:N], always or unless-stopped"),
+        },
+        Some(("on-failure", most)) => Restart::OnFailure(most.parse().context("the number of times")?),
+        Some(_) => bail!("only on-failure takes a number of times"),
+    })
+}
+
+fn max_size(text: &str) -> Result<u64> {
+    match text.split_once('=') {
+        Some(("max-size", size)) => bytes(size),
+        _ => bail!("not max-size=SIZE"),
+    }
 }
 
 fn tmpfs(text: &str) -> Result<Tmpfs> {

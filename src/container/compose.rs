@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Kind, Result};
 use crate::name::Id;
-use crate::sandbox::{CgroupManager, Limits, Network, Security, Spec, Tmpfs, Users, Volume};
+use crate::sandbox::{CgroupManager, Limits, LogDriver, Network, Restart, Security, Spec, Tmpfs, Users, Volume};
 
 /// The search path of a container whose image sets none (podman's default).
 const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -55,6 +55,10 @@ pub struct Options {
     pub users: Users,
     /// What it may do.
     pub security: Security,
+    /// Whether it is started again when it has ended.
+    pub restart: Restart,
+    /// What becomes of its output.
+    pub log: LogDriver,
 }
 
 /// The sandbox's spec. `term` is the kind of the caller's terminal.
@@ -104,6 +108,8 @@ pub(super) fn compose(options: &Options, image: Option<&Config>, id: &Id, term: 
         network: options.network,
         users: options.users.clone(),
         security: options.security.clone(),
+        restart: options.restart,
+        log: options.log,
     })
 }
 

@@ -7,8 +7,8 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
-use super::Record;
-use super::life::kill;
+use super::record::{Life, Record};
+use super::stop::kill_process;
 use crate::error::{Context, Result};
 use crate::kernel::process;
 use crate::name::Id;
@@ -43,11 +43,14 @@ pub(crate) fn leftovers(store: &Store, id: &Id, dir: Option<BorrowedFd<'_>>) -> 
     let Some(dir) = dir else { return Ok(left) };
     if !store.exists(Shelf::Containers, id)? {
         left.push(Leftover::Unfinished);
-    } else if record::read::<Record>(dir)
-        .context(|| format!("container {}", id.short()))?
-        .is_some_and(|record| record.goes_at_its_end())
-    {
-        left.push(Leftover::Container);
+    } else {
+        let goes = || match record::read::<Record>(dir)? {
+            Some(record) => Life::read(dir, &record).map(|life| life.goes(&record)),
+            None => Ok(false),
+        };
+        if goes().context(|| format!("container {}", id.short()))? {
+            left.push(Leftover::Container);
+        }
     }
     Ok(left)
 }
@@ -71,7 +74,7 @@ pub(super) fn clear_host(store: &Store, id: &Id) -> Result<()> {
     if let Some(running) = store.running(id)
         && let Some(process) = process::open(running.pid)?
     {
-        kill(store, id, &running)?;
+        kill_process(store, id, &running)?;
         process::wait_gone(process.as_fd())?;
     }
     sandbox::clear_cgroups(&cgroup_name(store, id))?;

@@ -1,19 +1,21 @@
-//! The verbs: create, run, start, remove.
+//! The verbs create, run in the foreground of a throwaway, and remove.
 
-use std::os::fd::AsFd;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 
 use super::compose::{Options, compose};
-use super::{Ended, Record, State, leftover, names};
+use super::record::{Life, Record};
+use super::stop::kill;
+use super::{State, leftover, names};
 use crate::error::{Context, Error, Kind, Result};
-use crate::kernel::{process, signal};
+use crate::kernel::process;
 use crate::name::{Id, ObjectName};
 use crate::rootfs::Rootfs;
-use crate::sandbox::{self, Exit, Facts, Maps, Plan, Shell, Spec};
+use crate::sandbox::{self, Exit, Facts, Maps, Plan, Shell, Spec, Streams};
 use crate::snapshot::{self, Resolved};
-use crate::store::{Found, IdLease, Running, Shelf, Store, record};
+use crate::store::{Found, IdLease, Running, Shelf, Store};
 use crate::subvolume::{Active, New, Place};
 
 /// Told of each step as it is done: in words, and as the command that a person would type for it, and in which shell.
@@ -35,43 +37,36 @@ pub struct Create {
 }
 
 /// A container that is about to be made: everything but its snapshot.
-struct Prepared {
-    found: Found,
+pub(super) struct Prepared {
+    pub found: Found,
     /// Nobody chose the name.
     name_made_up: bool,
-    resolved: Resolved,
-    record: Record,
-    spec: Spec,
-    path: PathBuf,
-}
-
-/// A container that exists and is locked by us.
-struct Held {
-    active: Active,
-    found: Found,
-    record: Record,
+    pub resolved: Resolved,
+    pub record: Record,
+    pub spec: Spec,
+    pub path: PathBuf,
 }
 
 /// Makes a container without starting it, and returns its id: durable when it returns.
 pub fn create(store: &Store, create: &Create) -> Result<Id> {
     let doing = || format!("container from {}", create.source);
-    let mut prepared = prepare(store, create).context(doing)?;
+    let mut prepared = prepare(store, create, false).context(doing)?;
     let _intent = store.intend()?;
     let place = Place::claim(store, prepared.found).context(doing)?;
     make(store, &mut prepared, place).context(doing)?;
     Ok(prepared.found.id)
 }
 
-/// Makes a container, runs its command in the foreground and, with `auto_remove`, removes it without a trace.
+/// Makes a container, runs its command in the foreground and removes it without a trace.
+///
+/// It is this process's own, without a monitor: nobody can attach to it or read its log, and it ends with this process.
 ///
 /// The snapshot is made while the new process sets its namespaces up, unless somebody listens: a story is told in order.
 pub fn run(store: &Store, create: &Create, narrate: Option<Narrate<'_>>) -> Result<Exit> {
     let doing = || format!("container from {}", create.source);
-    let mut prepared = prepare(store, create).context(doing)?;
-    if create.auto_remove {
-        // Its record is not written again when it starts, so one that is killed is seen as started, and goes.
-        prepared.record.started = Some(prepared.record.created);
-    }
+    let mut prepared = prepare(store, create, create.auto_remove).context(doing)?;
+    // Its life is not written when it starts, so one that is killed is seen as started, and goes.
+    prepared.record.started = Some(prepared.record.created);
     let root = prepared.resolved.parent.rootfs(&prepared.path, prepared.spec.read_only).context(doing)?;
     // Before anything is made on the host for it; the intent lasts until all of that is gone.
     let _intent = store.intend().context(doing)?;
@@ -88,46 +83,21 @@ pub fn run(store: &Store, create: &Create, narrate: Option<Narrate<'_>>) -> Resu
     let started = match narrate {
         Some(narrate) => {
             let rootfs = make_rootfs().call_context(doing)?;
-            start_sandbox(&plan, || Ok(rootfs), Some(narrate))
+            start_sandbox(&plan, None, || Ok(rootfs), Some(narrate))
         }
-        None => start_sandbox(&plan, make_rootfs, None),
+        None => start_sandbox(&plan, None, make_rootfs, None),
     }
     .call_context(doing);
     match (active, started) {
-        (Some(active), started) => {
-            conclude(store, Held { active, found: prepared.found, record: prepared.record }, &plan, started, narrate)
-        }
+        (Some(active), started) => conclude(store, active, &prepared, &plan, started, narrate),
         (None, Err(cause)) => Err(cause),
         (None, Ok(_)) => Err(Error::new(Kind::Io, "the container started without its root")),
     }
 }
 
-/// Runs the command of a container that was created, or has ended, in the foreground.
-pub fn start(store: &Store, text: &str, narrate: Option<Narrate<'_>>) -> Result<Exit> {
-    let doing = || format!("start container {text}");
-    let found = store.find_among(text, &[Shelf::Containers]).call_context(doing)?;
-    let _intent = store.intend().context(doing)?;
-    let (held, rootfs, (plan, _ids)) = prepare_again(store, text, found).call_context(doing)?;
-    let started = start_sandbox(&plan, || Ok(rootfs), narrate).call_context(doing);
-    conclude(store, held, &plan, started, narrate)
-}
-
-/// Locks a container that does not run, and decides everything about running it.
-fn prepare_again(store: &Store, text: &str, found: Found) -> Result<(Held, Rootfs, (Plan, Option<IdLease>))> {
-    let running = || Error::new(Kind::InUse, format!("container {text}: running already"));
-    let active = Active::open(store, found).map_err(|e| if e.kind() == Kind::InUse { running() } else { e })?;
-    // If a tupper that ran it was killed, its command may be dying still.
-    leftover::clear_host(store, &found.id)?;
-    let spec = super::open(store, &found.id)?.spec;
-    let record: Record = record::read(active.dir())?.ok_or_else(|| Error::new(Kind::Store, "no record"))?;
-    let rootfs = active.rootfs(spec.read_only)?;
-    let plan = plan(store, &spec, &rootfs, found)?;
-    Ok((Held { active, found, record }, rootfs, plan))
-}
-
 /// Narrates what [`run`] would do, and does nothing.
 pub fn explain(store: &Store, create: &Create, narrate: Narrate<'_>) -> Result<()> {
-    let prepared = prepare(store, create)?;
+    let prepared = prepare(store, create, create.auto_remove)?;
     let root = prepared.resolved.parent.rootfs(&prepared.path, prepared.spec.read_only)?;
     let (plan, _ids) = plan(store, &prepared.spec, &root, prepared.found)?;
     narrate_snapshot(&prepared, narrate);
@@ -174,19 +144,16 @@ pub fn remove(store: &Store, text: &str, force: bool, dry_run: bool) -> Result<I
     Ok(found.id)
 }
 
-/// Kills a container's first process, and with it all of them.
-pub(super) fn kill(store: &Store, id: &Id, running: &Running) -> Result<()> {
-    let Some(process) = process::open(running.pid)? else { return Ok(()) };
-    if store.running(id).as_ref() != Some(running) {
-        return Ok(()); // the number was another's already
-    }
-    signal::send(process.as_fd(), signal::SIGKILL)?;
-    // What is frozen by the v1 freezer dies when it goes on.
-    sandbox::thaw(&leftover::cgroup_name(store, id))
+/// A container's first process, if it is still that.
+pub(super) fn open_process(store: &Store, id: &Id, running: &Running) -> Result<Option<OwnedFd>> {
+    let process = process::open(running.pid)?;
+    // Otherwise the number was another's already.
+    Ok(process.filter(|_| store.running(id).as_ref() == Some(running)))
 }
 
-/// Decides everything about a new container, and changes nothing.
-fn prepare(store: &Store, create: &Create) -> Result<Prepared> {
+/// Decides everything about a new container, and changes nothing. A `throwaway` lives as long as its command in the
+/// foreground.
+pub(super) fn prepare(store: &Store, create: &Create, throwaway: bool) -> Result<Prepared> {
     let found = Found { shelf: Shelf::Containers, id: store.new_id()? };
     let resolved = snapshot::resolve(store, &create.source)?;
     let config = resolved.image.as_ref().and_then(|image| image.config.config().as_ref());
@@ -194,7 +161,7 @@ fn prepare(store: &Store, create: &Create) -> Result<Prepared> {
     let name = match &create.name {
         Some(name) => Some(name.clone()),
         // Nobody has the time to call a throwaway by its name.
-        None if create.auto_remove => None,
+        None if throwaway => None,
         None => Some(names::free(store)?),
     };
     let record = Record {
@@ -212,7 +179,7 @@ fn prepare(store: &Store, create: &Create) -> Result<Prepared> {
 }
 
 /// Makes its snapshot, with record and name. A made-up name that another took meanwhile is made up again.
-fn make<'a>(store: &'a Store, prepared: &mut Prepared, mut place: Place<'a>) -> Result<Active> {
+pub(super) fn make<'a>(store: &'a Store, prepared: &mut Prepared, mut place: Place<'a>) -> Result<Active> {
     if let Some(image) = &prepared.record.image {
         store.set_last_image(image)?;
     }
@@ -231,81 +198,60 @@ fn make<'a>(store: &'a Store, prepared: &mut Prepared, mut place: Place<'a>) -> 
 }
 
 /// The plan, and the range of ids that it counts on, if the container is to have one of its own.
-fn plan(store: &Store, spec: &Spec, root: &Rootfs, found: Found) -> Result<(Plan, Option<IdLease>)> {
+pub(super) fn plan(store: &Store, spec: &Spec, root: &Rootfs, found: Found) -> Result<(Plan, Option<IdLease>)> {
     let lease = spec.users.wants_range().then(|| store.lease_ids(&found.id)).transpose()?;
     let leased = lease.as_ref().map(|lease| Maps::range(lease.uid, lease.gid));
     let facts = Facts::gather(spec, root, &leftover::cgroup_name(store, &found.id), leased.as_ref())?;
     Ok((sandbox::plan(spec, &facts)?, lease))
 }
 
-fn start_sandbox(
+pub(super) fn start_sandbox(
     plan: &Plan,
+    streams: Option<Streams>,
     rootfs: impl FnOnce() -> Result<Rootfs>,
     narrate: Option<Narrate<'_>>,
 ) -> Result<sandbox::Running> {
-    sandbox::start(plan, rootfs, &|step| {
+    sandbox::start(plan, streams, rootfs, &|step| {
         if let Some(narrate) = narrate {
             narrate(step.shell(), &step.describe(), &step.command());
         }
     })
 }
 
-/// From the start to the exit status, and what is left after it: the record, or nothing.
+/// From the start to the exit status, after which nothing is left.
 fn conclude(
     store: &Store,
-    mut held: Held,
+    active: Active,
+    prepared: &Prepared,
     plan: &Plan,
     started: Result<sandbox::Running>,
     narrate: Option<Narrate<'_>>,
 ) -> Result<Exit> {
-    let doing = format!("container {}", held.found.id.short());
-    let exit = started.and_then(|running| supervise(store, &mut held, running).call_context(|| doing));
-    store.forget_running(&held.found.id);
+    let id = &prepared.found.id;
+    let supervise = |running: sandbox::Running| {
+        store.note_running(id, running.pid())?;
+        running.supervise().call_context(|| format!("container from {}", prepared.record.source.name))
+    };
+    let exit = started.and_then(|running| supervise(running).call_context(|| format!("container {}", id.short())));
+    store.forget_running(id);
     if let Some(narrate) = narrate {
         narrate_afterwards(plan, narrate);
+        narrate_removal(&prepared.path, narrate);
     }
-    let kept = match held.record.auto_remove {
-        true => {
-            if let Some(narrate) = narrate {
-                narrate_removal(&store.rootfs_path(held.found.shelf, &held.found.id), narrate);
-            }
-            held.active.remove(store)
-        }
-        false => match &exit {
-            Ok(exit) => note_end(&mut held, exit),
-            Err(_) => Ok(()), // it never ran
-        },
-    };
-    match (exit, kept) {
-        (exit, Ok(())) => exit,
-        (exit, Err(e)) => {
-            // Neither the command's end nor the reason why it did not run is less true for that.
-            log::warn!("clean up after container {}: {e}", held.found.id.short());
-            exit
-        }
+    // Who waits for it has it open, and reads how it ended.
+    let noted = exit.as_ref().map_or(Ok(()), |exit| {
+        let mut life = Life { started: prepared.record.started, ..Life::default() };
+        life.end(exit);
+        life.write(active.dir())
+    });
+    for e in [noted, active.remove(store)].into_iter().filter_map(Result::err) {
+        // Neither the command's end nor the reason why it did not run is less true for that.
+        log::warn!("clean up after container {}: {e}", id.short());
     }
+    exit
 }
 
-fn supervise(store: &Store, held: &mut Held, running: sandbox::Running) -> Result<Exit> {
-    // A throwaway was recorded as started when it was made.
-    let recorded = held.record.auto_remove && held.record.started.is_some();
-    held.record.started = Some(Timestamp::now());
-    held.record.ended = None;
-    if !recorded {
-        record::write(held.active.dir(), &held.record)?;
-    }
-    store.note_running(&held.found.id, running.pid())?;
-    running.supervise().call_context(|| format!("container from {}", held.record.source.name))
-}
-
-fn note_end(held: &mut Held, exit: &Exit) -> Result<()> {
-    let finished = Timestamp::now();
-    let started = held.record.started.unwrap_or(finished);
-    held.record.ended = Some(Ended { started, finished, exit_code: exit.code(), oom_killed: exit.oom_killed });
-    record::write(held.active.dir(), &held.record)
-}
-
-fn narrate_snapshot(prepared: &Prepared, narrate: Narrate<'_>) {
+pub(super) fn narrate_snapshot(prepared: &Prepared, narrate: Narrate<'_>) {
     let Resolved { source, path, .. } = &prepared.resolved;
     narrate(
         Shell::Host,
@@ -319,11 +265,11 @@ fn narrate_snapshot(prepared: &Prepared, narrate: Narrate<'_>) {
     );
 }
 
-fn narrate_afterwards(plan: &Plan, narrate: Narrate<'_>) {
+pub(super) fn narrate_afterwards(plan: &Plan, narrate: Narrate<'_>) {
     plan.afterwards().iter().for_each(|(words, command)| narrate(Shell::Host, words, command));
 }
 
-fn narrate_removal(path: &Path, narrate: Narrate<'_>) {
+pub(super) fn narrate_removal(path: &Path, narrate: Narrate<'_>) {
     let directory = path.parent().unwrap_or(path).display();
     let command = format!("btrfs subvolume delete {} && rm -r {directory}", path.display());
     narrate(Shell::Host, "remove the snapshot", &command);

@@ -11,93 +11,55 @@
 //! directory, which is the process that started it, in the foreground. That process notes the start in the record, and
 //! the end; where the end is missing and nothing runs, it was killed before it could.
 
+mod attach;
 mod chain;
 mod compose;
+mod launch;
 mod leftover;
 mod life;
+mod logs;
+mod monitor;
 mod names;
 mod pause;
 mod processes;
+mod record;
+mod session;
 mod stats;
+mod stop;
 mod top;
 mod update;
 
 use std::os::fd::AsFd;
 
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
 
+pub use attach::attach;
 pub use chain::{Cgroup, Chain, CssSet, Task, chain};
 pub use compose::Options;
+pub use launch::{Launched, launch, start};
 pub(crate) use leftover::{Leftover, clear, leftovers, orphans};
-pub use life::{Create, Narrate, create, explain, remove, run, start};
+pub use life::{Create, Narrate, create, explain, remove, run};
+pub use logs::{Entry, Selection, logs};
+pub use monitor::{Stream, VERB as MONITOR, monitor};
 pub use pause::{pause, unpause};
+pub use record::Ended;
+pub use session::{Attachment, DetachKeys, Parted};
 pub use stats::{Stats, running, stats};
+pub use stop::{PATIENCE, Stopping, begin_stop, wait};
 pub use top::{DEFAULT as DEFAULT_DESCRIPTORS, Table, descriptors, top};
 pub use update::update;
 
+use record::{Changed, Life, Record};
+
 use crate::error::{Context, Error, Kind, Result};
-use crate::kernel::fs;
+use crate::kernel::{flock, fs};
 use crate::name::{Id, ObjectName};
-use crate::sandbox::{self, Limits, Spec};
+use crate::sandbox::{self, Spec};
 use crate::snapshot::Source;
-use crate::store::{Running, Shelf, Store, record};
+use crate::store::{self, Running, Shelf, Store};
 
 /// The largest `spec.json` that is read.
 const OLD_SPEC_LIMIT: u64 = 4 << 20;
-
-/// What the store records of a container.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-struct Record {
-    name: Option<ObjectName>,
-    created: Timestamp,
-    source: Source,
-    /// The image at the root of where it came from.
-    image: Option<Id>,
-    auto_remove: bool,
-    /// When it was last started.
-    started: Option<Timestamp>,
-    /// How that ended.
-    ended: Option<Ended>,
-}
-
-impl Record {
-    /// It was started and goes when that ends. One that was only created is kept until then, like any other.
-    fn goes_at_its_end(&self) -> bool {
-        self.auto_remove && self.started.is_some()
-    }
-
-    /// What it is doing, if no process of it is alive. One that was started and has no end was killed together with
-    /// the tupper that ran it, so it says what podman would: 137.
-    fn state_at_rest(&self) -> State {
-        match (self.started, self.ended) {
-            (None, _) => State::Created,
-            (Some(_), Some(ended)) => State::Exited(ended),
-            (Some(started), None) => {
-                State::Exited(Ended { started, finished: started, exit_code: 137, oom_killed: false })
-            }
-        }
-    }
-}
-
-/// What was [changed](update) of a container since it was made.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-struct Changed {
-    limits: Limits,
-}
-
-/// How a container's command ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Ended {
-    /// When it was started.
-    pub started: Timestamp,
-    /// When it ended.
-    pub finished: Timestamp,
-    /// Its exit status; 128+N when signal N ended it.
-    pub exit_code: u8,
-    /// The kernel killed a process of it because its memory limit was reached.
-    pub oom_killed: bool,
-}
 
 /// What a container is doing.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -106,6 +68,10 @@ pub enum State {
     Created,
     /// Its command runs.
     Running(Running),
+    /// It is being started or cleared away, and nothing of it runs; since when it was started.
+    Stopping(Timestamp),
+    /// Its command ended, and is about to be started again.
+    Restarting(Ended),
     /// Its command ended.
     Exited(Ended),
 }
@@ -116,6 +82,8 @@ impl State {
         match self {
             State::Created => "created",
             State::Running(_) => "running",
+            State::Stopping(_) => "stopping",
+            State::Restarting(_) => "restarting",
             State::Exited(_) => "exited",
         }
     }
@@ -140,6 +108,8 @@ pub struct Container {
     pub spec: Spec,
     /// What it is doing.
     pub state: State,
+    /// How many times it was started again by its restart policy.
+    pub restarts: u32,
     /// It runs, and every process of it is frozen.
     pub paused: bool,
 }
@@ -173,18 +143,24 @@ pub fn find(store: &Store, text: &str) -> Result<Container> {
 fn open(store: &Store, id: &Id) -> Result<Container> {
     let dir = store.open_object(Shelf::Containers, id)?;
     let read = || -> Result<Container> {
-        let record: Record = record::read(dir.as_fd())?.ok_or_else(|| Error::new(Kind::Store, "no record"))?;
-        let json = match record::read_spec(dir.as_fd())? {
+        let record = Record::read(dir.as_fd())?;
+        let life = Life::read(dir.as_fd(), &record)?;
+        let json = match store::record::read_spec(dir.as_fd())? {
             Some(json) => json,
             // Until November 2026 it was a file.
             None => fs::read_small(dir.as_fd(), "spec.json", OLD_SPEC_LIMIT).map_err(|e| e.with_kind(Kind::Store))?,
         };
         let broken = |e| Error::new(Kind::Store, format!("read the spec: {e}"));
         let mut spec: Spec = serde_json::from_slice(&json).map_err(broken)?;
-        if let Some(Changed { limits }) = record::read_limits(dir.as_fd())? {
+        if let Some(Changed { limits }) = store::record::read_limits(dir.as_fd())? {
             spec.limits = limits;
         }
-        let state = store.running(id).map_or_else(|| record.state_at_rest(), State::Running);
+        let state = match store.running(id) {
+            Some(running) => State::Running(running),
+            None if life.ended.is_some() && !life.restarting || life.started.is_none() => life.state_at_rest(),
+            None if flock::is_free(dir.as_fd())? => life.state_at_rest(),
+            None => life.state_between(),
+        };
         Ok(Container {
             id: *id,
             name: record.name,
@@ -193,6 +169,7 @@ fn open(store: &Store, id: &Id) -> Result<Container> {
             image: record.image,
             auto_remove: record.auto_remove,
             spec,
+            restarts: life.restarts,
             paused: matches!(state, State::Running(_)) && sandbox::is_frozen(&leftover::cgroup_name(store, id))?,
             state,
         })

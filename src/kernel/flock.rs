@@ -65,6 +65,17 @@ pub(crate) fn try_lock(fd: BorrowedFd<'_>) -> Result<()> {
     flock(fd, libc::LOCK_EX | libc::LOCK_NB).map_err(|e| failed(format_args!("lock {}", fs::name_of(fd)), e))
 }
 
+/// Whether nobody has the lock of the open file behind `fd` for itself. Asking takes it shared for a moment.
+pub(crate) fn is_free(fd: BorrowedFd<'_>) -> Result<bool> {
+    match flock(fd, libc::LOCK_SH | libc::LOCK_NB) {
+        Err(Errno::EWOULDBLOCK) => Ok(false),
+        asked => asked
+            .and_then(|()| flock(fd, libc::LOCK_UN))
+            .map(|()| true)
+            .map_err(|e| failed(format_args!("lock {}", fs::name_of(fd)), e)),
+    }
+}
+
 /// [`flock`], again after a signal that does not ask to stop. It blocks: whoever only asked now and then would lose the
 /// lock to those who block.
 fn wait(fd: BorrowedFd<'_>, operation: libc::c_int) -> Result<(), Errno> {

@@ -234,6 +234,14 @@ pub(crate) fn create_new(at: BorrowedFd<'_>, path: impl AsRef<Path>, mode: u32) 
     Ok(fd.map_err(|e| failed("create", at, path, e))?.into())
 }
 
+/// openat(2) of a file to add to, made when it is missing.
+pub(crate) fn open_to_append(at: BorrowedFd<'_>, path: impl AsRef<Path>) -> Result<std::fs::File> {
+    let path = path.as_ref();
+    let flags = OFlag::O_WRONLY | OFlag::O_APPEND | OFlag::O_CREAT | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let fd = fcntl::openat(at, path, flags, Mode::from_bits_truncate(0o600));
+    Ok(fd.map_err(|e| failed("open", at, path, e))?.into())
+}
+
 /// Writes a new file; with `sync` its bytes are on the disk when this returns (fsync(2)).
 pub(crate) fn write_new(at: BorrowedFd<'_>, path: impl AsRef<Path>, bytes: &[u8], mode: u32, sync: bool) -> Result<()> {
     let mut file = create_new(at, path, mode)?;

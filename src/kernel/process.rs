@@ -1,7 +1,8 @@
 //! Processes: clone3, sessions, signals, exec, and waiting by pidfd.
 
+use std::convert::Infallible;
 use std::ffi::{CStr, CString};
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -11,7 +12,7 @@ use nix::sched::CloneFlags;
 use nix::sys::signal::Signal;
 use nix::sys::stat::Mode;
 
-use super::failed;
+use super::{failed, signal};
 use crate::error::{Error, Kind, Result};
 
 /// include/uapi/linux/sched.h; libc's constant does not fit its type.
@@ -183,20 +184,20 @@ pub(crate) fn replace_stdio(fd: BorrowedFd<'_>, number: RawFd) -> Result<()> {
     Errno::result(result).map(drop).map_err(|e| failed(format_args!("replace descriptor {number}"), e))
 }
 
-/// fchown(2) of those of the standard streams that are pipes, so that their new owner can open them by name, too
-/// (/dev/stdout); a file or a terminal stays whose it is.
-pub(crate) fn own_pipes(uid: u32) -> Result<()> {
-    for number in 0..=2 {
-        // SAFETY: 0, 1 and 2 are open: the standard library saw to it at start-up.
-        #[expect(unsafe_code, reason = "borrowing a standard stream by its number")]
-        let stream = unsafe { BorrowedFd::borrow_raw(number) };
-        let found = nix::sys::stat::fstat(stream).map_err(|e| failed(format_args!("stat descriptor {number}"), e))?;
-        if found.st_mode & libc::S_IFMT == libc::S_IFIFO && found.st_uid != uid {
-            nix::unistd::fchown(stream, Some(nix::unistd::Uid::from_raw(uid)), None)
-                .map_err(|e| failed(format_args!("change the owner of descriptor {number}"), e))?;
-        }
+/// fchown(2) of a stream that is a pipe, so that its new owner can open it by name, too (/dev/stdout); a file or a
+/// terminal stays whose it is.
+pub(crate) fn own_pipe(stream: BorrowedFd<'_>, uid: u32) -> Result<()> {
+    let found = nix::sys::stat::fstat(stream).map_err(|e| failed("stat a standard stream", e))?;
+    if found.st_mode & libc::S_IFMT == libc::S_IFIFO && found.st_uid != uid {
+        nix::unistd::fchown(stream, Some(nix::unistd::Uid::from_raw(uid)), None)
+            .map_err(|e| failed("change the owner of a standard stream", e))?;
     }
     Ok(())
+}
+
+/// pipe2(2), close-on-exec: the end to read from, and the one to write to.
+pub(crate) fn pipe() -> Result<(OwnedFd, OwnedFd)> {
+    nix::unistd::pipe2(OFlag::O_CLOEXEC).map_err(|e| failed("make a pipe", e))
 }
 
 /// Overwrites this process's command line with zeros: /proc/PID/cmdline shows the memory that it lay in at exec
@@ -235,6 +236,66 @@ pub(crate) fn exec(program: &CStr, args: &[CString], env: &[CString]) -> Errno {
         Ok(infallible) => match infallible {},
         Err(errno) => errno,
     }
+}
+
+/// Runs this program again with other `args`, as a process that needs nobody: in a session of its own, at the root
+/// directory, without input, environment or output other than standard error. It has the `given` descriptors as 3, 4, ….
+pub(crate) fn respawn(args: &[CString], given: &[BorrowedFd<'_>]) -> Result<()> {
+    require_single_thread()?;
+    if fork()?.is_none() {
+        let run = || -> Result<Infallible> {
+            signal::default_signals()?;
+            new_session()?;
+            nix::unistd::chdir("/").map_err(|e| failed("change to the root directory", e))?;
+            let null = nix::fcntl::open("/dev/null", OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty())
+                .map_err(|e| failed("open /dev/null", e))?;
+            replace_stdio(null.as_fd(), 0)?;
+            replace_stdio(null.as_fd(), 1)?;
+            give(given)?;
+            Err(failed("run /proc/self/exe", exec(c"/proc/self/exe", args, &[])))
+        };
+        let error = match run() {
+            Ok(infallible) => match infallible {},
+            Err(e) => e,
+        };
+        log::error!("start the monitor: {error}");
+        exit_now(125);
+    }
+    Ok(())
+}
+
+/// Standard error goes nowhere from here on.
+pub(crate) fn silence() -> Result<()> {
+    let null = nix::fcntl::open("/dev/null", OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty());
+    replace_stdio(null.map_err(|e| failed("open /dev/null", e))?.as_fd(), 2)
+}
+
+/// Makes `given` the descriptors 3, 4, …, open across an exec, and closes all others above.
+fn give(given: &[BorrowedFd<'_>]) -> Result<()> {
+    let fail = |e| failed("hand over a descriptor", e);
+    let end = 3 + i32::try_from(given.len()).unwrap_or(0);
+    // Out of the way of each other first.
+    let moved = given.iter().map(|fd| nix::fcntl::fcntl(fd, nix::fcntl::FcntlArg::F_DUPFD_CLOEXEC(end)).map_err(fail));
+    let moved: Vec<RawFd> = moved.collect::<Result<_>>()?;
+    for (from, to) in moved.into_iter().zip(3..) {
+        // SAFETY: integers only; what was open there is owned by code that this process never returns to.
+        #[expect(unsafe_code, reason = "nix's dup2 wants to own the target")]
+        Errno::result(unsafe { libc::dup2(from, to) }).map_err(fail)?;
+    }
+    close_range(end.unsigned_abs(), libc::c_uint::MAX)
+}
+
+/// The `nth` descriptor that [`respawn`] gave this process, which takes it once.
+pub(crate) fn given(nth: RawFd) -> Result<OwnedFd> {
+    let number = 3 + nth;
+    let flags = nix::fcntl::FdFlag::FD_CLOEXEC;
+    // SAFETY: an integer only: a number that is no descriptor is refused.
+    #[expect(unsafe_code, reason = "looking at a descriptor by its number")]
+    let found = unsafe { libc::fcntl(number, libc::F_SETFD, flags.bits()) };
+    Errno::result(found).map_err(|e| failed(format_args!("descriptor {number}"), e))?;
+    // SAFETY: it is open, and was left to this process by the one that ran it.
+    #[expect(unsafe_code, reason = "a descriptor that came with exec has only a number")]
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
 /// pidfd_open(2); `None` when there is no such process. Whoever learned the number elsewhere has to look again whether
@@ -360,11 +421,18 @@ impl std::ops::BitOr for Polled {
     }
 }
 
+/// A descriptor that is waited for, if it is, and for what.
+pub(crate) type Want<'a> = Option<(BorrowedFd<'a>, Polled)>;
+
 /// poll(2), again after a signal: what each descriptor is ready for. `pause` is the longest wait in milliseconds.
-pub(crate) fn poll<const N: usize>(
-    wanted: [Option<(BorrowedFd<'_>, Polled)>; N],
-    pause: Option<u16>,
-) -> Result<[Polled; N]> {
+pub(crate) fn poll<const N: usize>(wanted: [Want<'_>; N], pause: Option<u16>) -> Result<[Polled; N]> {
+    let mut ready = [Polled::NOTHING; N];
+    ready.iter_mut().zip(poll_all(&wanted, pause)?).for_each(|(slot, polled)| *slot = polled);
+    Ok(ready)
+}
+
+/// [`poll`] for a number of descriptors that changes.
+pub(crate) fn poll_all(wanted: &[Want<'_>], pause: Option<u16>) -> Result<Vec<Polled>> {
     let mut fds: Vec<PollFd<'_>> = wanted.iter().flatten().map(|(fd, events)| PollFd::new(*fd, events.0)).collect();
     let timeout = pause.map_or(PollTimeout::NONE, PollTimeout::from);
     loop {
@@ -375,7 +443,7 @@ pub(crate) fn poll<const N: usize>(
         }
     }
     let mut answers = fds.iter().map(|fd| Polled(fd.revents().unwrap_or(PollFlags::empty())));
-    Ok(wanted.map(|slot| slot.and_then(|_| answers.next()).unwrap_or(Polled::NOTHING)))
+    Ok(wanted.iter().map(|slot| slot.and_then(|_| answers.next()).unwrap_or(Polled::NOTHING)).collect())
 }
 
 /// unshare(2) CLONE_NEWCGROUP: the new namespace is rooted at the cgroup this process is in now (cgroup_namespaces(7)).

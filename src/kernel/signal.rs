@@ -15,6 +15,8 @@ pub(crate) const SIGCHLD: i32 = libc::SIGCHLD;
 /// signal(7).
 pub(crate) const SIGKILL: i32 = libc::SIGKILL;
 /// signal(7).
+pub(crate) const SIGTERM: i32 = libc::SIGTERM;
+/// signal(7).
 pub(crate) const SIGWINCH: i32 = libc::SIGWINCH;
 
 static CAUGHT: AtomicI32 = AtomicI32::new(0);

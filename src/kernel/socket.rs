@@ -1,4 +1,5 @@
-//! Sockets: a connected pair for messages with a descriptor in them, and the loopback interface.
+//! Sockets: a connected pair for messages with a descriptor in them, one that listens in a directory, and the loopback
+//! interface.
 
 use std::io::{IoSlice, IoSliceMut};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
@@ -9,6 +10,7 @@ use nix::sys::socket::{
 };
 
 use super::failed;
+use super::tty::Transfer;
 use crate::error::Result;
 
 /// The largest message, in bytes.
@@ -21,6 +23,87 @@ pub(crate) const DESCRIPTORS: usize = 8;
 pub(crate) fn pair() -> Result<(OwnedFd, OwnedFd)> {
     socket::socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
         .map_err(|e| failed("socketpair", e))
+}
+
+/// A socket that listens as `name` in the directory `at`, for messages as on a [`pair`]. What another left there under that
+/// name goes.
+pub(crate) fn listen(at: BorrowedFd<'_>, name: &str) -> Result<OwnedFd> {
+    let fail = |e| failed(format_args!("listen on the socket {name}"), e);
+    let socket = socket::socket(AddressFamily::Unix, SockType::SeqPacket, FLAGS, None).map_err(fail)?;
+    match nix::unistd::unlinkat(at, name, nix::unistd::UnlinkatFlags::NoRemoveDir) {
+        Ok(()) | Err(Errno::ENOENT) => {}
+        Err(e) => return Err(fail(e)),
+    }
+    socket::bind(socket.as_raw_fd(), &address(at, name)?).map_err(fail)?;
+    socket::listen(&socket, socket::Backlog::MAXCONN).map_err(fail)?;
+    Ok(socket)
+}
+
+/// The next that connects to a socket that listens, if somebody does.
+pub(crate) fn accept(listener: BorrowedFd<'_>) -> Result<Option<OwnedFd>> {
+    match socket::accept4(listener.as_raw_fd(), FLAGS) {
+        // SAFETY: the kernel has just made this descriptor, and nobody else knows it.
+        #[expect(unsafe_code, reason = "accept4 returns a raw descriptor")]
+        Ok(fd) => Ok(Some(unsafe { OwnedFd::from_raw_fd(fd) })),
+        Err(Errno::EAGAIN | Errno::EINTR | Errno::ECONNABORTED) => Ok(None),
+        Err(e) => Err(failed("accept a connection", e)),
+    }
+}
+
+/// Connects to the socket `name` in the directory `at`; `None` when nobody listens there.
+pub(crate) fn connect(at: BorrowedFd<'_>, name: &str) -> Result<Option<OwnedFd>> {
+    let fail = |e| failed(format_args!("connect to the socket {name}"), e);
+    let socket =
+        socket::socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None).map_err(fail)?;
+    match socket::connect(socket.as_raw_fd(), &address(at, name)?) {
+        Ok(()) => Ok(Some(socket)),
+        Err(Errno::ENOENT | Errno::ECONNREFUSED) => Ok(None),
+        Err(e) => Err(fail(e)),
+    }
+}
+
+/// The address of a socket in a directory, however long the directory's path is: unix(7) has room for 108 bytes.
+fn address(at: BorrowedFd<'_>, name: &str) -> Result<UnixAddr> {
+    let path = super::fs::path_of(at).join(name);
+    UnixAddr::new(&path).map_err(|e| failed(format_args!("the address of the socket {name}"), e))
+}
+
+const FLAGS: SockFlag = SockFlag::SOCK_CLOEXEC.union(SockFlag::SOCK_NONBLOCK);
+
+/// [`send`] of bytes alone that never waits: `Later` when the other end has to read first, `End` when it is gone.
+pub(crate) fn send_now(socket: BorrowedFd<'_>, message: &[u8]) -> Result<Transfer> {
+    let flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
+    match socket::send(socket.as_raw_fd(), message, flags) {
+        Ok(_) => Ok(Transfer::Moved),
+        Err(Errno::EAGAIN | Errno::EINTR) => Ok(Transfer::Later),
+        Err(Errno::EPIPE | Errno::ECONNRESET) => Ok(Transfer::End),
+        Err(e) => Err(failed("send a message", e)),
+    }
+}
+
+/// What [`receive_now`] found.
+#[derive(Debug)]
+pub(crate) enum Received {
+    /// A message.
+    Message(Vec<u8>),
+    /// None yet.
+    Later,
+    /// None ever again.
+    End,
+}
+
+/// [`receive`] of bytes alone that never waits.
+pub(crate) fn receive_now(socket: BorrowedFd<'_>) -> Result<Received> {
+    let mut buffer = vec![0; MESSAGE];
+    match socket::recv(socket.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT) {
+        Ok(0) | Err(Errno::ECONNRESET) => Ok(Received::End),
+        Ok(length) => {
+            buffer.truncate(length);
+            Ok(Received::Message(buffer))
+        }
+        Err(Errno::EAGAIN | Errno::EINTR) => Ok(Received::Later),
+        Err(e) => Err(failed("receive a message", e)),
+    }
 }
 
 /// sendmsg(2) of one message, with [some](DESCRIPTORS) descriptors (unix(7), SCM_RIGHTS).

@@ -7,6 +7,7 @@ use std::ffi::CString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
+use super::start::Streams;
 use super::step::Step;
 use super::{init, report};
 use crate::error::{Context, Error, Kind, Result};
@@ -24,6 +25,8 @@ pub(super) struct Inherited {
     pub socket: OwnedFd,
     /// The clones of [`Step::CloneTree`].
     pub trees: Vec<OwnedFd>,
+    /// The command's standard streams, if they are not this process's.
+    pub streams: Option<Streams>,
     /// The size of the person's window.
     pub window: Option<WindowSize>,
 }
@@ -40,8 +43,13 @@ pub(super) fn enter(steps: &[&Step], inherited: Inherited, narrate: &dyn Fn(&Ste
         private: None,
         terminal: None,
     };
-    for step in steps {
-        narrate(step);
+    let mut told = 0;
+    for (nth, step) in steps.iter().enumerate() {
+        // From here on standard error is the command's: the rest is told before.
+        let last = matches!(step, Step::CloseDescriptors) && child.inherited.streams.is_some();
+        let until = if last { steps.len() } else { nth + 1 };
+        steps.get(told..until).unwrap_or_default().iter().for_each(|step| narrate(step));
+        told = told.max(until);
         if let Err(error) = child.run(step) {
             report::send_failure(child.inherited.socket.as_fd(), &error);
             process::exit_now(error.exit_status().max(125));
@@ -135,7 +143,9 @@ impl Child {
             Step::ChangeDirectory(path) => resolve::change_directory(path),
             // Not at exec: until then /proc/self/fd/N in the path of the command or of its interpreter would lead to
             // what the caller has open (CVE-2024-21626). The socket closes at exec, and leads nowhere.
-            Step::CloseDescriptors => process::close_descriptors_but(self.inherited.socket.as_fd()),
+            Step::CloseDescriptors => {
+                self.take_streams().and_then(|()| process::close_descriptors_but(self.inherited.socket.as_fd()))
+            }
             // Its errors name the command, which is what the person typed.
             Step::Exec { args, env, .. } => return exec(args, env),
             _ => Err(Error::new(Kind::Invalid, "not a step of the new process")),
@@ -309,6 +319,13 @@ impl Child {
         let tree = mount::clone_tree(target.as_fd(), "", false)?;
         mount::set_attributes(tree.as_fd(), SEALED, false)?;
         mount::attach(tree.as_fd(), target.as_fd())
+    }
+
+    fn take_streams(&self) -> Result<()> {
+        let Some(Streams { input, output, error }) = &self.inherited.streams else { return Ok(()) };
+        let input = input.iter().map(|stream| (stream, 0));
+        let mut streams = input.chain([(output, 1), (error, 2)]);
+        streams.try_for_each(|(stream, number)| process::replace_stdio(stream.as_fd(), number))
     }
 
     fn take_terminal(&self) -> Result<()> {

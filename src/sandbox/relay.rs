@@ -3,24 +3,19 @@
 //! Two bounded buffers, one each way: whoever does not read holds up the one that writes, and nothing is lost. At the
 //! end the sandbox's terminal is read until it says that nobody has it open any more.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 
+use super::outlet::Outlet;
 use super::terminal::RawTerminal;
 use crate::error::Result;
-use crate::kernel::process::Polled;
+use crate::kernel::process::{Polled, Want};
 use crate::kernel::tty::{self, Transfer};
 
 /// The most bytes held for one direction.
 const BUFFER: usize = 64 * 1024;
 
-/// A pipe that poll(2) calls writable takes this much without blocking: pipe(7), PIPE_BUF.
-const CHUNK: usize = 4096;
-
 /// How long a terminal that nobody has open is left alone, in milliseconds.
 const PAUSE: u16 = 50;
-
-/// What a descriptor is waited for, if it is.
-type Want<'a> = Option<(BorrowedFd<'a>, Polled)>;
 
 /// The relay's state.
 #[derive(Debug)]
@@ -35,9 +30,8 @@ pub(super) struct Relay {
     to_sandbox: Vec<u8>,
     /// The last byte that came in ended a line, or there was none.
     at_line_start: bool,
-    /// Where output goes, while anybody takes it.
-    output: Option<OwnedFd>,
-    to_person: Vec<u8>,
+    /// Where output goes.
+    output: Outlet,
     /// What the person's terminal was before.
     _raw: Option<RawTerminal>,
 }
@@ -46,11 +40,7 @@ impl Relay {
     pub(super) fn new(master: OwnedFd, interactive: bool) -> Result<Relay> {
         tty::set_nonblocking(master.as_fd())?;
         let input = interactive.then(|| tty::duplicate(0)).transpose()?;
-        // A terminal can block a write that poll(2) allowed; on a description of our own it does not.
-        let output = match tty::is_terminal(tty::stdio(1)) {
-            true => tty::reopen_nonblocking(tty::stdio(1)).or_else(|_| tty::duplicate(1))?,
-            false => tty::duplicate(1)?,
-        };
+        let output = Outlet::new(1)?;
         let raw = if interactive { RawTerminal::enter()? } else { None };
         let relay = Relay {
             master,
@@ -59,8 +49,7 @@ impl Relay {
             input,
             to_sandbox: Vec::new(),
             at_line_start: true,
-            output: Some(output),
-            to_person: Vec::new(),
+            output,
             _raw: raw,
         };
         // The window may have changed while the sandbox was made.
@@ -78,13 +67,13 @@ impl Relay {
 
     /// The sandbox has ended and everything it wrote was handed over.
     pub(super) fn is_finished(&self) -> bool {
-        self.ended && self.closed && self.to_person.is_empty()
+        self.ended && self.closed && self.output.is_empty()
     }
 
     /// What the sandbox's terminal, the input and the output are waited for.
     pub(super) fn wants(&self) -> [Want<'_>; 3] {
         let mut events = Polled::NOTHING;
-        if self.to_person.len() < BUFFER {
+        if self.output.has_room() {
             events = events | Polled::READ;
         }
         if !self.to_sandbox.is_empty() {
@@ -93,8 +82,7 @@ impl Relay {
         // poll(2) reports a closed terminal at once and for ever, asked for or not.
         let master = (events.any() && !self.closed).then(|| (self.master.as_fd(), events));
         let input = self.input.as_ref().filter(|_| self.to_sandbox.len() < BUFFER);
-        let output = self.output.as_ref().filter(|_| !self.to_person.is_empty());
-        [master, input.map(|fd| (fd.as_fd(), Polled::READ)), output.map(|fd| (fd.as_fd(), Polled::WRITE))]
+        [master, input.map(|fd| (fd.as_fd(), Polled::READ)), self.output.wants()]
     }
 
     /// How long to wait at most, in milliseconds: a process in the sandbox may open a closed terminal again.
@@ -110,11 +98,11 @@ impl Relay {
         if !self.to_sandbox.is_empty() {
             self.write_master()?;
         }
-        if (master.any() || self.closed && !self.ended) && self.to_person.len() < BUFFER {
+        if (master.any() || self.closed && !self.ended) && self.output.has_room() {
             self.read_master()?;
         }
         if output.any() {
-            self.write_output()?;
+            self.output.write()?;
         }
         Ok(())
     }
@@ -150,24 +138,12 @@ impl Relay {
     }
 
     fn read_master(&mut self) -> Result<()> {
-        match tty::read(self.master.as_fd(), &mut self.to_person)? {
+        match tty::read(self.master.as_fd(), self.output.waiting())? {
             Transfer::Moved => self.closed = false,
             Transfer::Later => self.closed = false,
             Transfer::End => self.closed = true,
         }
-        if self.output.is_none() {
-            self.to_person.clear();
-        }
-        Ok(())
-    }
-
-    fn write_output(&mut self) -> Result<()> {
-        let Some(output) = &self.output else { return Ok(()) };
-        if tty::write(output.as_fd(), &mut self.to_person, CHUNK)? == Transfer::End {
-            // Nobody takes it any more; the sandbox goes on without being held up.
-            self.output = None;
-            self.to_person.clear();
-        }
+        self.output.settle();
         Ok(())
     }
 }

@@ -8,21 +8,6 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use crate::error::{Error, Kind, Result};
 use crate::kernel::socket;
 
-/// The kinds by number; a kind that is not here arrives as [`Kind::Io`].
-const KINDS: &[Kind] = &[
-    Kind::Io,
-    Kind::NotFound,
-    Kind::AlreadyExists,
-    Kind::InUse,
-    Kind::Invalid,
-    Kind::Limit,
-    Kind::Unsupported,
-    Kind::Permission,
-    Kind::NoSpace,
-    Kind::NotExecutable,
-    Kind::CommandNotFound,
-];
-
 const FAILED: u8 = b'E';
 const TERMINAL: u8 = b'T';
 const WANTS_ROOT: u8 = b'W';
@@ -41,9 +26,8 @@ pub(super) enum Report {
 
 /// Sends why the process failed. When even that fails the parent sees the process end.
 pub(super) fn send_failure(socket: BorrowedFd<'_>, error: &Error) {
-    let kind = KINDS.iter().position(|k| *k == error.kind()).unwrap_or(0);
-    let mut message = vec![FAILED, u8::try_from(kind).unwrap_or(0)];
-    message.extend_from_slice(error.to_string().as_bytes());
+    let mut message = vec![FAILED];
+    message.extend(error.to_bytes());
     if let Err(e) = socket::send(socket, &message, &[]) {
         log::warn!("report a failure: {e}");
     }
@@ -78,10 +62,7 @@ pub(super) fn receive(socket: BorrowedFd<'_>) -> Result<Option<Report>> {
     match (message.as_slice(), descriptors.into_iter().next()) {
         ([WANTS_ROOT], None) => Ok(Some(Report::WantsRoot)),
         ([TERMINAL], Some(master)) => Ok(Some(Report::Terminal(master))),
-        ([FAILED, kind, text @ ..], _) => {
-            let kind = KINDS.get(usize::from(*kind)).copied().unwrap_or(Kind::Io);
-            Ok(Some(Report::Failed(Error::new(kind, String::from_utf8_lossy(text)))))
-        }
+        ([FAILED, error @ ..], _) => Ok(Some(Report::Failed(Error::from_bytes(error)))),
         _ => Err(Error::new(Kind::Io, "start the container: a report that makes no sense")),
     }
 }

@@ -6,15 +6,15 @@ use crate::kernel::signal::{self, SignalMask, SignalQueue};
 
 /// Blocked while it lives; what arrives is queued.
 #[derive(Debug)]
-pub(super) struct BlockedSignals {
+pub(crate) struct BlockedSignals {
     before: SignalMask,
-    pub(super) queue: SignalQueue,
+    pub(crate) queue: SignalQueue,
 }
 
 impl BlockedSignals {
     /// Blocks HUP, INT, QUIT, TERM, USR1, USR2, ALRM and WINCH in this thread. Those of job control stay with the
     /// person's shell.
-    pub(super) fn block() -> Result<BlockedSignals> {
+    pub(crate) fn block() -> Result<BlockedSignals> {
         let before = signal::block_forwarded()?;
         let queue = signal::forwarded_queue().inspect_err(|_| restore(&before))?;
         Ok(BlockedSignals { before, queue })

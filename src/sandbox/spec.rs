@@ -45,6 +45,10 @@ pub struct Spec {
     pub users: Users,
     /// What it may do.
     pub security: Security,
+    /// Whether it is started again when it has ended.
+    pub restart: Restart,
+    /// What becomes of its output.
+    pub log: LogDriver,
 }
 
 impl Default for Spec {
@@ -66,6 +70,8 @@ impl Default for Spec {
             network: Network::None,
             users: Users::Auto,
             security: Security::default(),
+            restart: Restart::No,
+            log: LogDriver::default(),
         }
     }
 }
@@ -112,6 +118,53 @@ pub enum Network {
     None,
     /// The host's.
     Host,
+}
+
+/// When a command is started again that has ended: podman-run(1), `--restart`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Restart {
+    /// Never.
+    #[default]
+    No,
+    /// When its status is not 0, so many times in a row; 0 for no end.
+    OnFailure(u32),
+    /// Until somebody stops it.
+    Always,
+    /// The same; it differs where a host starts its containers again.
+    UnlessStopped,
+}
+
+/// What becomes of the output of a command that is not in the foreground: podman-run(1), `--log-driver`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LogDriver {
+    /// It is kept in a file of the container's, as podman's driver of that name does.
+    K8sFile {
+        /// The bytes after which a new file begins; the one before is kept.
+        max_size: u64,
+    },
+    /// Nobody keeps it.
+    None,
+}
+
+impl LogDriver {
+    /// Twice as much may be kept, with the file before.
+    pub const MAX_SIZE: u64 = 16 << 20;
+
+    /// The bytes after which a new file begins, if anything is kept.
+    pub fn limit(self) -> Option<u64> {
+        match self {
+            LogDriver::K8sFile { max_size } => Some(max_size),
+            LogDriver::None => None,
+        }
+    }
+}
+
+impl Default for LogDriver {
+    fn default() -> LogDriver {
+        LogDriver::K8sFile { max_size: LogDriver::MAX_SIZE }
+    }
 }
 
 /// Who makes the sandbox's cgroup.

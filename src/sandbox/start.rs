@@ -23,6 +23,8 @@ use crate::rootfs::Rootfs;
 /// Starts the planned sandbox on `rootfs`, telling `narrate` each step before it runs. Returns when the command has
 /// been executed.
 ///
+/// The command reads and writes `streams`, or this process's own; a terminal that the plan makes is over both.
+///
 /// `rootfs` is called once the new process exists, so that making the root and preparing the namespaces for it happen at
 /// the same time; when it fails the process is killed and its error returned.
 ///
@@ -34,24 +36,29 @@ use crate::rootfs::Rootfs;
 ///
 /// [`Kind::CommandNotFound`], [`Kind::NotExecutable`], or the kind of the step that failed, which the error names.
 /// Nothing is left behind: no process, no mount, no cgroup.
-pub fn start(plan: &Plan, rootfs: impl FnOnce() -> Result<Rootfs>, narrate: &dyn Fn(&Step)) -> Result<Running> {
+pub fn start(
+    plan: &Plan,
+    streams: Option<Streams>,
+    rootfs: impl FnOnce() -> Result<Rootfs>,
+    narrate: &dyn Fn(&Step),
+) -> Result<Running> {
     process::require_single_thread()?;
     let signals = BlockedSignals::block()?;
     let (before, parents, childs) = split(plan.steps());
     let (socket, childs_socket) = socket::pair()?;
     let window = [0, 1, 2].into_iter().find_map(|n| tty::window_size(tty::stdio(n)));
 
-    let mut host = Host { cgroups: Cgroups::default(), trees: Vec::new(), child: None };
+    let mut host = Host { cgroups: Cgroups::default(), streams, trees: Vec::new(), child: None };
     for step in before {
         narrate(step);
         host.run(step).context(|| step.describe())?;
         if let Some(Cloned::Child) = host.child {
-            let inherited = Inherited { socket: childs_socket, trees: host.trees, window };
+            let inherited = Inherited { socket: childs_socket, trees: host.trees, streams: host.streams, window };
             drop(socket);
             enter::enter(&childs, inherited, narrate);
         }
     }
-    drop(childs_socket);
+    drop((childs_socket, host.streams));
     let trees = host.trees;
     let Some(Cloned::Parent { pid, pidfd }) = host.child else {
         return Err(Error::new(Kind::Invalid, "the plan makes no process"));
@@ -83,12 +90,24 @@ pub fn start(plan: &Plan, rootfs: impl FnOnce() -> Result<Rootfs>, narrate: &dyn
     Ok(Running { process, cgroups: host.cgroups, terminal, interactive, counters, signals })
 }
 
+/// The standard streams of a command.
+#[derive(Debug)]
+pub struct Streams {
+    /// What it reads; without one, what the plan says.
+    pub input: Option<OwnedFd>,
+    /// Where its output goes.
+    pub output: OwnedFd,
+    /// Where its error output goes.
+    pub error: OwnedFd,
+}
+
 /// A sandbox whose command runs. Dropped, it is killed and cleared away.
 #[derive(Debug)]
 pub struct Running {
     // Dropped in this order: the process ends before its cgroups go, and signals arrive when both are gone.
     pub(super) process: Process,
-    pub(super) cgroups: Cgroups,
+    #[expect(dead_code, reason = "held until it goes")]
+    cgroups: Cgroups,
     pub(super) terminal: Option<OwnedFd>,
     pub(super) interactive: bool,
     pub(super) counters: Counters,
@@ -115,6 +134,7 @@ impl Running {
 /// The host's side: what the steps before the process have made.
 struct Host {
     cgroups: Cgroups,
+    streams: Option<Streams>,
     trees: Vec<OwnedFd>,
     child: Option<Cloned>,
 }
@@ -135,7 +155,7 @@ impl Host {
                 self.trees.push(tree);
                 Ok(())
             }
-            Step::OwnStreams { uid } => process::own_pipes(*uid),
+            Step::OwnStreams { uid } => self.own_streams(*uid),
             Step::Clone { users, network, cgroup } => {
                 let cgroup = cgroup.as_deref().map(cgroup::open).transpose()?;
                 let namespaces = process::sandbox_namespaces(*users, *network);
@@ -145,6 +165,13 @@ impl Host {
             }
             _ => Err(Error::new(Kind::Invalid, "not a step of the host")),
         }
+    }
+
+    fn own_streams(&self, uid: u32) -> Result<()> {
+        let of_this_process = [0, 1, 2].map(tty::stdio);
+        let given = self.streams.as_ref();
+        let given = given.map(|s| [s.input.as_ref().unwrap_or(&s.output), &s.output, &s.error].map(OwnedFd::as_fd));
+        given.unwrap_or(of_this_process).into_iter().try_for_each(|stream| process::own_pipe(stream, uid))
     }
 }
 

@@ -14,6 +14,7 @@ use crate::error::Kind;
 use crate::kernel::cgroup;
 use crate::kernel::process::Polled;
 
+#[derive(Debug)]
 pub(super) struct Tally {
     counters: Counters,
     watched: [Option<File>; 2],

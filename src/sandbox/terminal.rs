@@ -9,14 +9,14 @@ use crate::kernel::tty::{self, Settings};
 /// Standard input in raw mode; dropped, it is as it was. A panic puts it back too, also in a program that aborts on
 /// panics and so never drops: what the panic says should be readable.
 #[derive(Debug)]
-pub(super) struct RawTerminal {
+pub(crate) struct RawTerminal {
     before: Settings,
     active: Arc<AtomicBool>,
 }
 
 impl RawTerminal {
     /// `None` when standard input is no terminal.
-    pub(super) fn enter() -> Result<Option<RawTerminal>> {
+    pub(crate) fn enter() -> Result<Option<RawTerminal>> {
         let input = tty::stdio(0);
         if !tty::is_terminal(input) {
             return Ok(None);

@@ -4,8 +4,10 @@
 //! `user.tupper.spec`, `user.tupper.spec.1`, … are what a container runs: as large as a command line and an environment may
 //! be, in pieces that fit in a leaf. It is no file, because no file is on the disk with the snapshot unless fsync(2) was
 //! called for it, and what that brings there of its directory comes without the sign in `staging/` that it was being made.
-//! `user.tupper.limits` is what a container's limits were changed to after it was made: an xattr of its own, since whoever
-//! runs the container writes the record. `user.tupper.subvolume` names the one subvolume that may lie in `rootfs`: by its own UUID, or, where the record has
+//! `user.tupper.life` is how a container fares: it is written by whoever runs the container, and the record by whoever
+//! makes or renames it.
+//! `user.tupper.limits` is what a container's limits were changed to after it was made: an xattr of its own, since that
+//! may be somebody else again. `user.tupper.subvolume` names the one subvolume that may lie in `rootfs`: by its own UUID, or, where the record has
 //! to be set before the snapshot is made, by the UUID of what it is a snapshot of.
 
 use std::os::fd::BorrowedFd;
@@ -21,6 +23,7 @@ use crate::kernel::{btrfs, fs};
 const RECORD: &str = "user.tupper.record";
 const SPEC: &str = "user.tupper.spec";
 const LIMITS: &str = "user.tupper.limits";
+const LIFE: &str = "user.tupper.life";
 const SUBVOLUME: &str = "user.tupper.subvolume";
 
 /// What fits in an attribute with nodes of any size: BTRFS_MAX_XATTR_SIZE is 3,963 less the name for the smallest of 4 KiB.
@@ -77,6 +80,11 @@ pub(crate) fn write_limits<T: Serialize>(object: BorrowedFd<'_>, limits: &T) -> 
     write_as(LIMITS, object, limits)
 }
 
+/// Sets how a container fares.
+pub(crate) fn write_life<T: Serialize>(object: BorrowedFd<'_>, life: &T) -> Result<()> {
+    write_as(LIFE, object, life)
+}
+
 fn write_as<T: Serialize>(name: &str, object: BorrowedFd<'_>, record: &T) -> Result<()> {
     let json = serde_json::to_vec(&Versioned { version: VERSION, record })
         .map_err(|e| Error::new(Kind::Invalid, format!("write the record: {e}")))?;
@@ -91,6 +99,11 @@ pub(crate) fn read<T: DeserializeOwned>(object: BorrowedFd<'_>) -> Result<Option
 /// The limits that a container has instead of those that it was made with, if they were changed.
 pub(crate) fn read_limits<T: DeserializeOwned>(object: BorrowedFd<'_>) -> Result<Option<T>> {
     read_as(LIMITS, object)
+}
+
+/// How a container fares, if it was ever started.
+pub(crate) fn read_life<T: DeserializeOwned>(object: BorrowedFd<'_>) -> Result<Option<T>> {
+    read_as(LIFE, object)
 }
 
 fn read_as<T: DeserializeOwned>(name: &str, object: BorrowedFd<'_>) -> Result<Option<T>> {
