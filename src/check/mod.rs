@@ -202,6 +202,7 @@ impl Sweep<'_> {
             Leftover::Cgroup(path) => Finding::garbage("cgroup", path, format!("{place} does not run")),
             Leftover::RunState(path) => Finding::garbage("run state", path, format!("{place} does not run")),
             Leftover::Ids(path) => Finding::garbage("range of ids", path, format!("{place} does not run")),
+            Leftover::Socket => Finding::garbage("socket", format!("{place}/socket"), "its monitor was killed"),
             Leftover::Unfinished => Finding::garbage("container", &place, "its creation was killed"),
             Leftover::Container => {
                 Finding::garbage("container", &place, "it was to be removed at its end, and was killed before that")

@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 use tupper::container::{self, Container, State};
 use tupper::error::Kind;
-use tupper::sandbox::{self, IdMap, Users};
+use tupper::sandbox::{self, IdMap, LogDriver, Restart, Users};
 
 use super::output::{self, Listing};
 
@@ -154,6 +154,7 @@ fn all_but_limits(container: &Container) -> Value {
         "Args": spec.args.get(1..),
         "Image": container.image,
         "ImageName": container.source.name,
+        "RestartCount": container.restarts,
         "Source": { "Kind": container.source.kind, "Id": container.source.id, "Name": container.source.name },
         "State": {
             "Status": container.status(),
@@ -182,12 +183,31 @@ fn all_but_limits(container: &Container) -> Value {
             "UsernsMode": userns(&spec.users),
             "IDMappings": maps(container),
             "CgroupManager": spec.cgroup_manager,
+            "RestartPolicy": restart_policy(spec.restart),
+            "LogConfig": log_config(spec.log),
             "Tmpfs": spec.tmpfs.iter().map(|t| (t.destination.display().to_string(), json!(t.options))).collect::<serde_json::Map<_, _>>(),
         },
         "Mounts": spec.volumes.iter().map(|v| json!({
             "Type": "bind", "Source": v.source, "Destination": v.destination, "RW": !v.read_only,
         })).collect::<Vec<_>>(),
     })
+}
+
+fn restart_policy(policy: Restart) -> Value {
+    let (name, most) = match policy {
+        Restart::No => ("no", 0),
+        Restart::OnFailure(most) => ("on-failure", most),
+        Restart::Always => ("always", 0),
+        Restart::UnlessStopped => ("unless-stopped", 0),
+    };
+    json!({ "Name": name, "MaximumRetryCount": most })
+}
+
+fn log_config(driver: LogDriver) -> Value {
+    match driver {
+        LogDriver::K8sFile { max_size } => json!({ "Type": "k8s-file", "Size": max_size }),
+        LogDriver::None => json!({ "Type": "none" }),
+    }
 }
 
 /// podman's word for it: a container with ids of its own has a private user namespace.

@@ -7,10 +7,11 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
+use super::monitor::SOCKET;
 use super::record::{Life, Record};
 use super::stop::kill_process;
 use crate::error::{Context, Result};
-use crate::kernel::process;
+use crate::kernel::{fs, process};
 use crate::name::Id;
 use crate::sandbox;
 use crate::store::{Found, Shelf, Store, record};
@@ -27,6 +28,8 @@ pub(crate) enum Leftover {
     RunState(PathBuf),
     /// The range of ids that it had.
     Ids(PathBuf),
+    /// Where its monitor listened, and nobody does any more.
+    Socket,
     /// A directory in which it was being made.
     Unfinished,
     /// The container: it ran, and was to go at its end.
@@ -50,6 +53,8 @@ pub(crate) fn leftovers(store: &Store, id: &Id, dir: Option<BorrowedFd<'_>>) -> 
         };
         if goes().context(|| format!("container {}", id.short()))? {
             left.push(Leftover::Container);
+        } else if fs::exists_at(dir, SOCKET)? {
+            left.push(Leftover::Socket);
         }
     }
     Ok(left)
@@ -62,6 +67,9 @@ pub(crate) fn clear(store: &Store, id: &Id, dir: Option<OwnedFd>, left: &[Leftov
     let found = Found { shelf: Shelf::Containers, id: *id };
     if left.contains(&Leftover::Container) {
         return Active::locked(store, found, dir)?.remove(store);
+    }
+    if left.contains(&Leftover::Socket) {
+        fs::unlink(dir.as_fd(), SOCKET)?;
     }
     if left.contains(&Leftover::Unfinished) {
         return subvolume::clear_unfinished(store, found, dir.as_fd());

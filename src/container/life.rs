@@ -113,24 +113,22 @@ pub fn explain(store: &Store, create: &Create, narrate: Narrate<'_>) -> Result<(
 pub fn remove(store: &Store, text: &str, force: bool, dry_run: bool) -> Result<Id> {
     let doing = || format!("remove container {text}");
     let found = store.find_among(text, &[Shelf::Containers]).call_context(doing)?;
-    let container = super::open(store, &found.id).call_context(doing)?;
-    let running = match &container.state {
-        State::Running(running) => Some(running),
-        _ => None,
-    };
+    // One whose record is damaged can be removed, too.
+    let state = super::open(store, &found.id).map(|container| container.state);
+    let runs = matches!(state, Ok(State::Running(_) | State::Restarting(_)));
     let refused = || Error::new(Kind::InUse, "it is running").with_hint("end it first, or use --force to kill it");
     if dry_run {
-        return if running.is_some() && !force { Err(refused()).context(doing) } else { Ok(found.id) };
+        return if runs && !force { Err(refused()).context(doing) } else { Ok(found.id) };
     }
-    if force && let Some(running) = running {
-        kill(store, &found.id, running).context(doing)?;
+    if force {
+        kill(store, &found.id).context(doing)?;
     }
     let removed = match force {
         // Who ran it gives it up when its command is dead, and may remove it first.
         true => Active::open_wait(store, found),
         // The lock decides: of a container that nobody holds, what still runs outlived a tupper that was killed.
         false => Active::open(store, found).map_err(|e| match e.kind() {
-            Kind::InUse if running.is_some() => refused(),
+            Kind::InUse if runs => refused(),
             _ => e,
         }),
     };

@@ -1,15 +1,9 @@
 //! Containers: a snapshot, and a process in a sandbox whose root it is.
 //!
-//! ```text
-//!            create              start, run            the command ends
-//!   (none) ─────────> created ─────────────> running ─────────────────> exited ──rm──> (none)
-//!                                               └── --rm: removed at the end ────────────┘
-//! ```
-//!
-//! A container is a directory `containers/ID/`: the record (name, source, how it last ended), the spec (what it runs) and
-//! the limits that it was given since, as xattrs, and the subvolume. It is running while somebody holds the lock on that
-//! directory, which is the process that started it, in the foreground. That process notes the start in the record, and
-//! the end; where the end is missing and nothing runs, it was killed before it could.
+//! ARCHITECTURE.md, "The life of a container", draws the states and says who writes what. A container is a directory
+//! `containers/ID/`: its record, its life, what it runs and the limits that it was given since, as xattrs, and the
+//! subvolume. It is in use while somebody holds the lock on that directory: its monitor, or the command line that runs it
+//! in the foreground.
 
 mod attach;
 mod chain;

@@ -213,7 +213,7 @@ impl Traffic {
                     }
                     Event::Ended { exit, .. } => self.exit = Some(exit),
                     Event::Failed(e) => return Err(e),
-                    Event::Began | Event::Logged | Event::Held => {}
+                    Event::Began | Event::Logged => {}
                 },
                 Received::End => {
                     log::warn!("the container's monitor was killed, and the container with it");

@@ -26,7 +26,6 @@ pub struct Stopping {
     /// Which it is.
     pub id: Id,
     dir: OwnedFd,
-    monitor: Option<OwnedFd>,
     process: Option<OwnedFd>,
     deadline: Option<Instant>,
 }
@@ -48,8 +47,8 @@ fn ask_to_end(store: &Store, id: &Id, patience: Option<Duration>) -> Result<Opti
     if matches!(container.state, State::Created | State::Exited(_)) && flock::is_free(dir.as_fd())? {
         return Ok(None);
     }
-    let monitor = hold(&dir)?;
-    let mut stopping = Stopping { id: *id, dir, monitor, process: None, deadline: None };
+    hold(&dir)?;
+    let mut stopping = Stopping { id: *id, dir, process: None, deadline: None };
     // Looked at again: it may have been started again before it was held.
     if let Some(running) = store.running(id)
         && let Some(process) = open_process(store, id, &running)?
@@ -65,20 +64,13 @@ fn ask_to_end(store: &Store, id: &Id, patience: Option<Duration>) -> Result<Opti
 impl Stopping {
     /// Waits until the container has ended, killing it when its time is up.
     pub fn finish(self) -> Result<()> {
-        let Some(process) = &self.process else { return self.rest() };
-        if !wait_until(process, self.deadline)? {
+        if let Some(process) = &self.process
+            && !wait_until(process, self.deadline)?
+        {
             log::debug!("container {}: killed", self.id.short());
             signal::send(process.as_fd(), signal::SIGKILL)?;
         }
-        self.rest()
-    }
-
-    fn rest(self) -> Result<()> {
-        match self.monitor {
-            // That its monitor was killed is an end, too.
-            Some(monitor) => until_ended(&monitor, true).map(drop),
-            None => at_rest(&self.dir, &self.id),
-        }
+        at_rest(&self.dir, &self.id)
     }
 }
 
@@ -91,7 +83,7 @@ pub fn wait(store: &Store, text: &str) -> Result<u8> {
         let monitor = socket::connect(dir.as_fd(), SOCKET)?;
         let state = super::open(store, &id)?.state;
         if let State::Running(_) | State::Stopping(_) = state {
-            let ended = monitor.map(|monitor| until_ended(&monitor, false)).transpose()?.flatten();
+            let ended = monitor.map(|monitor| until_ended(&monitor)).transpose()?.flatten();
             if let Some(status) = ended {
                 return Ok(status);
             }
@@ -107,14 +99,18 @@ pub fn wait(store: &Store, text: &str) -> Result<u8> {
     wait().context(doing)
 }
 
-/// Kills a running container's first process, and with it all of them; its monitor does not start it again.
-pub(super) fn kill(store: &Store, id: &Id, running: &Running) -> Result<()> {
-    let dir = store.open_object(Shelf::Containers, id)?;
-    hold(&dir)?;
-    kill_process(store, id, running)
+/// Ends a container at once: its first process is killed, and with it all of them, and its monitor does not start it
+/// again.
+pub(super) fn kill(store: &Store, id: &Id) -> Result<()> {
+    match store.open_object(Shelf::Containers, id) {
+        Ok(dir) => hold(&dir)?,
+        Err(e) if e.kind() == Kind::NotFound => return Ok(()),
+        Err(e) => return Err(e),
+    }
+    store.running(id).map_or(Ok(()), |running| kill_process(store, id, &running))
 }
 
-/// The same for a container that nobody holds.
+/// Kills a container's first process.
 pub(super) fn kill_process(store: &Store, id: &Id, running: &Running) -> Result<()> {
     let Some(process) = open_process(store, id, running)? else { return Ok(()) };
     signal::send(process.as_fd(), signal::SIGKILL)?;
@@ -122,34 +118,22 @@ pub(super) fn kill_process(store: &Store, id: &Id, running: &Running) -> Result<
     sandbox::thaw(&leftover::cgroup_name(store, id))
 }
 
-/// Tells the monitor, if there is one, not to start the container again. Returns the connection to it.
-pub(super) fn hold(dir: &OwnedFd) -> Result<Option<OwnedFd>> {
-    let Some(monitor) = socket::connect(dir.as_fd(), SOCKET)? else { return Ok(None) };
-    if socket::send(monitor.as_fd(), &Request::Hold.encode(), &[]).is_err() {
-        return Ok(None); // it has just ended
-    }
-    loop {
-        match next(&monitor)? {
-            Some(Event::Held) => return Ok(Some(monitor)),
-            Some(Event::Ended { last: true, .. }) | None => return Ok(None),
-            Some(_) => {}
-        }
-    }
+/// Tells the monitor, if there is one, not to start the container again. It hears that before it looks at an end that
+/// comes after.
+fn hold(dir: &OwnedFd) -> Result<()> {
+    let Some(monitor) = socket::connect(dir.as_fd(), SOCKET)? else { return Ok(()) };
+    // One that has just ended starts nothing.
+    socket::send_now(monitor.as_fd(), &Request::Hold.encode()).map(drop)
 }
 
-/// Waits until the monitor says that the command has ended, for the `last` time or any, and with which status.
-fn until_ended(monitor: &OwnedFd, last: bool) -> Result<Option<u8>> {
-    loop {
-        match next(monitor)? {
-            Some(Event::Ended { exit, last: is_last }) if is_last || !last => return Ok(Some(exit.code())),
-            Some(_) => {}
-            None => return Ok(None),
+/// Waits until the monitor says that the command has ended, and with which status.
+fn until_ended(monitor: &OwnedFd) -> Result<Option<u8>> {
+    while let Some((message, _)) = socket::receive(monitor.as_fd())? {
+        if let Event::Ended { exit, .. } = Event::decode(&message)? {
+            return Ok(Some(exit.code()));
         }
     }
-}
-
-fn next(monitor: &OwnedFd) -> Result<Option<Event>> {
-    socket::receive(monitor.as_fd())?.map(|(message, _)| Event::decode(&message)).transpose()
+    Ok(None)
 }
 
 /// Waits until nobody holds the container.

@@ -176,7 +176,7 @@ fn close_range(first: libc::c_uint, last: libc::c_uint) -> Result<()> {
     Errno::result(result).map(drop).map_err(|e| failed("close descriptors", e))
 }
 
-/// dup2(2) onto standard input (0), output (1) or error (2).
+/// dup2(2) onto standard input (0), output (1) or error (2), or onto a number that nobody owns.
 pub(crate) fn replace_stdio(fd: BorrowedFd<'_>, number: RawFd) -> Result<()> {
     // SAFETY: integers only; 0, 1 and 2 are owned by nobody in Rust.
     #[expect(unsafe_code, reason = "nix's dup2 wants to own the target")]
@@ -239,10 +239,19 @@ pub(crate) fn exec(program: &CStr, args: &[CString], env: &[CString]) -> Errno {
 }
 
 /// Runs this program again with other `args`, as a process that needs nobody: in a session of its own, at the root
-/// directory, without input, environment or output other than standard error. It has the `given` descriptors as 3, 4, ….
-pub(crate) fn respawn(args: &[CString], given: &[BorrowedFd<'_>]) -> Result<()> {
+/// directory, without input, environment or output other than standard error. It takes what it was [given] first of all.
+///
+/// In the new process, `fail` is told why it does not run the program, and the first of what it was given.
+pub(crate) fn respawn<const N: usize>(
+    args: &[CString],
+    given: [BorrowedFd<'_>; N],
+    fail: impl FnOnce(BorrowedFd<'_>, Error),
+) -> Result<()> {
     require_single_thread()?;
     if fork()?.is_none() {
+        // Copies above the numbers that they will have, so that none is in the way of another.
+        let end = 3 + i32::try_from(N).unwrap_or(0);
+        let copy = |fd: BorrowedFd<'_>| nix::fcntl::fcntl(fd, nix::fcntl::FcntlArg::F_DUPFD_CLOEXEC(end));
         let run = || -> Result<Infallible> {
             signal::default_signals()?;
             new_session()?;
@@ -251,51 +260,53 @@ pub(crate) fn respawn(args: &[CString], given: &[BorrowedFd<'_>]) -> Result<()> 
                 .map_err(|e| failed("open /dev/null", e))?;
             replace_stdio(null.as_fd(), 0)?;
             replace_stdio(null.as_fd(), 1)?;
-            give(given)?;
+            let copies = given.iter().map(|fd| copy(*fd).map_err(|e| failed("copy a descriptor", e)));
+            for (copy, number) in copies.collect::<Result<Vec<RawFd>>>()?.into_iter().zip(3..) {
+                // SAFETY: it was just made, and this process never returns to whoever owns the number.
+                #[expect(unsafe_code, reason = "fcntl returns a raw descriptor")]
+                replace_stdio(unsafe { BorrowedFd::borrow_raw(copy) }, number)?;
+            }
             Err(failed("run /proc/self/exe", exec(c"/proc/self/exe", args, &[])))
         };
+        let first = given.first().and_then(|fd| copy(*fd).ok());
         let error = match run() {
             Ok(infallible) => match infallible {},
             Err(e) => e,
         };
-        log::error!("start the monitor: {error}");
+        if let Some(first) = first {
+            // SAFETY: as above.
+            #[expect(unsafe_code, reason = "fcntl returns a raw descriptor")]
+            fail(unsafe { BorrowedFd::borrow_raw(first) }, error);
+        }
         exit_now(125);
     }
     Ok(())
+}
+
+/// What [`respawn`] gave this process; everything else that it may have inherited is closed. Only for a process that
+/// has opened nothing yet.
+pub(crate) fn given<const N: usize>() -> Result<[OwnedFd; N]> {
+    close_range(3 + u32::try_from(N).unwrap_or(0), libc::c_uint::MAX)?;
+    let mut number = 3;
+    let take = || {
+        // SAFETY: an integer only: a number that is no descriptor is refused.
+        #[expect(unsafe_code, reason = "looking at a descriptor by its number")]
+        let found = unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) };
+        Errno::result(found).map_err(|e| failed(format_args!("descriptor {number}"), e))?;
+        // SAFETY: it is open, and was left to this process by the one that ran it.
+        #[expect(unsafe_code, reason = "a descriptor that came with exec has only a number")]
+        let fd = unsafe { OwnedFd::from_raw_fd(number) };
+        number += 1;
+        Ok(fd)
+    };
+    let taken: Vec<OwnedFd> = std::iter::repeat_with(take).take(N).collect::<Result<_>>()?;
+    taken.try_into().map_err(|_| failed("take what was given", Errno::EBADF))
 }
 
 /// Standard error goes nowhere from here on.
 pub(crate) fn silence() -> Result<()> {
     let null = nix::fcntl::open("/dev/null", OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty());
     replace_stdio(null.map_err(|e| failed("open /dev/null", e))?.as_fd(), 2)
-}
-
-/// Makes `given` the descriptors 3, 4, …, open across an exec, and closes all others above.
-fn give(given: &[BorrowedFd<'_>]) -> Result<()> {
-    let fail = |e| failed("hand over a descriptor", e);
-    let end = 3 + i32::try_from(given.len()).unwrap_or(0);
-    // Out of the way of each other first.
-    let moved = given.iter().map(|fd| nix::fcntl::fcntl(fd, nix::fcntl::FcntlArg::F_DUPFD_CLOEXEC(end)).map_err(fail));
-    let moved: Vec<RawFd> = moved.collect::<Result<_>>()?;
-    for (from, to) in moved.into_iter().zip(3..) {
-        // SAFETY: integers only; what was open there is owned by code that this process never returns to.
-        #[expect(unsafe_code, reason = "nix's dup2 wants to own the target")]
-        Errno::result(unsafe { libc::dup2(from, to) }).map_err(fail)?;
-    }
-    close_range(end.unsigned_abs(), libc::c_uint::MAX)
-}
-
-/// The `nth` descriptor that [`respawn`] gave this process, which takes it once.
-pub(crate) fn given(nth: RawFd) -> Result<OwnedFd> {
-    let number = 3 + nth;
-    let flags = nix::fcntl::FdFlag::FD_CLOEXEC;
-    // SAFETY: an integer only: a number that is no descriptor is refused.
-    #[expect(unsafe_code, reason = "looking at a descriptor by its number")]
-    let found = unsafe { libc::fcntl(number, libc::F_SETFD, flags.bits()) };
-    Errno::result(found).map_err(|e| failed(format_args!("descriptor {number}"), e))?;
-    // SAFETY: it is open, and was left to this process by the one that ran it.
-    #[expect(unsafe_code, reason = "a descriptor that came with exec has only a number")]
-    Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
 /// pidfd_open(2); `None` when there is no such process. Whoever learned the number elsewhere has to look again whether

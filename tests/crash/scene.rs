@@ -149,10 +149,11 @@ impl Scene {
         self.tupper(line).ok()
     }
 
-    /// Kills, by SIGKILL, the tupper whose container runs meanwhile.
+    /// Kills, by SIGKILL, the process whose container `web` runs meanwhile.
     pub fn kill_beside(&mut self) {
+        let monitor = self.tupper.monitor("web");
+        nix::sys::signal::kill(monitor, nix::sys::signal::Signal::SIGKILL).expect("kill it");
         let mut child = self.beside.take().expect("something runs beside it");
-        child.kill().expect("kill it");
         child.wait().expect("wait for it");
     }
 

@@ -3,6 +3,7 @@
 mod check;
 mod containers;
 mod debian;
+mod detached;
 mod history;
 mod hostile;
 mod images;

@@ -81,16 +81,18 @@ impl Clients {
         }
         if listener.any()
             && let Some(listener) = &self.listener
-            && let Some(socket) = socket::accept(listener.as_fd())?
         {
-            self.all.push(Client::new(socket));
+            while let Some(socket) = socket::accept(listener.as_fd())? {
+                self.all.push(Client::new(socket));
+            }
         }
         self.all.retain(|client| !client.gone);
         Ok(requests)
     }
 
-    /// Hears what was said before anybody was ready to listen.
+    /// Hears everything that was said so far, and by those who have just connected, too.
     pub(super) fn settle(&mut self) -> Result<Vec<Request>> {
+        self.run(&[Polled::READ])?;
         let ready = vec![Polled::READ; self.all.len() + 1];
         self.run(&ready)
     }
@@ -173,10 +175,7 @@ impl Client {
                 Received::End => self.gone = true,
                 Received::Message(message) => match Request::decode(&message) {
                     Ok(Request::Attach(attach)) => self.attach = attach,
-                    Ok(Request::Hold) => {
-                        hold = true;
-                        self.send(Event::Held.encode())?;
-                    }
+                    Ok(Request::Hold) => hold = true,
                     Ok(Request::InputEnd) if !self.attach.ends_input => {}
                     // The rest after more was read of the input.
                     Ok(request @ Request::Input(_)) => {

@@ -15,7 +15,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use jiff::Timestamp;
 
 use super::message::Stream;
-use crate::error::Result;
+use crate::error::{Error, Kind, Result};
 use crate::kernel::fs;
 
 /// The log's name in the container's directory.
@@ -26,56 +26,72 @@ pub(in super::super) const PREVIOUS: &str = "log.1";
 
 pub(super) struct Log {
     dir: OwnedFd,
-    /// Nothing where nothing is kept.
-    file: Option<File>,
-    size: u64,
-    limit: u64,
+    /// The file that is written to, and its size; made when there is something to write.
+    file: Option<(File, u64)>,
+    /// Without one nothing is kept.
+    limit: Option<u64>,
 }
 
 impl Log {
-    /// Goes on with the container's log. Without a `limit` nothing is kept.
-    pub(super) fn open(dir: BorrowedFd<'_>, limit: Option<u64>) -> Result<Log> {
-        let file = limit.map(|_| fs::open_to_append(dir, LOG)).transpose()?;
-        let size = file.as_ref().and_then(|file| file.metadata().ok()).map_or(0, |metadata| metadata.len());
-        Ok(Log { dir: fs::duplicate(dir)?, file, size, limit: limit.unwrap_or(0) })
+    /// Goes on with the container's log.
+    pub(super) fn new(dir: BorrowedFd<'_>, limit: Option<u64>) -> Result<Log> {
+        Ok(Log { dir: fs::duplicate(dir)?, file: None, limit })
     }
 
-    /// Adds what the command has written.
+    /// Adds what the command has written. A new file begins where a line has ended, if one does before long.
     pub(super) fn write(&mut self, stream: Stream, bytes: &[u8]) {
-        let Some(file) = &mut self.file else { return };
-        let text = format(Timestamp::now(), stream, bytes);
-        match file.write_all(&text) {
-            Ok(()) => self.size += text.len() as u64,
-            Err(e) => log::debug!("write the log: {e}"),
-        }
-        if self.size >= self.limit
-            && let Err(e) = self.rotate()
+        if let Some(limit) = self.limit
+            && let Err(e) = self.add(stream, bytes, limit)
         {
-            log::debug!("begin a new log: {e}");
+            ::log::debug!("write the log: {e}");
         }
     }
 
-    fn rotate(&mut self) -> Result<()> {
-        fs::rename_replace(self.dir.as_fd(), LOG, self.dir.as_fd(), PREVIOUS)?;
-        self.file = Some(fs::open_to_append(self.dir.as_fd(), LOG)?);
-        self.size = 0;
+    fn add(&mut self, stream: Stream, bytes: &[u8], limit: u64) -> Result<()> {
+        let now = Timestamp::now();
+        let mut text = Vec::with_capacity(bytes.len() + 64);
+        for line in bytes.split_inclusive(|byte| *byte == b'\n') {
+            add_line(&mut text, now, stream, line);
+            let size = text.len() as u64 + self.file()?.1;
+            if size >= limit.saturating_mul(2) || size >= limit && line.ends_with(b"\n") {
+                self.append(&text)?;
+                text.clear();
+                fs::rename_replace(self.dir.as_fd(), LOG, self.dir.as_fd(), PREVIOUS)?;
+                self.file = None;
+            }
+        }
+        self.append(&text)
+    }
+
+    fn append(&mut self, text: &[u8]) -> Result<()> {
+        if text.is_empty() {
+            return Ok(());
+        }
+        let (file, size) = self.file()?;
+        file.write_all(text)?;
+        *size += text.len() as u64;
         Ok(())
+    }
+
+    fn file(&mut self) -> Result<&mut (File, u64)> {
+        if self.file.is_none() {
+            let file = fs::open_to_append(self.dir.as_fd(), LOG)?;
+            let size = file.metadata()?.len();
+            self.file = Some((file, size));
+        }
+        self.file.as_mut().ok_or_else(|| Error::new(Kind::Io, "no log"))
     }
 }
 
-fn format(now: Timestamp, stream: Stream, bytes: &[u8]) -> Vec<u8> {
+fn add_line(text: &mut Vec<u8>, now: Timestamp, stream: Stream, line: &[u8]) {
     let from = match stream {
         Stream::Output => "stdout",
         Stream::Error => "stderr",
     };
-    let mut text = Vec::with_capacity(bytes.len() + 64);
-    for line in bytes.split_inclusive(|byte| *byte == b'\n') {
-        let (line, whole) = line.strip_suffix(b"\n").map_or((line, "P"), |line| (line, "F"));
-        text.extend_from_slice(format!("{now:.9} {from} {whole} ").as_bytes());
-        text.extend_from_slice(line);
-        text.push(b'\n');
-    }
-    text
+    let (line, whole) = line.strip_suffix(b"\n").map_or((line, "P"), |line| (line, "F"));
+    text.extend_from_slice(format!("{now:.9} {from} {whole} ").as_bytes());
+    text.extend_from_slice(line);
+    text.push(b'\n');
 }
 
 #[cfg(test)]
@@ -85,9 +101,9 @@ mod tests {
     #[test]
     fn every_line_says_whether_it_is_whole() {
         let now: Timestamp = "2026-11-25T10:00:00.5Z".parse().expect("a time");
-        let text = String::from_utf8(format(now, Stream::Error, b"a\n\nb c")).expect("text");
+        let mut text = Vec::new();
+        [&b"a\n"[..], b"\n", b"b c"].iter().for_each(|line| add_line(&mut text, now, Stream::Error, line));
         let at = "2026-11-25T10:00:00.500000000Z stderr";
-        assert_eq!(text, format!("{at} F a\n{at} F \n{at} P b c\n"));
-        assert_eq!(format(now, Stream::Output, b""), b"");
+        assert_eq!(String::from_utf8(text).expect("text"), format!("{at} F a\n{at} F \n{at} P b c\n"));
     }
 }

@@ -42,7 +42,7 @@ pub(in super::super) enum Request {
     Window(WindowSize),
     /// A signal for the command.
     Signal(i32),
-    /// When the command ends, leave it at that; answered by [`Event::Held`].
+    /// When the command ends, leave it at that.
     Hold,
 }
 
@@ -57,8 +57,6 @@ pub(in super::super) enum Event {
     Output(Stream, Vec<u8>),
     /// The log has grown.
     Logged,
-    /// The command will not be started again.
-    Held,
     /// It has ended, and its lock is free unless it is to be started again.
     Ended {
         /// How.
@@ -111,7 +109,6 @@ impl Event {
             Event::Output(Stream::Output, bytes) => [b"O", bytes.as_slice()].concat(),
             Event::Output(Stream::Error, bytes) => [b"R", bytes.as_slice()].concat(),
             Event::Logged => vec![b'L'],
-            Event::Held => vec![b'H'],
             Event::Ended { exit, last } => {
                 let (signaled, number) = match exit.status {
                     Status::Code(code) => (0, code),
@@ -129,7 +126,6 @@ impl Event {
             [b'O', bytes @ ..] => Event::Output(Stream::Output, bytes.to_vec()),
             [b'R', bytes @ ..] => Event::Output(Stream::Error, bytes.to_vec()),
             [b'L'] => Event::Logged,
-            [b'H'] => Event::Held,
             [b'X', signaled, number, oom_killed, pids_limited, last] => {
                 let status = if *signaled == 0 { Status::Code(*number) } else { Status::Signal(i32::from(*number)) };
                 let exit = Exit { status, oom_killed: *oom_killed != 0, pids_limited: *pids_limited != 0 };
@@ -169,7 +165,6 @@ mod tests {
             Event::Output(Stream::Error, vec![0, 10]),
             Event::Output(Stream::Output, vec![]),
             Event::Logged,
-            Event::Held,
             Event::Ended { exit, last: true },
         ];
         for event in events {

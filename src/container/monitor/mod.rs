@@ -13,9 +13,9 @@
 //! container with it; then the lock is free, and the next who looks clears up.
 
 mod clients;
-mod console;
 mod log;
 mod message;
+mod stdio;
 
 use std::ffi::CString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -32,14 +32,14 @@ use super::life::{self, Narrate};
 use super::record::{Life, Record};
 use crate::error::{Error, Kind, Result};
 use crate::kernel::process::{self, Want};
-use crate::kernel::signal;
+use crate::kernel::{fs, signal, socket};
 use crate::name::Id;
 use crate::sandbox::{BlockedSignals, Exit, Restart, Spec, Supervised};
 use crate::store::{Found, Shelf, Store};
 use crate::subvolume::Active;
 use clients::Clients;
-use console::Console;
 use log::Log;
+use stdio::Console;
 
 /// How long to wait before a container is started again for the first time; doubled each time after that.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -57,22 +57,24 @@ pub const VERB: &str = "monitor";
 /// Runs a monitor for the container whose directory is `dir`, locked. Returns the end of a socket on which it tells
 /// how the container fares, to whom says `hello`.
 pub(super) fn spawn(store: &Store, id: &Id, dir: BorrowedFd<'_>, hello: &Attach, words: &[&str]) -> Result<OwnedFd> {
-    let (ours, theirs) = crate::kernel::socket::pair()?;
-    crate::kernel::socket::send(ours.as_fd(), &Request::Attach(*hello).encode(), &[])?;
-    let root = crate::kernel::fs::c_string(store.root().as_os_str())?;
-    let word = |text: &str| crate::kernel::fs::c_string(text.as_ref());
+    let (ours, theirs) = socket::pair()?;
+    socket::send(ours.as_fd(), &Request::Attach(*hello).encode(), &[])?;
+    let root = fs::c_string(store.root().as_os_str())?;
+    let word = |text: &str| fs::c_string(text.as_ref());
     let mut args: Vec<CString> = vec![word("tupper")?, word(VERB)?, root, word(&id.to_string())?];
     args.extend(words.iter().map(|text| word(text)).collect::<Result<Vec<_>>>()?);
-    process::respawn(&args, &[theirs.as_fd(), dir])?;
+    // What goes wrong in the new process is heard like everything else.
+    let fail = |theirs: BorrowedFd<'_>, e| drop(socket::send_now(theirs, &Event::Failed(e).encode()));
+    process::respawn(&args, [theirs.as_fd(), dir], fail)?;
     Ok(ours)
 }
 
-/// What a process does that was [spawned](spawn): returns when the container has ended for good.
+/// What a process does that `spawn` has made: returns when the container has ended for good.
 ///
 /// # Errors
 /// Only what cannot be told to whoever made the process, which is told everything else.
 pub fn monitor(root: &Path, id: &Id, narrate: Option<Narrate<'_>>) -> Result<()> {
-    let (caller, dir) = (process::given(0)?, process::given(1)?);
+    let [caller, dir] = process::given()?;
     process::set_name(c"tupper");
     let mut clients = Clients::new(caller);
     let event = match hold(root, id, dir, &mut clients, narrate) {
@@ -118,7 +120,7 @@ struct Monitor<'a> {
 impl Monitor<'_> {
     /// Starts the container, and again as often as its policy says.
     fn run(&mut self) -> Result<Exit> {
-        // If a tupper that ran it was killed, its command may be dying still.
+        // If a monitor that ran it was killed, its command may be dying still.
         leftover::clear_host(self.store, &self.found.id)?;
         let mut pause = FIRST_PAUSE;
         loop {
@@ -142,7 +144,7 @@ impl Monitor<'_> {
     fn once(&mut self, spec: &Spec) -> Result<Exit> {
         let rootfs = self.active.rootfs(spec.read_only)?;
         let (plan, _ids) = life::plan(self.store, spec, &rootfs, self.found)?;
-        let mut log = Log::open(self.active.dir(), spec.log.limit())?;
+        let mut log = Log::new(self.active.dir(), spec.log.limit())?;
         let (pipes, streams) = (!spec.tty).then(|| Console::pipes(spec.interactive)).transpose()?.unzip();
         let running = life::start_sandbox(&plan, streams, || Ok(rootfs), self.narrate)?;
         let mut sandbox = Supervised::new(running);
@@ -191,6 +193,8 @@ impl Monitor<'_> {
             }
             sandbox.run(*of_sandbox)?;
         }
+        // Whoever ended it may have said before that it is not to be started again.
+        self.clients.settle()?;
         self.take(log, &console.drain()?)
     }
 

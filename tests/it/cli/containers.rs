@@ -3,8 +3,10 @@
 use std::process::Stdio;
 use std::time::Duration;
 
-use crate::support::eventually;
+use nix::sys::signal::{Signal, kill};
+
 use crate::support::store::Store;
+use crate::support::{command, eventually};
 
 use super::id;
 
@@ -73,9 +75,9 @@ fn a_running_one_is_listed_and_not_removed_unforced() {
         assert!(during.named(kind).len() > before.named(kind).len(), "no {kind} of a running container: {during:#?}");
     }
     store.fails(1, "rm busy");
-    store.fails(125, "start -a busy");
+    assert_eq!(store.ok("start busy"), "busy", "as in podman, what runs already is no error");
     store.ok("rm -f busy");
-    assert_eq!(crate::support::command::wait(child, "run"), 137);
+    assert_eq!(command::wait(child, "run"), 137);
     assert_eq!(store.ok("ps -aq"), "");
     before.assert_same(&store.traces());
 }
@@ -89,9 +91,13 @@ fn a_killed_one_has_ended_and_starts_again() {
         // The second time there is nothing to wait for.
         let script = "test -e /again && exit 4; touch /again; sleep 100";
         let mut running = store.command(&format!("run {flags} --name job busybox sh -c"), &[script]);
-        let mut running = running.stdout(Stdio::null()).spawn().expect("a run");
+        let running = running.stdout(Stdio::null()).spawn().expect("a run");
         eventually("it runs", Duration::from_secs(120), || !store.ok("ps -q").is_empty());
-        running.kill().and_then(|()| running.wait()).expect("killed");
+        // Who runs it is a monitor, or the command itself.
+        let holder = store.monitor("job");
+        assert_eq!(holder.as_raw() == running.id().cast_signed(), flags == "--rm");
+        kill(holder, Signal::SIGKILL).expect("killed");
+        assert_eq!(command::wait(running, "run"), 137);
         eventually("it has ended", Duration::from_secs(120), || store.ok("ps -q").is_empty());
         let listed = store.json("ps -a --format json");
         assert_eq!(
@@ -152,4 +158,5 @@ fn one_that_was_made_with_a_file_starts() {
     assert!(store.fails(125, "start -a old").contains("spec"));
     std::fs::remove_file(&spec).expect("the file");
     assert!(store.fails(125, "start -a old").contains("spec.json"));
+    store.ok("rm old");
 }

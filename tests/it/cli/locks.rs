@@ -129,13 +129,13 @@ fn a_run_that_was_stopped_is_named_by_who_wants_its_container() {
     let store = Store::new();
     let run = Waiting::spawn(store.command("run --name web busybox sleep 1000", &[]));
     eventually("it runs", Duration::from_secs(120), || store.ok("ps").contains("web"));
-    let supervisor = Pid::from_raw(i32::try_from(run.child.id()).expect("a pid"));
+    let supervisor = store.monitor("web");
     kill(supervisor, Signal::SIGSTOP).expect("stop it");
     let waiting = Waiting::spawn(store.command("rm --force web", &[]));
     let said = waiting.speaks();
     kill(supervisor, Signal::SIGCONT).expect("let it go on");
     let begin = "tupper: waiting for the lock of container ";
-    assert!(said.starts_with(begin) && said.contains(": held by tupper --root "), "{said}");
+    assert!(said.starts_with(begin) && said.contains(": held by tupper monitor "), "{said}");
     assert!(said.contains(&format!("(pid {supervisor})")), "{said}");
     assert_eq!((waiting.end().0, run.end().0), (0, 137));
     assert_eq!(store.ok("ps --all --quiet"), "");

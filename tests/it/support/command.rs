@@ -91,6 +91,14 @@ impl Tupper {
         serde_json::from_str(&text).unwrap_or_else(|e| panic!("{line}: {e}: {text}"))
     }
 
+    /// The process that runs a container.
+    pub fn monitor(&self, container: &str) -> nix::unistd::Pid {
+        let first = self.json(&format!("inspect {container}"))[0]["State"]["Pid"].as_i64().expect("a pid");
+        let status = std::fs::read_to_string(format!("/proc/{first}/status")).expect("a running container");
+        let parent = status.lines().find_map(|line| line.strip_prefix("PPid:")).expect("a parent");
+        nix::unistd::Pid::from_raw(parent.trim().parse().expect("a number"))
+    }
+
     /// The error line of a run that has to fail with this status.
     pub fn fails(&self, status: i32, line: &str) -> String {
         self.run(line).fails(status)
