@@ -76,11 +76,22 @@ sweeps! {
 
     create: Sweep::of("create --name web base true");
     run: Sweep::of("run --name web base true").or("create --name web base true");
+    run_whoever: Sweep::of("run --name web base true").whoever().or("create --name web base true")
+        .or_as_if("its monitor was killed", |scene| scene.kill_monitor_of("run --name web base true"));
+    run_detached: Sweep::of("run -d --name web base true").or("create --name web base true");
+    run_detached_whoever: Sweep::of("run -d --name web base true").whoever().or("create --name web base true")
+        .or_as_if("its monitor was killed", |scene| scene.kill_monitor_of("run -d --name web base true"));
+    run_detached_rm: Sweep::of("run -d --rm base true");
+    run_detached_rm_whoever: Sweep::of("run -d --rm base true").whoever();
     run_rm: Sweep::of("run --rm base true");
+    run_rm_whoever: Sweep::of("run --rm base true").whoever();
     run_rm_with_init: Sweep::of("run --rm --init base true");
     run_rm_with_limits: Sweep::of("run --rm --memory 64m --cpus 1 base true");
     run_rm_of_a_snapshot: Sweep::of("run --rm --name web keep true");
     start: Sweep::of("start -a web").after("create --name web base true");
+    start_whoever: Sweep::of("start web").whoever().after("create --name web base true")
+        .or_as_if("its monitor was killed", |scene| scene.kill_monitor_of("start web"));
+    stop: Sweep::of("stop -t 0 web").beside("run --name web base sleep 600");
     start_again: Sweep::of("start -a web").after("run --name web base true");
     update: Sweep::of("update --memory 64m --cpus 1 web").after("create --name web base true");
     rm: Sweep::of("rm web").after("create --name web base true");

@@ -157,6 +157,15 @@ impl Scene {
         child.wait().expect("wait for it");
     }
 
+    /// Runs this `tupper LINE`, and kills the monitor that it makes when its command has just been started.
+    pub fn kill_monitor_of(&self, line: &str) {
+        // It is about to say so.
+        let begins = |call: &trace::Call| call.name == "sendto" && call.to_string().ends_with("(child)");
+        let traced =
+            trace::run_dealing(trace::Blow::Caller, self.traced(line), begins).unwrap_or_else(|e| panic!("{e}"));
+        assert!(traced.killed, "{line}: {:?}", traced.calls);
+    }
+
     fn tupper(&self, line: &str) -> Done {
         finish(self.command(line))
     }

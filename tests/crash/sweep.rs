@@ -29,7 +29,7 @@ use nix::sys::signal::Signal;
 
 use crate::scene::{Before, Cleaning, Ground, Place, Scene};
 use crate::support::store::Host;
-use crate::trace;
+use crate::trace::{self, Blow};
 
 /// Points of a sweep that is not asked to be whole.
 const SAMPLE: u64 = 8;
@@ -51,7 +51,7 @@ pub struct Sweep {
     outcomes: Vec<(&'static str, Act)>,
     /// How many layers it makes that stay when it is killed.
     keeps: usize,
-    signal: Signal,
+    blow: Blow,
     /// Objects that may be gone, by label.
     without: Vec<&'static [&'static str]>,
 }
@@ -73,7 +73,7 @@ impl Sweep {
             beside: None,
             outcomes: Vec::new(),
             keeps: 0,
-            signal: Signal::SIGKILL,
+            blow: Blow::First(Signal::SIGKILL),
             without: Vec::new(),
         }
     }
@@ -124,7 +124,12 @@ impl Sweep {
 
     /// It is asked to stop, as by Ctrl-C, instead of being killed, and nobody cleans up.
     pub fn interrupted(self) -> Sweep {
-        Sweep { signal: Signal::SIGINT, ..self }
+        Sweep { blow: Blow::First(Signal::SIGINT), ..self }
+    }
+
+    /// The process is killed that makes the change: its monitor, or what is to become its command.
+    pub fn whoever(self) -> Sweep {
+        Sweep { blow: Blow::Caller, ..self }
     }
 
     /// It may also be as before, but without these objects.
@@ -136,9 +141,9 @@ impl Sweep {
     /// Runs it, says how many points it had, and fails the test if it was violated at one of them.
     pub fn run(&self) {
         let line = self.line;
-        let cleanings: &[Cleaning] = match self.signal {
-            Signal::SIGKILL => &[Cleaning::Gc, Cleaning::Next],
-            _ => &[Cleaning::None],
+        let cleanings: &[Cleaning] = match self.blow {
+            Blow::First(Signal::SIGINT) => &[Cleaning::None],
+            _ => &[Cleaning::Gc, Cleaning::Next],
         };
         let (points, violations) = self.points(asked_for, cleanings);
         // Not eprintln!, which a test that passes would keep to itself.
@@ -158,7 +163,7 @@ impl Sweep {
         for number in chosen(total) {
             let mut now = scene.take().unwrap_or_else(|| self.prepare(&place));
             let cleaning = cleanings[(number as usize + 1) % cleanings.len()];
-            let traced = match trace::run_sending(self.signal, now.traced(self.line), |call| call.number == number) {
+            let traced = match trace::run_dealing(self.blow, now.traced(self.line), |call| call.number == number) {
                 Ok(traced) => traced,
                 Err(e) => {
                     points += 1;
@@ -190,7 +195,7 @@ impl Sweep {
 
     /// Who is asked to stop says so, or has done all, and leaves nothing to clean up.
     fn ended(&self, scene: &Scene, status: i32) -> Result<(), String> {
-        if self.signal == Signal::SIGKILL {
+        if self.blow != Blow::First(Signal::SIGINT) {
             return Ok(());
         }
         let left = scene.ok("store gc --dry-run");

@@ -6,6 +6,7 @@
 //!   mkfs.btrfs.
 //! - A kill is a SIGKILL of the first process, as the OOM killer's or a person's. Whoever else was about to do the Nth
 //!   call waits until that process is gone, and then goes on as it would.
+//! - Or the SIGKILL is for the process that is about to do that call: a monitor, a container's command before its exec.
 //! - Another signal than SIGKILL is sent at that call, too, and the run goes on, counted to its end.
 //! - A run is over when no process of it is left. It has a limit: what still lives then is killed, named, and a failure.
 //! - The tracer is a thread of its own, and a thread sees only the children and tracees that are its own
@@ -62,21 +63,30 @@ pub struct Traced {
     pub killed: bool,
 }
 
+/// What comes at the call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Blow {
+    /// A signal for the first process.
+    First(Signal),
+    /// A SIGKILL for the process that was about to make the call, first or not.
+    Caller,
+}
+
 /// Runs it to its end, or to the first changing call that `kills` says. An error says which processes were alive at the
 /// limit.
 pub fn run(command: Command, kills: impl Fn(&Call) -> bool + Send) -> Result<Traced, String> {
-    run_within(LIMIT, Signal::SIGKILL, command, kills)
+    run_within(LIMIT, Blow::First(Signal::SIGKILL), command, kills)
 }
 
-/// [`run`] with another signal.
-pub fn run_sending(signal: Signal, command: Command, at: impl Fn(&Call) -> bool + Send) -> Result<Traced, String> {
-    run_within(LIMIT, signal, command, at)
+/// [`run`] with another blow.
+pub fn run_dealing(blow: Blow, command: Command, at: impl Fn(&Call) -> bool + Send) -> Result<Traced, String> {
+    run_within(LIMIT, blow, command, at)
 }
 
-/// [`run_sending`] with a limit of the caller's.
+/// [`run_dealing`] with a limit of the caller's.
 pub fn run_within(
     limit: Duration,
-    signal: Signal,
+    blow: Blow,
     command: Command,
     kills: impl Fn(&Call) -> bool + Send,
 ) -> Result<Traced, String> {
@@ -86,7 +96,7 @@ pub fn run_within(
         let thread = scope.spawn(move || {
             let ended = mpsc::Sender::clone(&ours);
             ours.send(Some(gettid())).expect("the test waits");
-            let traced = trace(command, signal, &kills);
+            let traced = trace(command, blow, &kills);
             ended.send(None).expect("the test waits");
             traced
         });
@@ -133,14 +143,14 @@ struct Tracer<'a> {
     /// Every thread that is traced, and whether it is counted.
     threads: BTreeMap<Pid, bool>,
     calls: Vec<Call>,
-    signal: Signal,
+    blow: Blow,
     kills: &'a dyn Fn(&Call) -> bool,
     killed: bool,
     /// Who was about to do the call at which the kill came.
     held: Option<Pid>,
 }
 
-fn trace(mut command: Command, signal: Signal, kills: &dyn Fn(&Call) -> bool) -> Traced {
+fn trace(mut command: Command, blow: Blow, kills: &dyn Fn(&Call) -> bool) -> Traced {
     // SAFETY: ptrace(2) is a bare system call, and allocates nothing between fork and exec.
     #[expect(unsafe_code, reason = "PTRACE_TRACEME is the child's to call, before its exec")]
     unsafe {
@@ -158,7 +168,7 @@ fn trace(mut command: Command, signal: Signal, kills: &dyn Fn(&Call) -> bool) ->
 
     let program = executed_by(first).expect("the program");
     let threads = BTreeMap::from([(first, true)]);
-    let mut tracer = Tracer { first, program, threads, calls: Vec::new(), signal, kills, killed: false, held: None };
+    let mut tracer = Tracer { first, program, threads, calls: Vec::new(), blow, kills, killed: false, held: None };
     tracer.resume(first, None);
     let mut status = None;
     loop {
@@ -221,15 +231,28 @@ impl Tracer<'_> {
             let call = Call { number, name, about, first: process_of(pid) == Some(self.first) };
             let kills = (self.kills)(&call);
             self.calls.push(call);
-            if kills && self.signal != Signal::SIGKILL {
-                // It may have ended by itself.
-                let sent = kill(self.first, self.signal);
-                assert!(matches!(sent, Ok(()) | Err(Errno::ESRCH)), "send {}: {sent:?}", self.signal);
-            } else if kills {
-                self.killed = true;
-                self.held = Some(pid);
-                kill(self.first, Signal::SIGKILL).expect("kill the first process");
-                return;
+            match self.blow {
+                Blow::First(Signal::SIGKILL) if kills => {
+                    // It may have ended, and a monitor goes on.
+                    match kill(self.first, Signal::SIGKILL) {
+                        Err(Errno::ESRCH) => return self.resume(pid, None),
+                        sent => sent.expect("kill the first process"),
+                    }
+                    self.killed = true;
+                    self.held = Some(pid);
+                    return;
+                }
+                Blow::First(signal) if kills => {
+                    // It may have ended by itself.
+                    let sent = kill(self.first, signal);
+                    assert!(matches!(sent, Ok(()) | Err(Errno::ESRCH)), "send {signal}: {sent:?}");
+                }
+                Blow::Caller if kills => {
+                    self.killed = true;
+                    kill(process_of(pid).expect("a process"), Signal::SIGKILL).expect("kill who makes the call");
+                    return;
+                }
+                _ => {}
             }
         }
         self.resume(pid, None);

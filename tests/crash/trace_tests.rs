@@ -7,7 +7,7 @@ use nix::sys::signal::Signal;
 use crate::support::command::Tupper;
 use crate::support::disk::Disk;
 use crate::support::store::{Host, Store};
-use crate::trace::{first, run, run_within};
+use crate::trace::{Blow, first, run, run_within};
 
 #[test]
 fn a_kill_comes_just_before_a_change() {
@@ -45,7 +45,8 @@ fn what_does_not_end_is_named_and_killed() {
     let store = Store::alone();
     let before = store.disk.subvolumes();
     let sleeps = store.command("run --rm busybox sleep 600", &[]);
-    let error = run_within(Duration::from_secs(1), Signal::SIGKILL, sleeps, |_| false).expect_err("it does not end");
+    let error = run_within(Duration::from_secs(1), Blow::First(Signal::SIGKILL), sleeps, |_| false)
+        .expect_err("it does not end");
     assert!(error.contains("sleep") && error.contains("tupper"), "{error}");
     assert_eq!(store.traces().named("process"), [""; 0], "it left processes");
     store.ok("store gc");
