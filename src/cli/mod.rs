@@ -7,6 +7,7 @@ mod attach;
 mod cgroup;
 mod completion;
 mod container;
+mod exec;
 mod image;
 mod limits;
 mod logger;
@@ -69,6 +70,8 @@ enum Verb {
     Create(run::Create),
     /// Start containers that were created or have ended
     Start(attach::Start),
+    /// Run another command in a running container
+    Exec(exec::Exec),
     /// Go to a running container: see what it writes, type what it reads
     Attach(attach::Attach),
     /// Show what a container has written
@@ -151,7 +154,8 @@ pub(crate) fn main() -> ExitCode {
         Err(e) => return usage(&e),
     };
     logger::init(cli.log_level);
-    let runs_a_command = matches!(cli.verb, Verb::Run(_) | Verb::Shell(_) | Verb::Start(_) | Verb::Attach(_));
+    let runs_a_command =
+        matches!(cli.verb, Verb::Run(_) | Verb::Shell(_) | Verb::Start(_) | Verb::Attach(_) | Verb::Exec(_));
     match dispatch(cli) {
         Ok(code) => code,
         Err(e) if output::is_broken_pipe(&e) => ExitCode::SUCCESS, // `tupper image ls | head -1`
@@ -174,6 +178,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode> {
         Verb::Shell(verb) => return verb.run(&root),
         Verb::Start(verb) => return verb.run(&root),
         Verb::Attach(verb) => return verb.run(&root),
+        Verb::Exec(verb) => return verb.run(&root),
         Verb::Logs(verb) => return verb.run(&root),
         Verb::Stop(verb) => return verb.run(&root),
         Verb::Restart(verb) => return verb.run(&root),
@@ -283,7 +288,7 @@ fn runs_a_command(mut arguments: impl Iterator<Item = String>) -> bool {
         match argument.as_str() {
             "--root" | "--log-level" => drop(arguments.next()),
             option if option.starts_with('-') => {}
-            verb => return matches!(verb, "run" | "shell" | "start" | "attach"),
+            verb => return matches!(verb, "run" | "shell" | "start" | "attach" | "exec"),
         }
     }
     false

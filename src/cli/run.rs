@@ -322,7 +322,7 @@ pub(super) fn exit_code(exit: &Exit) -> ExitCode {
 }
 
 /// `K=V`, or `K` for the caller's value; nothing when the caller has none (podman-run(1), `--env`).
-fn environment(text: &str) -> Option<String> {
+pub(super) fn environment(text: &str) -> Option<String> {
     match text.contains('=') {
         true => Some(text.to_string()),
         false => std::env::var(text).ok().map(|value| format!("{text}={value}")),

@@ -146,10 +146,20 @@ fn non_empty(text: Option<&str>) -> Option<&str> {
 
 /// Variables in the order in which they were first set.
 #[derive(Default)]
-struct Environment(Vec<String>);
+pub(super) struct Environment(Vec<String>);
+
+impl From<Environment> for Vec<String> {
+    fn from(environment: Environment) -> Vec<String> {
+        environment.0
+    }
+}
 
 impl Environment {
-    fn set(&mut self, variable: &str) {
+    pub(super) fn of(variables: Vec<String>) -> Environment {
+        Environment(variables)
+    }
+
+    pub(super) fn set(&mut self, variable: &str) {
         let key = |text: &str| text.split('=').next().unwrap_or_default().to_string();
         match self.0.iter_mut().find(|existing| key(existing) == key(variable)) {
             Some(existing) => *existing = variable.to_string(),

@@ -8,6 +8,7 @@
 mod attach;
 mod chain;
 mod compose;
+mod exec;
 mod launch;
 mod leftover;
 mod life;
@@ -30,6 +31,7 @@ use jiff::Timestamp;
 pub use attach::attach;
 pub use chain::{Cgroup, Chain, CssSet, Task, chain};
 pub use compose::Options;
+pub use exec::{Exec, exec, exec_detached};
 pub use launch::{Launched, launch, start};
 pub(crate) use leftover::{Leftover, clear, leftovers, orphans};
 pub use life::{Create, Narrate, create, explain, remove, run};

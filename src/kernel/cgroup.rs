@@ -52,6 +52,12 @@ pub(crate) fn attach_self(directory: &Path) -> Result<()> {
     write(&directory.join("tasks"), "0")
 }
 
+/// The path of a process's cgroup in the unified hierarchy, as this process's cgroup namespace shows it: cgroups(7).
+pub(crate) fn unified_path_of(pid: i32) -> Result<String> {
+    let text = read(Path::new(&format!("/proc/{pid}/cgroup")))?;
+    Ok(text.lines().find_map(|line| line.strip_prefix("0::")).unwrap_or("/").to_string())
+}
+
 /// Gives a v1 cpuset, made if it is missing, the processors and memory of the one above it, where it has none.
 pub(crate) fn inherit_cpuset(directory: &Path) -> Result<()> {
     ensure(directory)?;

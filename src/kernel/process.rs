@@ -145,7 +145,7 @@ pub(crate) fn confine(proc: BorrowedFd<'_>, profile: &str) -> Result<()> {
 
 /// prctl(2) PR_SET_DUMPABLE 0: /proc/PID/exe, mem and fd of this process open for nobody without CAP_SYS_PTRACE.
 pub(crate) fn set_undumpable() -> Result<()> {
-    nix::sys::prctl::set_dumpable(false).map_err(|e| failed("make init undumpable", e))
+    nix::sys::prctl::set_dumpable(false).map_err(|e| failed("make the process undumpable", e))
 }
 
 /// prctl(2) PR_SET_NAME: what ps(1) shows as the command's name.
@@ -307,6 +307,58 @@ pub(crate) fn given<const N: usize>() -> Result<[OwnedFd; N]> {
 pub(crate) fn silence() -> Result<()> {
     let null = nix::fcntl::open("/dev/null", OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty());
     replace_stdio(null.map_err(|e| failed("open /dev/null", e))?.as_fd(), 2)
+}
+
+/// The inode of a process's namespace, which is its identity: namespaces(7).
+pub(crate) fn namespace(pid: i32, name: &str) -> Result<u64> {
+    namespace_at(&format!("/proc/{pid}/ns/{name}"))
+}
+
+/// [`namespace`] of this process.
+pub(crate) fn namespace_of_this(name: &str) -> Result<u64> {
+    namespace_at(&format!("/proc/self/ns/{name}"))
+}
+
+fn namespace_at(path: &str) -> Result<u64> {
+    let found = nix::sys::stat::stat(path).map_err(|e| failed(format_args!("look at {path}"), e))?;
+    Ok(found.st_ino)
+}
+
+/// setns(2) of namespaces of the process behind `pidfd`, by their names in /proc/PID/ns, all of them or none.
+pub(crate) fn join(pidfd: BorrowedFd<'_>, names: &[&str]) -> Result<()> {
+    let flag = |name: &&str| match *name {
+        "user" => CloneFlags::CLONE_NEWUSER,
+        "mnt" => CloneFlags::CLONE_NEWNS,
+        "uts" => CloneFlags::CLONE_NEWUTS,
+        "ipc" => CloneFlags::CLONE_NEWIPC,
+        "net" => CloneFlags::CLONE_NEWNET,
+        "cgroup" => CloneFlags::CLONE_NEWCGROUP,
+        "pid" => CloneFlags::CLONE_NEWPID,
+        _ => CloneFlags::empty(),
+    };
+    let flags: CloneFlags = names.iter().map(flag).collect();
+    if flags.is_empty() {
+        return Ok(());
+    }
+    nix::sched::setns(pidfd, flags).map_err(|e| failed(format_args!("setns {}", names.join(", ")), e))
+}
+
+/// [`clone3`] of a process in the pid namespace of the process behind `pidfd`, and in no other new one. Children that come
+/// later are in this process's again.
+pub(crate) fn clone_inside(pidfd: BorrowedFd<'_>, cgroup: Option<BorrowedFd<'_>>) -> Result<Cloned> {
+    let ours = "/proc/self/ns/pid";
+    let ours = nix::fcntl::open(ours, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())
+        .map_err(|e| failed(format_args!("open {ours}"), e))?;
+    join(pidfd, &["pid"])?;
+    match clone3(CloneFlags::empty(), cgroup) {
+        // It could not go back, and has no need to.
+        Ok(Cloned::Child) => Ok(Cloned::Child),
+        cloned => {
+            nix::sched::setns(ours, CloneFlags::CLONE_NEWPID)
+                .map_err(|e| failed("setns to the own pid namespace", e))?;
+            cloned
+        }
+    }
 }
 
 /// pidfd_open(2); `None` when there is no such process. Whoever learned the number elsewhere has to look again whether

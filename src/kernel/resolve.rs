@@ -219,6 +219,13 @@ pub(crate) fn open_place_below(root: BorrowedFd<'_>, path: &Path) -> Result<Owne
     fcntl::openat2(root, relative, how).map_err(|e| failed(format_args!("open {}", path.display()), e))
 }
 
+/// The root directory of a process, with what is mounted there: proc_pid_root(5).
+pub(crate) fn open_root_of(pid: i32) -> Result<OwnedFd> {
+    let path = format!("/proc/{pid}/root");
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    fcntl::open(path.as_str(), flags, Mode::empty()).map_err(|e| failed(format_args!("open {path}"), e))
+}
+
 /// Opens a device node of ours for reading and writing.
 pub(crate) fn open_device(at: BorrowedFd<'_>, name: &str) -> Result<OwnedFd> {
     let flags = OFlag::O_RDWR | OFlag::O_NOFOLLOW | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;

@@ -25,6 +25,8 @@ pub(super) struct Inherited {
     pub socket: OwnedFd,
     /// The clones of [`Step::CloneTree`].
     pub trees: Vec<OwnedFd>,
+    /// The first process of the sandbox to join.
+    pub first: Option<OwnedFd>,
     /// The command's standard streams, if they are not this process's.
     pub streams: Option<Streams>,
     /// The size of the person's window.
@@ -104,7 +106,10 @@ impl Child {
             Step::BecomeRoot => capability::set_identity(0, 0, &[]),
             Step::AttachFilesystem { filesystem, destination, .. } => self.attach_filesystem(*filesystem, destination),
             Step::MakeLink { name, target } => self.dev().and_then(|dev| fs::symlink(target, dev, name)),
-            Step::OpenTerminal { owner } => self.open_terminal(*owner),
+            Step::OpenTerminal { owner, console } => self.open_terminal(*owner, *console),
+            Step::Hide => process::set_undumpable(),
+            Step::LimitSelf(limit) => process::set_resource_limit(0, limit.number(), limit.soft, limit.hard),
+            Step::Join { namespaces, .. } => self.join(namespaces),
             Step::MakePrivateFiles { directories, files } => self.make_private_files(directories, files),
             Step::BindPrivate { name, destination, attributes, directory } => {
                 self.bind_private(name, destination, *attributes, *directory)
@@ -139,6 +144,9 @@ impl Child {
             Step::ForkInit => self.null().and_then(|null| init::fork(null.as_fd())),
             Step::TakeTerminal => self.take_terminal(),
             Step::CloseInput => self.null().and_then(|null| process::replace_stdio(null.as_fd(), 0)),
+            Step::CloseOutput => {
+                self.null().and_then(|null| (1..=2).try_for_each(|number| process::replace_stdio(null.as_fd(), number)))
+            }
             Step::ResetSignals => signal::default_signals(),
             Step::ChangeDirectory(path) => resolve::change_directory(path),
             // Not at exec: until then /proc/self/fd/N in the path of the command or of its interpreter would lead to
@@ -234,16 +242,35 @@ impl Child {
         resolve::write_value(file.as_fd(), value)
     }
 
-    fn open_terminal(&mut self, owner: u32) -> Result<()> {
+    /// Joins a sandbox that runs: its root is this process's from here on. What whoever is root inside may have put in the
+    /// place of its filesystems is not taken for them.
+    fn join(&mut self, namespaces: &[&str]) -> Result<()> {
+        let first = self.inherited.first.take().ok_or_else(|| early("there is no sandbox to join"))?;
+        process::join(first.as_fd(), namespaces)?;
+        let root = fs::open_directory(fs::CWD, "/")?;
+        let place = |path| resolve::open_place_below(root.as_fd(), Path::new(path));
+        let (proc, dev, pts) = (place("/proc")?, place("/dev")?, place("/dev/pts"));
+        if !mount::is_proc(proc.as_fd())? {
+            return Err(Error::new(Kind::Invalid, "/proc is not the kernel's"));
+        }
+        self.mounts = vec![(PathBuf::from("/proc"), proc), (PathBuf::from("/dev"), dev)];
+        self.mounts.extend(pts.ok().map(|pts| (PathBuf::from("/dev/pts"), pts)));
+        self.root = Some(root);
+        Ok(())
+    }
+
+    fn open_terminal(&mut self, owner: u32, console: bool) -> Result<()> {
         let (devpts, _) = self.place(Path::new("/dev/pts"))?;
         let pty = tty::open_pty(devpts)?;
         if let Some(size) = self.inherited.window {
             tty::set_window_size(pty.master.as_fd(), size)?;
         }
         resolve::change_owner(pty.slave.as_fd(), owner)?;
-        let node = mount::clone_tree(devpts, &pty.name, false)?;
-        let console = resolve::ensure_in_root(self.dev()?, Path::new("console"), Target::File)?;
-        mount::attach(node.as_fd(), console.as_fd())?;
+        if console {
+            let node = mount::clone_tree(devpts, &pty.name, false)?;
+            let console = resolve::ensure_in_root(self.dev()?, Path::new("console"), Target::File)?;
+            mount::attach(node.as_fd(), console.as_fd())?;
+        }
         report::send_terminal(self.inherited.socket.as_fd(), pty.master.as_fd())?;
         self.terminal = Some(pty.slave);
         Ok(())

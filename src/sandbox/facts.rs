@@ -142,15 +142,13 @@ impl Facts {
     /// A user or group that the root does not have; a passwd or group file in the root that is no regular file or
     /// larger than 1 MiB; a host without /proc.
     pub fn gather(spec: &Spec, rootfs: &Rootfs, cgroup: &str, leased: Option<&Maps>) -> Result<Facts> {
-        let passwd = read_optional(rootfs, Path::new("/etc/passwd"))?;
-        let group = read_optional(rootfs, Path::new("/etc/group"))?;
         let hosts = (spec.network == Network::Host).then(|| read_host("/etc/hosts")).flatten();
         Ok(Facts {
             cgroup: Path::new(GROUP).join(cgroup),
             hierarchies: hierarchies()?,
             disks: disks(&spec.limits)?,
             systemd: spec.cgroup_manager == CgroupManager::Systemd && runs_systemd(),
-            user: user::lookup(spec.user.as_deref(), &passwd, &group)?,
+            user: who(spec, rootfs)?,
             maps: spec.users.maps(leased),
             volume_directories: spec.volumes.iter().map(|v| resolve::probe(&v.source) != Some(Target::File)).collect(),
             rootfs: rootfs.path.clone(),
@@ -184,6 +182,13 @@ impl Facts {
             maps.map_or(Some(gid), |maps| maps.gid(gid)).unwrap_or(gid),
         )
     }
+}
+
+/// Who the command runs as, by the root's /etc/passwd and /etc/group.
+pub(super) fn who(spec: &Spec, rootfs: &Rootfs) -> Result<User> {
+    let passwd = read_optional(rootfs, Path::new("/etc/passwd"))?;
+    let group = read_optional(rootfs, Path::new("/etc/group"))?;
+    user::lookup(spec.user.as_deref(), &passwd, &group)
 }
 
 /// sd_booted(3).

@@ -10,6 +10,7 @@ use super::scope::Scope;
 use super::seccomp::{self, Filter};
 use super::spec::{Network, Spec, Tmpfs, invalid};
 use super::step::{Attributes, CapabilitySet, Side, Step};
+use super::user::User;
 use super::users::Maps;
 use crate::error::{Error, Result};
 
@@ -28,7 +29,7 @@ const HARMLESS_READ_ONLY: Attributes = Attributes { read_only: true, ..HARMLESS 
 /// The way into one sandbox.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Plan {
-    steps: Vec<Step>,
+    pub(super) steps: Vec<Step>,
     pub(super) tty: bool,
     pub(super) interactive: bool,
     pub(super) counters: Counters,
@@ -122,7 +123,8 @@ pub fn plan(spec: &Spec, facts: &Facts) -> Result<Plan> {
         steps.push(Step::ForbidCoreFiles);
     }
     steps.push(Step::SetUmask(0o022));
-    plan_command(&mut steps, spec, facts, capabilities, filter);
+    let apparmor = facts.apparmor.as_ref().map(|(profile, _)| profile.as_str());
+    plan_command(&mut steps, spec, &Who { user: &facts.user, apparmor, capabilities }, filter);
     let freezer = freezer::legacy(&facts.hierarchies, &facts.cgroup);
     Ok(Plan { steps, tty: spec.tty, interactive: spec.interactive, counters: cgroups.counters, freezer })
 }
@@ -232,14 +234,17 @@ fn plan_parent(steps: &mut Vec<Step>, spec: &Spec, facts: &Facts, trees: &[Tree]
     attach
 }
 
-fn plan_command(
-    steps: &mut Vec<Step>,
-    spec: &Spec,
-    facts: &Facts,
-    capabilities: CapabilitySet,
-    mut filter: Option<Filter>,
-) {
-    let user = &facts.user;
+/// Who a command is.
+pub(super) struct Who<'a> {
+    pub user: &'a User,
+    /// The AppArmor profile that it runs under.
+    pub apparmor: Option<&'a str>,
+    pub capabilities: CapabilitySet,
+}
+
+/// From root inside to the command.
+pub(super) fn plan_command(steps: &mut Vec<Step>, spec: &Spec, who: &Who<'_>, mut filter: Option<Filter>) {
+    let Who { user, capabilities, .. } = *who;
     if !spec.security.no_new_privileges() {
         // Without no_new_privs it takes CAP_SYS_ADMIN, which is about to go: seccomp(2).
         steps.extend(filter.take().map(Step::FilterCalls));
@@ -249,7 +254,7 @@ fn plan_command(
         Step::SetIdentity { bounding: capabilities, uid: user.uid, gid: user.gid, groups: user.groups.clone() },
         Step::SetCapabilities(kept),
     ]);
-    steps.extend(facts.apparmor.iter().map(|(profile, _)| Step::Confine { profile: profile.clone() }));
+    steps.extend(who.apparmor.map(|profile| Step::Confine { profile: profile.to_string() }));
     if spec.security.no_new_privileges() {
         steps.push(Step::ForbidNewPrivileges);
     }
@@ -296,7 +301,7 @@ fn plan_devices(steps: &mut Vec<Step>, spec: &Spec, facts: &Facts) {
         steps.push(mount("mqueue", "/dev/mqueue", &[], HARMLESS));
     }
     if spec.tty {
-        steps.push(Step::OpenTerminal { owner: facts.user.uid });
+        steps.push(Step::OpenTerminal { owner: facts.user.uid, console: true });
     }
 }
 
@@ -398,17 +403,10 @@ fn bad_option(tmpfs: &Tmpfs, option: &str) -> Error {
 }
 
 fn validate(spec: &Spec, facts: &Facts) -> Result<()> {
-    let words = spec.args.iter().chain(&spec.env).chain([&spec.hostname]);
-    if let Some(word) = words.into_iter().find(|w| w.contains('\0')) {
-        return Err(invalid(format!("{word:?}: contains a NUL byte")));
-    }
-    if spec.args.is_empty() {
-        return Err(invalid("no command: neither given nor in the image".to_string()));
-    }
+    validate_command(spec)?;
     if spec.hostname.is_empty() || spec.hostname.len() > HOST_NAME_MAX || spec.hostname.contains(char::is_whitespace) {
         return Err(invalid(format!("hostname {:?}: not 1 to {HOST_NAME_MAX} bytes without spaces", spec.hostname)));
     }
-    absolute("working directory", &spec.cwd)?;
     for volume in &spec.volumes {
         absolute("volume source", &volume.source)?;
         mountable("volume", &volume.destination)?;
@@ -418,13 +416,23 @@ fn validate(spec: &Spec, facts: &Facts) -> Result<()> {
     }
     if let Some(maps) = &facts.maps {
         maps.validate()?;
-        require_mapped(maps, facts)?;
+        require_mapped(maps, &facts.user)?;
     }
     spec.limits.check()
 }
 
-fn require_mapped(maps: &Maps, facts: &Facts) -> Result<()> {
-    let user = &facts.user;
+pub(super) fn validate_command(spec: &Spec) -> Result<()> {
+    let words = spec.args.iter().chain(&spec.env).chain([&spec.hostname]);
+    if let Some(word) = words.into_iter().find(|w| w.contains('\0')) {
+        return Err(invalid(format!("{word:?}: contains a NUL byte")));
+    }
+    if spec.args.is_empty() {
+        return Err(invalid("no command: neither given nor in the image".to_string()));
+    }
+    absolute("working directory", &spec.cwd)
+}
+
+pub(super) fn require_mapped(maps: &Maps, user: &User) -> Result<()> {
     let missing = match maps.uid(user.uid) {
         None => Some(("user", user.uid)),
         Some(_) => [user.gid].iter().chain(&user.groups).find(|g| maps.gid(**g).is_none()).map(|g| ("group", *g)),

@@ -134,6 +134,17 @@ impl Step {
             }
             Step::SetParameter { name, value } => format!("echo {} > proc/sys/{name}", quote(value)),
             Step::MakeLink { name, target } => format!("ln -s {target} dev/{name}"),
+            Step::OpenTerminal { console: false, .. } => "# script(1) opens one".into(),
+            Step::CloneInside { pid, .. } => format!("nsenter --target {pid} --pid"),
+            Step::Hide => "# prctl(2), PR_SET_DUMPABLE".into(),
+            Step::LimitSelf(limit) => limit.command(),
+            Step::Join { pid, namespaces } => {
+                // nsenter(1) calls it --mount.
+                let flags: Vec<String> =
+                    namespaces.iter().map(|name| format!(" --{}", name.replace("mnt", "mount"))).collect();
+                format!("nsenter --target {pid}{} --wd=/ --root=/ sh", flags.concat())
+            }
+            Step::CloseOutput => "exec > /dev/null 2>&1".into(),
             Step::OpenTerminal { .. } => "touch dev/console && mount --bind dev/pts/0 dev/console".into(),
             Step::MakePrivateFiles { directories, files } => {
                 let directories: String = directories.iter().map(|d| format!(" /dev/{d}")).collect();

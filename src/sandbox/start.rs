@@ -8,6 +8,7 @@ use super::bus;
 use super::cgroups::Counters;
 use super::devices::restrict_devices;
 use super::enter::{self, Inherited};
+use super::exec;
 use super::facts::Device;
 use super::plan::{Plan, split};
 use super::report::{self, Report};
@@ -42,37 +43,63 @@ pub fn start(
     rootfs: impl FnOnce() -> Result<Rootfs>,
     narrate: &dyn Fn(&Step),
 ) -> Result<Running> {
+    start_with(plan, streams, None, Some(rootfs), narrate)
+}
+
+/// Starts the planned command in the sandbox of the `first` process, which the plan was made for.
+///
+/// # Errors
+///
+/// As [`start`], and [`Kind::NotFound`] when the sandbox has ended.
+pub fn enter(plan: &Plan, first: OwnedFd, streams: Option<Streams>, narrate: &dyn Fn(&Step)) -> Result<Running> {
+    exec::lives(first.as_fd())?;
+    start_with(plan, streams, Some(first), None::<fn() -> Result<Rootfs>>, narrate)
+}
+
+fn start_with(
+    plan: &Plan,
+    streams: Option<Streams>,
+    first: Option<OwnedFd>,
+    rootfs: Option<impl FnOnce() -> Result<Rootfs>>,
+    narrate: &dyn Fn(&Step),
+) -> Result<Running> {
     process::require_single_thread()?;
     let signals = BlockedSignals::block()?;
     let (before, parents, childs) = split(plan.steps());
     let (socket, childs_socket) = socket::pair()?;
     let window = [0, 1, 2].into_iter().find_map(|n| tty::window_size(tty::stdio(n)));
 
-    let mut host = Host { cgroups: Cgroups::default(), streams, trees: Vec::new(), child: None };
+    let mut host = Host { cgroups: Cgroups::default(), streams, first, trees: Vec::new(), child: None };
     for step in before {
         narrate(step);
         host.run(step).context(|| step.describe())?;
         if let Some(Cloned::Child) = host.child {
-            let inherited = Inherited { socket: childs_socket, trees: host.trees, streams: host.streams, window };
+            let inherited = Inherited {
+                socket: childs_socket,
+                trees: host.trees,
+                streams: host.streams,
+                first: host.first,
+                window,
+            };
             drop(socket);
             enter::enter(&childs, inherited, narrate);
         }
     }
-    drop((childs_socket, host.streams));
+    drop((childs_socket, host.streams, host.first));
     let trees = host.trees;
     let Some(Cloned::Parent { pid, pidfd }) = host.child else {
         return Err(Error::new(Kind::Invalid, "the plan makes no process"));
     };
     let process = Process { pid, pidfd, reaped: false };
 
-    let rootfs = rootfs()?;
+    let rootfs = rootfs.map(|make| make()).transpose()?;
     let mut terminal = None;
     while let Some(report) = report::receive(socket.as_fd())? {
         match report {
             Report::WantsRoot => {
                 let mut handover = Handover {
                     pid,
-                    rootfs: &rootfs,
+                    rootfs: rootfs.as_ref().ok_or_else(|| early("there is no root to give"))?,
                     trees: &trees,
                     cgroups: &mut host.cgroups,
                     users: None,
@@ -120,6 +147,11 @@ impl Running {
         self.process.pid
     }
 
+    /// Lets the command go on without this process.
+    pub fn leave(mut self) {
+        self.process.reaped = true;
+    }
+
     /// Stays with the sandbox until it ends: relays its terminal, hands signals on to it, reaps it and removes its
     /// cgroups.
     ///
@@ -135,6 +167,8 @@ impl Running {
 struct Host {
     cgroups: Cgroups,
     streams: Option<Streams>,
+    /// The first process of the sandbox that is joined.
+    first: Option<OwnedFd>,
     trees: Vec<OwnedFd>,
     child: Option<Cloned>,
 }
@@ -161,6 +195,12 @@ impl Host {
                 let namespaces = process::sandbox_namespaces(*users, *network);
                 let cloned = process::clone3(namespaces, cgroup.as_ref().map(OwnedFd::as_fd));
                 self.child = Some(cloned.map_err(|e| if *users { no_user_namespace(e) } else { e })?);
+                Ok(())
+            }
+            Step::CloneInside { cgroup, .. } => {
+                let first = self.first.as_ref().ok_or_else(|| early("there is no sandbox to join"))?;
+                let cgroup = cgroup.as_deref().map(cgroup::open).transpose()?;
+                self.child = Some(process::clone_inside(first.as_fd(), cgroup.as_ref().map(OwnedFd::as_fd))?);
                 Ok(())
             }
             _ => Err(Error::new(Kind::Invalid, "not a step of the host")),

@@ -195,6 +195,8 @@ pub enum Step {
     OpenTerminal {
         /// Who owns it.
         owner: u32,
+        /// It is mounted; a command that joins a sandbox has one that is not.
+        console: bool,
     },
     /// Makes a filesystem in memory for the files and directories that the sandbox is given; it goes with the old root.
     MakePrivateFiles {
@@ -252,6 +254,26 @@ pub enum Step {
         /// The path.
         path: PathBuf,
     },
+    /// Makes a process in the pid namespace of a sandbox that runs, and with `cgroup` in that v2 cgroup.
+    CloneInside {
+        /// The sandbox's first process.
+        pid: i32,
+        /// The v2 cgroup.
+        cgroup: Option<PathBuf>,
+    },
+    /// Nobody can look into this process, or follow it: /proc/PID/exe and fd of it open for nobody inside.
+    Hide,
+    /// Sets one of this process's limits: setrlimit(2).
+    LimitSelf(ResourceLimit),
+    /// Joins the sandbox's other namespaces, by the names that they have in /proc/PID/ns.
+    Join {
+        /// The sandbox's first process.
+        pid: i32,
+        /// Those that are not this process's already.
+        namespaces: Vec<&'static str>,
+    },
+    /// Standard output and error go to /dev/null.
+    CloseOutput,
     /// Makes a directory in the root, if it is missing.
     MakeDirectory(PathBuf),
     /// Makes the root read-only.
@@ -336,7 +358,8 @@ impl Step {
             | Step::LoadProfile { .. }
             | Step::CloneTree { .. }
             | Step::OwnStreams { .. }
-            | Step::Clone { .. } => Side::Before,
+            | Step::Clone { .. }
+            | Step::CloneInside { .. } => Side::Before,
             Step::StartScope(_)
             | Step::WriteIdMaps(_)
             | Step::CloneRoot { .. }
@@ -359,7 +382,7 @@ impl Step {
             | Step::AttachCgroup { destination, .. }
             | Step::MountTmpfs { destination, .. } => Some(destination),
             Step::Mask { path, .. } | Step::MakeReadOnly { path } => Some(path),
-            Step::OpenTerminal { .. } => Some(Path::new("/dev/console")),
+            Step::OpenTerminal { console: true, .. } => Some(Path::new("/dev/console")),
             _ => None,
         }
     }
@@ -408,7 +431,8 @@ impl Step {
             Step::LoadProfile { name } => format!("load the AppArmor profile {name}"),
             Step::Confine { profile } => format!("go on under the AppArmor profile {profile}"),
             Step::MakeLink { name, target } => format!("link /dev/{name} to {target}"),
-            Step::OpenTerminal { .. } => "open a terminal and mount it at /dev/console".into(),
+            Step::OpenTerminal { console: true, .. } => "open a terminal and mount it at /dev/console".into(),
+            Step::OpenTerminal { .. } => "open a terminal".into(),
             Step::MakePrivateFiles { .. } => "make private files".into(),
             Step::BindPrivate { destination, .. } => format!("mount a private file at {}", destination.display()),
             Step::AttachTree { source, destination, .. } => {
@@ -418,6 +442,16 @@ impl Step {
             Step::Mask { path, .. } => format!("mask {}", path.display()),
             Step::MakeReadOnly { path } => format!("make {} read-only", path.display()),
             Step::MakeDirectory(path) => format!("make the directory {}", path.display()),
+            Step::CloneInside { pid, cgroup } => {
+                let cgroup = cgroup.as_ref().map(|c| format!(", in cgroup {}", c.display())).unwrap_or_default();
+                format!("new process in the pid namespace of process {pid}{cgroup}")
+            }
+            Step::Hide => "let nobody look into this process".into(),
+            Step::LimitSelf(limit) => format!("limit {limit}"),
+            Step::Join { pid, namespaces } => {
+                format!("join the namespaces of process {pid}: {}", namespaces.join(", "))
+            }
+            Step::CloseOutput => "write nothing to standard output and error".into(),
             Step::SealRoot => "make the root read-only".into(),
             Step::UnshareCgroup => "new cgroup namespace".into(),
             Step::PivotRoot => "make the root /".into(),
