@@ -6,6 +6,7 @@ use super::compose::Environment;
 use super::life::{Narrate, open_process};
 use super::{State, leftover};
 use crate::error::{Context, Error, Kind, Result};
+use crate::kernel::process;
 use crate::name::Id;
 use crate::sandbox::{self, Exit, Inside, Spec, Streams};
 use crate::store::{Running, Store};
@@ -86,6 +87,10 @@ fn enter_found(
     let gone = || Error::new(Kind::Invalid, "the container has just ended");
     let first = open_process(store, id, running)?.ok_or_else(gone)?;
     let spec = compose(spec, exec);
+    if sandbox::has_host_root(running.pid) {
+        // What has become the command's first program by an interpreter of /proc/self/exe can be held until it has ended.
+        process::run_sealed()?;
+    }
     // It is read by number, and true if that process lives afterwards: `enter` looks.
     let inside = Inside::gather(&spec, running.pid, &leftover::cgroup_name(store, id))?;
     let plan = sandbox::plan_exec(&spec, &inside, stays)?;

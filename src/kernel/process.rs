@@ -238,6 +238,48 @@ pub(crate) fn exec(program: &CStr, args: &[CString], env: &[CString]) -> Errno {
     }
 }
 
+/// This program, on a mount of its own that is read-only: who finds it by /proc/PID/exe cannot write to it, not even when
+/// it is not executed any more (CVE-2019-5736).
+fn sealed_executable() -> Result<OwnedFd> {
+    let here = super::fs::CWD;
+    let tree = super::mount::clone_tree(here, "/proc/self/exe", false)?;
+    let read_only = super::mount::Attributes { read_only: true, nosuid: false, nodev: false, noexec: false };
+    super::mount::set_attributes(tree.as_fd(), read_only, false)?;
+    Ok(tree)
+}
+
+/// Runs this program from its beginning with its own arguments, from a read-only mount, unless it is on one.
+pub(crate) fn run_sealed() -> Result<()> {
+    let found = nix::sys::statvfs::statvfs("/proc/self/exe").map_err(|e| failed("statvfs /proc/self/exe", e))?;
+    if found.flags().contains(nix::sys::statvfs::FsFlags::ST_RDONLY) {
+        return Ok(());
+    }
+    let words =
+        |words: Vec<std::ffi::OsString>| words.iter().map(|w| super::fs::c_string(w)).collect::<Result<Vec<_>>>();
+    let args = words(std::env::args_os().collect())?;
+    let variable = |(name, value): (std::ffi::OsString, std::ffi::OsString)| {
+        let mut variable = name;
+        variable.push("=");
+        variable.push(value);
+        variable
+    };
+    let env = words(std::env::vars_os().map(variable).collect())?;
+    Err(exec_sealed(&args, &env))
+}
+
+/// Returns only when it failed.
+fn exec_sealed(args: &[CString], env: &[CString]) -> Error {
+    let run = || -> Result<Infallible> {
+        let program = sealed_executable()?;
+        nix::unistd::execveat(&program, c"", args, env, nix::fcntl::AtFlags::AT_EMPTY_PATH)
+            .map_err(|e| failed("run /proc/self/exe", e))
+    };
+    match run() {
+        Ok(infallible) => match infallible {},
+        Err(e) => e,
+    }
+}
+
 /// Runs this program again with other `args`, as a process that needs nobody: in a session of its own, at the root
 /// directory, without input, environment or output other than standard error. It takes what it was [given] first of all.
 ///
@@ -266,7 +308,7 @@ pub(crate) fn respawn<const N: usize>(
                 #[expect(unsafe_code, reason = "fcntl returns a raw descriptor")]
                 replace_stdio(unsafe { BorrowedFd::borrow_raw(copy) }, number)?;
             }
-            Err(failed("run /proc/self/exe", exec(c"/proc/self/exe", args, &[])))
+            Err(exec_sealed(args, &[]))
         };
         let first = given.first().and_then(|fd| copy(*fd).ok());
         let error = match run() {

@@ -66,4 +66,4 @@ pub(crate) use supervise::{PATIENCE, Supervised};
 pub(crate) use terminal::RawTerminal;
 pub use update::update;
 pub use user::User;
-pub use users::{IdMap, Maps, RANGE, Users, maps_of};
+pub use users::{IdMap, Maps, RANGE, Users, has_host_root, maps_of};

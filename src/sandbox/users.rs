@@ -124,6 +124,11 @@ pub fn maps_of(pid: i32) -> Option<Maps> {
     Some(Maps { uids: parse(&read(&pid, "uid_map")?)?, gids: parse(&read(&pid, "gid_map")?)? })
 }
 
+/// Whether a process's user namespace has the host's root in it, as which inside whatever.
+pub fn has_host_root(pid: i32) -> bool {
+    maps_of(pid).is_none_or(|maps| maps.uid_inside(0).is_some())
+}
+
 /// The text of uid_map or gid_map.
 fn parse(text: &str) -> Option<Vec<IdMap>> {
     let line = |line: &str| {

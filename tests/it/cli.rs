@@ -4,6 +4,7 @@ mod check;
 mod containers;
 mod debian;
 mod detached;
+mod exec;
 mod history;
 mod hostile;
 mod images;

@@ -224,3 +224,51 @@ fn setuid_files_of_the_store_are_out_of_reach() {
         assert!(refused.status != 0 && refused.stderr.contains("Permission denied"), "{refused}");
     }
 }
+
+/// CVE-2019-5736 and CVE-2024-21626 by way of exec: what joins a container is the runtime, until it has become the command,
+/// and the container's processes are there before it.
+#[test]
+fn what_joins_a_container_is_not_seen_into() {
+    let runtime = Runtime::new();
+    let target = Target::with(|root| {
+        executable(&root.join("self"), "#!/proc/self/exe\n");
+        executable(&root.join("fd"), "#!/proc/self/fd/7/etc/passwd\n");
+    });
+    // A root that may look into whatever the kernel lets it, all the time.
+    let watch = "while :; do /attack/overwrite; for p in /proc/[0-9]*; do \
+                 case $p in /proc/1|/proc/self) ;; *) readlink $p/exe $p/cwd $p/root $p/fd/*; cat $p/maps $p/environ;; esac; \
+                 done; done >/tmp/seen 2>&1";
+    let line = "run -d --tmpfs /tmp --cap-add sys_ptrace,dac_read_search,sys_admin --name watch attack";
+    finish(runtime.command(&target, line, &["sh", "-c", watch])).ok();
+    for _ in 0..100 {
+        finish(runtime.command(&target, "exec watch", &["/bin/true"])).ok();
+        finish(runtime.command(&target, "exec -u nobody watch", &["/bin/true"])).ok();
+        for words in [&["/fd"][..], &["/proc/self/fd/5/bin/true"]] {
+            assert_ne!(finish(runtime.command(&target, "exec watch", words)).status, 0);
+        }
+    }
+    let done = finish(runtime.command(&target, "exec watch", &["cat", "/tmp/seen"]));
+    let seen = done.stdout;
+    assert!(seen.contains(": Permission denied"), "it never met what joins: {} bytes", seen.len());
+    for word in ["OVERWRITTEN", "opened for writing", "/fs/store", "libbtrfs", "tupper-test"] {
+        assert!(!seen.contains(word), "{word}: {:?}", seen.lines().find(|line| line.contains(word)));
+    }
+    runtime.assert_untouched();
+    target.ok("rm -f watch");
+    // Where root inside is the host's, it holds what it finds, and writes when that is not executed any more.
+    let hold = "while :; do for p in /proc/[0-9]*; do \
+                case $p in /proc/1|/proc/$$) ;; *) (exec 7<$p/exe && readlink $p/exe && while :; do \
+                (echo OWNED >/proc/self/fd/7) && echo WRITTEN; sleep 0.1; done) 2>/dev/null & sleep 0.01;; esac; \
+                done; done >/tmp/seen 2>/dev/null";
+    for flags in ["--userns host", "--userns keep-id"] {
+        let line = format!("run -d --tmpfs /tmp --pids-limit 4000 {flags} --name hold attack");
+        finish(runtime.command(&target, &line, &["sh", "-c", hold])).ok();
+        for _ in 0..20 {
+            finish(runtime.command(&target, "exec hold", &["/proc/self/exe", "version"]));
+            finish(runtime.command(&target, "exec hold", &["/self"]));
+        }
+        runtime.assert_untouched();
+        target.ok("rm -f hold");
+    }
+    assert_eq!(finish(runtime.command(&target, "run --rm attack echo whole", &[])).ok(), "whole");
+}
