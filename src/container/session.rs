@@ -213,6 +213,7 @@ impl Traffic {
                     }
                     Event::Ended { exit, .. } => self.exit = Some(exit),
                     Event::Failed(e) => return Err(e),
+                    Event::Warned(text) => log::warn!("{text}"),
                     Event::Began | Event::Logged => {}
                 },
                 Received::End => {

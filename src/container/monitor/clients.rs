@@ -103,6 +103,12 @@ impl Clients {
         self.all.iter_mut().try_for_each(|client| client.send(message.clone()))
     }
 
+    /// Tells everybody of something that went wrong, and whoever still reads this process's standard error.
+    pub(super) fn warn(&mut self, text: &str) -> Result<()> {
+        log::warn!("{text}");
+        self.tell(&Event::Warned(text.to_string()))
+    }
+
     /// Hands output to those who take it, and tells those who read the log of it.
     pub(super) fn output(&mut self, stream: Stream, bytes: &[u8]) -> Result<()> {
         for client in &mut self.all {

@@ -57,6 +57,8 @@ pub(in super::super) enum Event {
     Output(Stream, Vec<u8>),
     /// The log has grown.
     Logged,
+    /// Something went wrong that is nobody's failure.
+    Warned(String),
     /// It has ended, and its lock is free unless it is to be started again.
     Ended {
         /// How.
@@ -109,6 +111,7 @@ impl Event {
             Event::Output(Stream::Output, bytes) => [b"O", bytes.as_slice()].concat(),
             Event::Output(Stream::Error, bytes) => [b"R", bytes.as_slice()].concat(),
             Event::Logged => vec![b'L'],
+            Event::Warned(text) => [b"N", &text.as_bytes()[..text.len().min(CHUNK)]].concat(),
             Event::Ended { exit, last } => {
                 let (signaled, number) = match exit.status {
                     Status::Code(code) => (0, code),
@@ -126,6 +129,7 @@ impl Event {
             [b'O', bytes @ ..] => Event::Output(Stream::Output, bytes.to_vec()),
             [b'R', bytes @ ..] => Event::Output(Stream::Error, bytes.to_vec()),
             [b'L'] => Event::Logged,
+            [b'N', text @ ..] => Event::Warned(String::from_utf8_lossy(text).into_owned()),
             [b'X', signaled, number, oom_killed, pids_limited, last] => {
                 let status = if *signaled == 0 { Status::Code(*number) } else { Status::Signal(i32::from(*number)) };
                 let exit = Exit { status, oom_killed: *oom_killed != 0, pids_limited: *pids_limited != 0 };
@@ -165,6 +169,7 @@ mod tests {
             Event::Output(Stream::Error, vec![0, 10]),
             Event::Output(Stream::Output, vec![]),
             Event::Logged,
+            Event::Warned("a disk is full".to_string()),
             Event::Ended { exit, last: true },
         ];
         for event in events {

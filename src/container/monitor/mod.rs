@@ -100,7 +100,7 @@ fn hold(root: &Path, id: &Id, dir: OwnedFd, clients: &mut Clients, narrate: Opti
     let closed = monitor.close();
     let left = if record.auto_remove { active.remove(&store) } else { Ok(()) };
     for e in [closed, left].into_iter().filter_map(Result::err) {
-        ::log::warn!("clean up after container {}: {e}", id.short());
+        clients.warn(&format!("clean up after container {}: {e}", id.short()))?;
     }
     ended
 }
@@ -167,7 +167,10 @@ impl Monitor<'_> {
         self.life.end(&exit);
         self.life.stopped = self.clients.hold;
         self.life.restarting = followed.is_ok() && self.restarts(spec.restart, &exit);
-        self.life.write(self.active.dir())?;
+        if let Err(e) = self.life.write(self.active.dir()) {
+            // It has ended all the same, and whoever waits for it learns how.
+            self.clients.warn(&format!("note the end of container {}: {e}", self.found.id.short()))?;
+        }
         drop(sandbox);
         self.store.forget_running(&self.found.id);
         followed.map(|()| exit)
