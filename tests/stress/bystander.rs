@@ -108,7 +108,7 @@ fn container(container: &Value) {
         && is_text(&container["CreatedAt"])
         && is_text(&container["Image"])
         && container["Command"].as_array().is_some_and(|words| !words.is_empty())
-        && matches!(state, "created" | "running" | "exited")
+        && matches!(state, "created" | "running" | "stopping" | "exited")
         && container["Pid"].is_number() == (state == "running")
         && container["ExitedAt"].is_number() == (state == "exited");
     assert!(whole, "half a container: {container}");

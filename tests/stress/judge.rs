@@ -129,7 +129,7 @@ fn compare_pool(listing: &mut Listing, ids: &Ids) -> Vec<String> {
 }
 
 /// Removes everything but the base image.
-pub fn remove_all(store: &Store) {
+pub fn remove_all(store: &Store, kills: Kills) {
     let all = |line: &str| Listing::of(store, line).0;
     let remove = |line: &str, ids: Vec<&String>| {
         if !ids.is_empty() {
@@ -137,7 +137,9 @@ pub fn remove_all(store: &Store) {
             store.ok_with(line, &ids);
         }
     };
-    remove("rm", all("ps --all --format json").keys().collect());
+    // What outlived a killed tupper runs still.
+    let rm = if kills == Kills::Some { "rm --force" } else { "rm" };
+    remove(rm, all("ps --all --format json").keys().collect());
     remove("snapshot rm", all("snapshot ls --format json").keys().collect());
     let images = all("image ls --format json");
     let but_base = images.iter().filter(|(_, image)| !Listing::names(image).any(|name| name == BASE));

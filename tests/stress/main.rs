@@ -92,7 +92,7 @@ fn storm(commands: usize, kills: Kills) {
     }
     assert_eq!(store.ok("store check"), "");
     judge::compare(&store, &workers, &pool);
-    judge::remove_all(&store);
+    judge::remove_all(&store, kills);
     if kills == Kills::Some {
         // Layers of loads that nobody goes on with.
         store.ok("image prune --force");

@@ -21,7 +21,7 @@ pub enum Kind {
 pub enum State {
     Created,
     Exited(i32),
-    /// Its tupper was killed at some point.
+    /// A tupper of it was killed at some point, and it may run still.
     Unknown,
 }
 
@@ -261,7 +261,7 @@ impl<'a> Worker<'a> {
         }
     }
 
-    /// One that is removed while it runs; or whose tupper is killed.
+    /// One that is removed while it runs; or whose tupper is killed, and then its monitor.
     fn kill_running(&mut self) {
         let name = self.name();
         let mut run = self.runner.start("run", &["--name", &name, BASE, "sleep", "1000"]);
@@ -277,8 +277,11 @@ impl<'a> Worker<'a> {
             std::thread::sleep(Duration::from_millis(20));
         }
         if self.runner.kills == Kills::Some && self.random.percent(50) {
+            // Without the tupper that began it it goes on; without its monitor it does not.
             run.kill();
             assert_eq!(self.runner.end(run, true).status, 137);
+            let monitor = self.runner.tupper().monitor(&name);
+            nix::sys::signal::kill(monitor, nix::sys::signal::Signal::SIGKILL).expect("a monitor");
             let (kind, state) = (Kind::Container, State::Unknown);
             let object = Object { kind, id: None, name: Some(name), read_only: false, state, code: None, mark: None };
             return self.objects.push(object);
@@ -302,6 +305,10 @@ impl<'a> Worker<'a> {
             removed.extend(self.random.pick(&places).map(|at| self.objects.swap_remove(*at)));
         }
         let handles: Vec<String> = removed.iter().map(|object| object.handle(&mut self.random)).collect();
+        let runs = |object: &Object| object.kind == Kind::Container && object.state == State::Unknown;
+        for (_, handle) in removed.iter().zip(&handles).filter(|(object, _)| runs(object)) {
+            self.runner.run("wait", &[handle]).ok();
+        }
         let mut more: Vec<&str> = handles.iter().map(String::as_str).collect();
         more.extend(self.random.percent(30).then_some("--force"));
         more.extend(self.random.percent(10).then_some("--sync"));

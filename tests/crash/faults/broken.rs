@@ -94,7 +94,7 @@ fn a_command_that_ends_on_a_read_only_filesystem_gives_its_status_all_the_same()
         let line = match line.starts_with("start") {
             true => {
                 store.ok_with("create -i --name waits base sh -c", &["read x; exit 7"]);
-                store.command("start -a waits", &[])
+                store.command("start -a -i waits", &[])
             }
             false => store.command(line, &["read x; exit 7"]),
         };
