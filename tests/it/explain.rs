@@ -47,8 +47,9 @@ impl Typist {
         let error = write.try_clone().expect("a copy");
         // A person's shell has no descriptors of a test harness; dash could not close those above 9.
         let clean = "for fd in /proc/self/fd/*; do fd=${fd##*/}; ((fd < 3)) || eval \"exec $fd>&-\"; done; exec sh";
-        let mut shell = Command::new("bash")
-            .args(["-c", clean])
+        // Nor does it ignore what those who run a test in the background do.
+        let mut shell = Command::new("env")
+            .args(["--default-signal", "bash", "-c", clean])
             .env("PATH", path)
             .stdin(Stdio::piped())
             .stdout(Stdio::from(write))
