@@ -1,4 +1,4 @@
-//! `tupper ps`, `rm` and `inspect`.
+//! `tupper rm` and `inspect`.
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -9,28 +9,9 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 use tupper::container::{self, Container, State};
 use tupper::error::Kind;
-use tupper::sandbox::{self, IdMap, LogDriver, Restart, Users};
+use tupper::sandbox::{self, DeviceRequest, IdMap, LogDriver, Restart, Signal, Users};
 
-use super::output::{self, Listing};
-
-#[derive(Debug, Args)]
-pub(super) struct Ps {
-    /// Also those that do not run
-    #[arg(long, short)]
-    all: bool,
-    #[command(flatten)]
-    listing: Listing,
-}
-
-impl Ps {
-    pub(super) fn run(self, root: &Path) -> Result<()> {
-        let mut containers = super::open(root)?.map(|store| container::list(&store)).transpose()?.unwrap_or_default();
-        containers.retain(|container| self.all || matches!(container.state, State::Running(_)));
-        let titles = ["CONTAINER ID", "IMAGE", "COMMAND", "CREATED", "STATUS", "PORTS", "NAMES"];
-        let row = |container: &Container| vec![row(container, self.listing.no_trunc)];
-        self.listing.print(&containers, |container| container.id, summary, &titles, row)
-    }
-}
+use super::output;
 
 #[derive(Debug, Args)]
 pub(super) struct Rm {
@@ -81,58 +62,6 @@ impl Inspect {
     }
 }
 
-fn row(container: &Container, whole: bool) -> Vec<String> {
-    let mut command = container.spec.args.join(" ");
-    if !whole && command.chars().count() > 20 {
-        command = command.chars().take(17).collect::<String>() + "...";
-    }
-    vec![
-        output::id(&container.id, whole),
-        container.source.name.clone(),
-        command,
-        output::ago(container.created),
-        status(container),
-        String::new(),
-        container.name.as_ref().map(ToString::to_string).unwrap_or_default(),
-    ]
-}
-
-fn status(container: &Container) -> String {
-    match &container.state {
-        State::Running(_) if container.paused => "Paused".to_string(),
-        State::Created => "Created".to_string(),
-        State::Running(running) => {
-            let seconds = Timestamp::now().as_second().saturating_sub(running.started.as_second());
-            format!("Up {}", output::duration(seconds.max(0).unsigned_abs()))
-        }
-        State::Stopping(_) => "Stopping".to_string(),
-        State::Restarting(ended) => format!("Restarting ({}) {}", ended.exit_code, output::ago(ended.finished)),
-        State::Exited(ended) => format!("Exited ({}) {}", ended.exit_code, output::ago(ended.finished)),
-    }
-}
-
-/// podman-ps(1), `--format json`.
-fn summary(container: &Container) -> Value {
-    let (pid, started, finished, exit_code) = life(&container.state);
-    json!({
-        "Id": container.id,
-        "Names": container.name.iter().map(ToString::to_string).collect::<Vec<_>>(),
-        "Image": container.source.name,
-        "ImageID": container.image,
-        "Command": container.spec.args,
-        "Created": container.created.as_second(),
-        "CreatedAt": container.created.to_string(),
-        "AutoRemove": container.auto_remove,
-        "State": container.status(),
-        "Status": status(container),
-        "Exited": matches!(container.state, State::Exited(_)),
-        "ExitedAt": finished.map(|time| time.as_second()),
-        "ExitCode": exit_code,
-        "StartedAt": started.map(|time| time.as_second()),
-        "Pid": pid,
-    })
-}
-
 /// podman-container-inspect(1).
 fn details(container: &Container) -> Value {
     let mut details = all_but_limits(container);
@@ -174,11 +103,16 @@ fn all_but_limits(container: &Container) -> Value {
             "WorkingDir": spec.cwd,
             "Tty": spec.tty,
             "OpenStdin": spec.interactive,
+            "Labels": spec.labels,
+            "StopSignal": spec.stop_signal.unwrap_or(Signal::TERM).number(),
+            "StopTimeout": spec.stop_timeout.map_or(container::PATIENCE.as_secs(), u64::from),
         },
         "HostConfig": {
             "AutoRemove": container.auto_remove,
             "ReadonlyRootfs": spec.read_only,
             "Init": spec.init,
+            "ShmSize": spec.shm_size.unwrap_or(64 << 20),
+            "Devices": spec.devices.iter().map(device).collect::<Vec<_>>(),
             "NetworkMode": spec.network,
             "UsernsMode": userns(&spec.users),
             "IDMappings": maps(container),
@@ -210,6 +144,12 @@ fn log_config(driver: LogDriver) -> Value {
     }
 }
 
+fn device(request: &DeviceRequest) -> Value {
+    let letters = [(request.read, 'r'), (request.write, 'w'), (request.make, 'm')];
+    let access: String = letters.iter().filter(|(may, _)| *may).map(|(_, letter)| letter).collect();
+    json!({ "PathOnHost": request.source, "PathInContainer": request.destination, "CgroupPermissions": access })
+}
+
 /// podman's word for it: a container with ids of its own has a private user namespace.
 fn userns(users: &Users) -> &'static str {
     if *users == Users::Host { "host" } else { "private" }
@@ -226,7 +166,7 @@ fn maps(container: &Container) -> Value {
 }
 
 /// Pid, start, end and exit status, as far as there are any.
-fn life(state: &State) -> (Option<i32>, Option<Timestamp>, Option<Timestamp>, u8) {
+pub(super) fn life(state: &State) -> (Option<i32>, Option<Timestamp>, Option<Timestamp>, u8) {
     match state {
         State::Created => (None, None, None, 0),
         State::Running(running) => (Some(running.pid), Some(running.started), None, 0),

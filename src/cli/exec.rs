@@ -8,6 +8,7 @@ use anyhow::Result;
 use clap::Args;
 use tupper::container::{self, Narrate};
 
+use super::flags::Environment;
 use super::output;
 
 #[derive(Debug, Args)]
@@ -22,9 +23,8 @@ pub(super) struct Exec {
     /// Let the command read standard input
     #[arg(long, short)]
     interactive: bool,
-    /// Set a variable; without a value it is the caller's
-    #[arg(long, short, value_name = "K[=V]")]
-    env: Vec<String>,
+    #[command(flatten)]
+    environment: Environment,
     /// The working directory inside
     #[arg(long, short, value_name = "DIR")]
     workdir: Option<String>,
@@ -53,7 +53,7 @@ impl Exec {
         let narrate: Option<Narrate<'_>> = self.explain.then_some(&super::run::narrate);
         let exec = container::Exec {
             args: self.args,
-            env: self.env.iter().filter_map(|variable| super::run::environment(variable)).collect(),
+            env: self.environment.variables()?,
             workdir: self.workdir,
             user: self.user,
             tty: self.tty && !self.detach,

@@ -8,7 +8,10 @@ mod cgroup;
 mod completion;
 mod container;
 mod exec;
+mod filter;
+mod flags;
 mod image;
+mod kill;
 mod limits;
 mod logger;
 mod logs;
@@ -16,6 +19,7 @@ mod monitor;
 mod output;
 mod pause;
 mod progress;
+mod ps;
 mod registry;
 mod resources;
 mod run;
@@ -78,14 +82,18 @@ enum Verb {
     Logs(logs::Logs),
     /// Ask containers to end, and kill those that do not
     Stop(stop::Stop),
+    /// Send a signal to containers, by default one that ends them at once
+    Kill(kill::Kill),
     /// Stop containers and start them again
     Restart(stop::Restart),
     /// Wait until containers have ended, and print their exit statuses
     Wait(stop::Wait),
     /// List containers
-    Ps(container::Ps),
+    Ps(ps::Ps),
     /// Change the limits of containers, now if they run
     Update(resources::Update),
+    /// Give a container another name
+    Rename(kill::Rename),
     /// Remove containers
     Rm(container::Rm),
     /// Freeze every process of containers
@@ -181,6 +189,8 @@ fn dispatch(cli: Cli) -> Result<ExitCode> {
         Verb::Exec(verb) => return verb.run(&root),
         Verb::Logs(verb) => return verb.run(&root),
         Verb::Stop(verb) => return verb.run(&root),
+        Verb::Kill(verb) => return verb.run(&root),
+        Verb::Rename(verb) => verb.run(&root),
         Verb::Restart(verb) => return verb.run(&root),
         Verb::Wait(verb) => return verb.run(&root),
         Verb::Create(verb) => verb.run(&root),

@@ -14,6 +14,7 @@ use tupper::sandbox::{self, Exit, LogDriver, Network, Restart, Tmpfs, Users, Vol
 use tupper::store::Store;
 
 use super::attach::{Attaching, parted};
+use super::flags::{Devices, Environment, Notes};
 use super::output;
 use super::resources::{Manager, Resources};
 
@@ -31,6 +32,8 @@ struct Flags {
     rm: bool,
     #[command(flatten)]
     keeping: Keeping,
+    #[command(flatten)]
+    notes: Notes,
     /// The container's name
     #[arg(long)]
     name: Option<ObjectName>,
@@ -64,9 +67,10 @@ impl Keeping {
 /// The flags that shell has, too.
 #[derive(Debug, Args)]
 struct Inside {
-    /// Set a variable; without a value it is the caller's
-    #[arg(long, short, value_name = "K[=V]")]
-    env: Vec<String>,
+    #[command(flatten)]
+    environment: Environment,
+    #[command(flatten)]
+    devices: Devices,
     /// The working directory inside
     #[arg(long, short, value_name = "DIR")]
     workdir: Option<String>,
@@ -212,6 +216,7 @@ impl Shell {
             interactive: true,
             rm: true,
             keeping: Keeping::default(),
+            notes: Notes::default(),
             name: None,
             inside: self.inside,
         };
@@ -253,11 +258,12 @@ fn create(flags: Flags, command: Command) -> Result<container::Create> {
         source: command.source,
         name: flags.name,
         auto_remove: flags.rm,
+        id_file: flags.notes.cidfile.clone(),
         term,
         options: Options {
             args: command.args,
             entrypoint: command.entrypoint.map(|entrypoint| entrypoint.0),
-            env: inside.env.iter().filter_map(|variable| environment(variable)).collect(),
+            env: inside.environment.variables()?,
             workdir: inside.workdir,
             user: inside.user,
             hostname: inside.hostname,
@@ -274,6 +280,11 @@ fn create(flags: Flags, command: Command) -> Result<container::Create> {
             security: inside.security.security()?,
             restart: flags.keeping.restart.unwrap_or_default(),
             log: flags.keeping.log(),
+            stop_signal: flags.notes.stop_signal,
+            stop_timeout: flags.notes.stop_timeout,
+            shm_size: inside.devices.shm_size,
+            labels: flags.notes.labels()?,
+            devices: inside.devices.device,
         },
     })
 }
@@ -319,14 +330,6 @@ pub(super) fn exit_code(exit: &Exit) -> ExitCode {
         log::warn!("the limit of processes was reached, and the kernel refused another (--pids-limit sets the limit)");
     }
     ExitCode::from(exit.code())
-}
-
-/// `K=V`, or `K` for the caller's value; nothing when the caller has none (podman-run(1), `--env`).
-pub(super) fn environment(text: &str) -> Option<String> {
-    match text.contains('=') {
-        true => Some(text.to_string()),
-        false => std::env::var(text).ok().map(|value| format!("{text}={value}")),
-    }
 }
 
 fn volume(text: &str) -> Result<Volume> {

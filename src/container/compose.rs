@@ -3,6 +3,7 @@
 //! The rules are podman-run(1)'s: `--entrypoint` drops the image's command, arguments replace it, `-e` is over the
 //! image's environment, and the image never changes what a container may do.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use oci_spec::image::Config;
@@ -10,7 +11,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Kind, Result};
 use crate::name::Id;
-use crate::sandbox::{CgroupManager, Limits, LogDriver, Network, Restart, Security, Spec, Tmpfs, Users, Volume};
+use crate::sandbox::{
+    CgroupManager, DeviceRequest, Limits, LogDriver, Network, Restart, Security, Signal, Spec, Tmpfs, Users, Volume,
+};
 
 /// The search path of a container whose image sets none (podman's default).
 const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -59,6 +62,16 @@ pub struct Options {
     pub restart: Restart,
     /// What becomes of its output.
     pub log: LogDriver,
+    /// What asks it to end.
+    pub stop_signal: Option<Signal>,
+    /// The seconds that it then has before it is killed.
+    pub stop_timeout: Option<u32>,
+    /// The size of its /dev/shm in bytes; 0 for no limit.
+    pub shm_size: Option<u64>,
+    /// Devices of the host that it may use.
+    pub devices: Vec<DeviceRequest>,
+    /// What people note of it, over what the image says.
+    pub labels: BTreeMap<String, String>,
 }
 
 /// The sandbox's spec. `term` is the kind of the caller's terminal.
@@ -110,7 +123,33 @@ pub(super) fn compose(options: &Options, image: Option<&Config>, id: &Id, term: 
         security: options.security.clone(),
         restart: options.restart,
         log: options.log,
+        stop_signal: stop_signal(options, image)?,
+        stop_timeout: options.stop_timeout,
+        shm_size: options.shm_size,
+        devices: options.devices.clone(),
+        labels: labels(options, image),
     })
+}
+
+fn stop_signal(options: &Options, image: Option<&Config>) -> Result<Option<Signal>> {
+    let of_image = || non_empty(image.and_then(|config| config.stop_signal().as_deref())).map(str::parse).transpose();
+    match options.stop_signal {
+        Some(signal) => Ok(Some(signal)),
+        None => {
+            of_image().map_err(|e: Error| e.wrap("the image's stop signal").with_hint("--stop-signal says another"))
+        }
+    }
+}
+
+fn labels(options: &Options, image: Option<&Config>) -> BTreeMap<String, String> {
+    let mut labels: BTreeMap<String, String> = image
+        .and_then(|config| config.labels().as_ref())
+        .into_iter()
+        .flatten()
+        .map(|(k, v)| (k.clone(), v.clone()))
+        .collect();
+    labels.extend(options.labels.clone());
+    labels
 }
 
 /// A limit under which no command could start.

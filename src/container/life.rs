@@ -1,5 +1,7 @@
 //! The verbs create, run in the foreground of a throwaway, and remove.
 
+use std::fs::File;
+use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
@@ -30,6 +32,8 @@ pub struct Create {
     pub name: Option<ObjectName>,
     /// It goes when its command ends.
     pub auto_remove: bool,
+    /// A file that its id is written to, and that must not be there yet.
+    pub id_file: Option<PathBuf>,
     /// The kind of the caller's terminal.
     pub term: Option<String>,
     /// What it runs, and with what.
@@ -41,6 +45,7 @@ pub(super) struct Prepared {
     pub found: Found,
     /// Nobody chose the name.
     name_made_up: bool,
+    id_file: Option<PathBuf>,
     pub resolved: Resolved,
     pub record: Record,
     pub spec: Spec,
@@ -173,7 +178,8 @@ pub(super) fn prepare(store: &Store, create: &Create, throwaway: bool) -> Result
     };
     let path = store.rootfs_path(found.shelf, &found.id);
     let name_made_up = create.name.is_none() && record.name.is_some();
-    Ok(Prepared { found, name_made_up, resolved, record, spec, path })
+    let id_file = create.id_file.clone();
+    Ok(Prepared { found, name_made_up, id_file, resolved, record, spec, path })
 }
 
 /// Makes its snapshot, with record and name. A made-up name that another took meanwhile is made up again.
@@ -182,7 +188,8 @@ pub(super) fn make<'a>(store: &'a Store, prepared: &mut Prepared, mut place: Pla
         store.set_last_image(image)?;
     }
     let spec = serde_json::to_vec(&prepared.spec).map_err(|e| Error::new(Kind::Invalid, e.to_string()))?;
-    loop {
+    let id_file = prepared.id_file.as_deref().map(IdFile::make).transpose()?;
+    let active = loop {
         let new =
             New { name: prepared.record.name.as_ref(), record: &prepared.record, read_only: false, spec: Some(&spec) };
         match place.fill(&prepared.resolved.parent, &new) {
@@ -190,7 +197,46 @@ pub(super) fn make<'a>(store: &'a Store, prepared: &mut Prepared, mut place: Pla
                 prepared.record.name = Some(names::free(store)?);
                 place = Place::claim(store, prepared.found)?;
             }
-            made => return made,
+            made => break made?,
+        }
+    };
+    if let Some(id_file) = id_file
+        && let Err(e) = id_file.write(&prepared.found.id)
+    {
+        active.remove(store)?;
+        return Err(e);
+    }
+    Ok(active)
+}
+
+/// The file that a new container's id is written to: taken before the container is made, and gone when it is not.
+struct IdFile<'a> {
+    path: &'a Path,
+    file: File,
+    written: bool,
+}
+
+impl IdFile<'_> {
+    fn make(path: &Path) -> Result<IdFile<'_>> {
+        let made = File::create_new(path).map_err(|e| Error::from_io(format_args!("cidfile {}", path.display()), e));
+        let hint = |e: Error| if e.kind() == Kind::AlreadyExists { e.with_hint("remove it first") } else { e };
+        Ok(IdFile { path, file: made.map_err(hint)?, written: false })
+    }
+
+    fn write(mut self, id: &Id) -> Result<()> {
+        let written = self.file.write_all(id.to_string().as_bytes());
+        written.map_err(|e| Error::from_io(format_args!("cidfile {}", self.path.display()), e))?;
+        self.written = true;
+        Ok(())
+    }
+}
+
+impl Drop for IdFile<'_> {
+    fn drop(&mut self) {
+        if !self.written
+            && let Err(e) = std::fs::remove_file(self.path)
+        {
+            log::warn!("remove the cidfile {}: {e}", self.path.display());
         }
     }
 }

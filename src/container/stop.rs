@@ -1,6 +1,6 @@
-//! `stop` and `wait`: podman-stop(1), podman-wait(1).
+//! `stop`, `kill` and `wait`: podman-stop(1), podman-kill(1), podman-wait(1).
 //!
-//! Both end when the container is at rest: its lock is free, and what it had on the host is gone.
+//! The first and the last end when the container is at rest: its lock is free, and what it had on the host is gone.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
@@ -14,7 +14,7 @@ use crate::kernel::flock::{self, Lock};
 use crate::kernel::process::{self, Polled};
 use crate::kernel::{signal, socket};
 use crate::name::Id;
-use crate::sandbox;
+use crate::sandbox::{self, Signal};
 use crate::store::{Running, Shelf, Store};
 
 /// How long a container has to end by itself: podman-stop(1), `--time`.
@@ -53,8 +53,9 @@ fn ask_to_end(store: &Store, id: &Id, patience: Option<Duration>) -> Result<Opti
     if let Some(running) = store.running(id)
         && let Some(process) = open_process(store, id, &running)?
     {
-        let patience = patience.unwrap_or(PATIENCE);
-        signal::send(process.as_fd(), signal::SIGTERM)?;
+        let made_with = container.spec.stop_timeout.map(|seconds| Duration::from_secs(seconds.into()));
+        let patience = patience.or(made_with).unwrap_or(PATIENCE);
+        signal::send(process.as_fd(), container.spec.stop_signal.unwrap_or(Signal::TERM).number())?;
         stopping.deadline = Instant::now().checked_add(patience);
         stopping.process = Some(process);
     }
@@ -97,6 +98,35 @@ pub fn wait(store: &Store, text: &str) -> Result<u8> {
         })
     };
     wait().context(doing)
+}
+
+/// Sends a signal to the first process of a running container. One that asks it to end, or makes it, tells its monitor
+/// not to start it again, as docker-kill(1) does.
+///
+/// # Errors
+/// A container that does not run ([`Kind::Invalid`]).
+pub fn kill_with(store: &Store, text: &str, signal: Signal) -> Result<Id> {
+    let doing = || format!("kill container {text}");
+    let id = store.find_among(text, &[Shelf::Containers]).call_context(doing)?.id;
+    let send = || -> Result<()> {
+        let dir = store.open_object(Shelf::Containers, &id)?;
+        let ends =
+            signal == Signal::KILL || Some(signal) == super::open(store, &id)?.spec.stop_signal.or(Some(Signal::TERM));
+        let running = store.running(&id);
+        let process = running.map(|running| open_process(store, &id, &running)).transpose()?.flatten();
+        let process = process.ok_or_else(|| {
+            let error = Error::new(Kind::Invalid, "it does not run");
+            error.with_hint(format!("`tupper start {text}` starts it"))
+        })?;
+        if ends {
+            hold(&dir)?;
+        }
+        signal::send(process.as_fd(), signal.number())?;
+        // What is frozen by the v1 freezer dies when it goes on.
+        if signal == Signal::KILL { sandbox::thaw(&leftover::cgroup_name(store, &id)) } else { Ok(()) }
+    };
+    send().context(doing)?;
+    Ok(id)
 }
 
 /// Ends a container at once: its first process is killed, and with it all of them, and its monitor does not start it

@@ -42,6 +42,22 @@ pub(crate) fn noted_termination() -> Option<i32> {
     Some(CAUGHT.load(Ordering::Relaxed)).filter(|signal| *signal != 0)
 }
 
+/// The number of the signal of this name without its `SIG`, as this architecture numbers it; the other names of signal(7),
+/// too.
+pub(crate) fn number(name: &str) -> Option<i32> {
+    match name {
+        "IOT" => Some(libc::SIGIOT),
+        "POLL" => Some(libc::SIGPOLL),
+        "CLD" => Some(libc::SIGCHLD),
+        name => format!("SIG{name}").parse::<Signal>().ok().map(|signal| signal as i32),
+    }
+}
+
+/// The first and the last real-time signal, as libc counts them for programs: signal(7).
+pub(crate) fn real_time() -> (i32, i32) {
+    (libc::SIGRTMIN(), libc::SIGRTMAX())
+}
+
 /// pidfd_send_signal(2); a process that has ended already is no error.
 pub(crate) fn send(pidfd: BorrowedFd<'_>, signal: i32) -> Result<()> {
     // SAFETY: a null siginfo means that of kill(2) (pidfd_send_signal(2)); the rest are integers.

@@ -2,16 +2,18 @@
 //! controller reads, and as the program that the kernel asks on v2.
 //!
 //! Without CAP_MKNOD and CAP_SYS_ADMIN a sandbox has no node but those it is given (every mount is `nodev`), and this
-//! costs nothing.
+//! costs nothing, unless it may not do with one of them whatever the node allows.
 
 use std::fmt;
 use std::os::fd::AsFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use super::facts::Device;
+use super::spec::DeviceRequest;
 use super::step::{CapabilitySet, capabilities};
-use crate::error::Result;
+use crate::error::{Context, Error, Kind, Result};
 use crate::kernel::bpf::{self, Instruction};
-use crate::kernel::cgroup;
+use crate::kernel::{cgroup, node};
 
 /// With one of these somebody inside could make a node, or a mount that has nodes.
 const MAKERS: CapabilitySet = capabilities(&["mknod", "sys_admin"]);
@@ -70,9 +72,61 @@ const DEFAULT: [DeviceRule; 11] = [
     DeviceRule::character(136, None),  // pts/*
 ];
 
-/// The devices that a sandbox may use whose processes may get these capabilities; `None` where nothing has to be said.
-pub fn device_rules(bounding: CapabilitySet, privileged: bool) -> Option<Vec<DeviceRule>> {
-    (!privileged && bounding.0 & MAKERS.0 != 0).then(|| DEFAULT.to_vec())
+/// The devices that a sandbox may use whose processes may get these capabilities, those that it was `given` among them;
+/// `None` where nothing has to be said.
+pub fn device_rules(bounding: CapabilitySet, privileged: bool, given: &[DeviceRule]) -> Option<Vec<DeviceRule>> {
+    let whole = DeviceRule::READ | DeviceRule::WRITE;
+    let needed = bounding.0 & MAKERS.0 != 0 || given.iter().any(|rule| rule.access & whole != whole);
+    (!privileged && needed).then(|| [&DEFAULT, given].concat())
+}
+
+/// The nodes of what a sandbox is given of the host's devices, and how it may use each.
+pub(super) fn requested(requests: &[DeviceRequest]) -> Result<Vec<(Device, DeviceRule)>> {
+    let mut found: Vec<(Device, DeviceRule)> = Vec::new();
+    for request in requests {
+        let source = request.source.display();
+        let nodes = nodes(&request.source).context(|| format!("device {source}"))?;
+        if nodes.is_empty() {
+            return Err(Error::new(
+                Kind::Invalid,
+                format!("device {source}: neither a device nor a directory of some"),
+            ));
+        }
+        let flag = |given: bool, bit| if given { bit } else { 0 };
+        let access = flag(request.make, DeviceRule::MAKE)
+            | flag(request.read, DeviceRule::READ)
+            | flag(request.write, DeviceRule::WRITE);
+        for (below, node) in nodes {
+            let place = request.destination.join(below);
+            let place = place.components().as_path();
+            let below_dev = place.strip_prefix("/dev").ok().and_then(Path::to_str).filter(|name| !name.is_empty());
+            let name = below_dev.ok_or_else(|| {
+                Error::new(Kind::Invalid, format!("device {source}: {} is not below /dev", place.display()))
+            })?;
+            let (block, major, minor, mode) = node;
+            // Who is asked for twice is what was said last.
+            found.retain(|(device, _)| device.name != name);
+            let rule = DeviceRule { block, major: Some(major), minor: Some(minor), access };
+            found.push((Device { name: name.to_string(), block, major, minor, mode }, rule));
+        }
+    }
+    Ok(found)
+}
+
+/// A device, or those in a directory and where they are below it.
+fn nodes(source: &Path) -> Result<Vec<(PathBuf, (bool, u32, u32, u32))>> {
+    let real = std::fs::canonicalize(source)?;
+    if let Some(node) = node::device(&real)? {
+        return Ok(vec![(PathBuf::new(), node)]);
+    }
+    let mut found = Vec::new();
+    for entry in walkdir::WalkDir::new(&real).min_depth(1).sort_by_file_name() {
+        let entry = entry.map_err(std::io::Error::from)?;
+        if let Some(node) = node::device(entry.path())? {
+            found.push((entry.path().strip_prefix(&real).unwrap_or(entry.path()).to_path_buf(), node));
+        }
+    }
+    Ok(found)
 }
 
 /// Lets the processes of a v2 cgroup use only the devices that the rules allow, for as long as it exists.
@@ -209,11 +263,15 @@ mod tests {
 
     #[test]
     fn rules_are_needed_where_nodes_could_be_made() {
-        assert_eq!(device_rules(DEFAULT_CAPABILITIES, false), None);
+        assert_eq!(device_rules(DEFAULT_CAPABILITIES, false, &[]), None);
+        let rule = DeviceRule::character(10, Some(229));
+        assert_eq!(device_rules(DEFAULT_CAPABILITIES, false, &[rule]), None, "its node says the rest");
+        let rules = device_rules(DEFAULT_CAPABILITIES, false, &[DeviceRule { access: DeviceRule::READ, ..rule }]);
+        assert_eq!(rules.expect("rules")[11].to_string(), "c 10:229 r");
         for name in ["mknod", "sys_admin"] {
             let more = CapabilitySet(DEFAULT_CAPABILITIES.0 | capabilities(&[name]).0);
-            assert!(device_rules(more, false).is_some_and(|rules| !rules.is_empty()), "{name}");
-            assert_eq!(device_rules(more, true), None, "privileged");
+            assert!(device_rules(more, false, &[]).is_some_and(|rules| !rules.is_empty()), "{name}");
+            assert_eq!(device_rules(more, true, &[]), None, "privileged");
         }
     }
 

@@ -4,6 +4,7 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
 use super::apparmor;
+use super::devices::{DeviceRule, requested};
 use super::limits::Limits;
 use super::seccomp::Seccomp;
 use super::security::{ALL_CAPABILITIES, Security};
@@ -77,6 +78,8 @@ pub struct Facts {
     pub capabilities: CapabilitySet,
     /// The host's devices, for a sandbox that gets all of them.
     pub devices: Vec<Device>,
+    /// Those that it was given, and how it may use each.
+    pub given: Vec<(Device, DeviceRule)>,
     /// The AppArmor profile to run under, and whether it is tupper's and has to be loaded first.
     pub apparmor: Option<(String, bool)>,
     /// The kernel has POSIX message queues.
@@ -162,6 +165,7 @@ impl Facts {
                 false => ALL_CAPABILITIES,
             },
             devices: if spec.security.privileged && spec.users == Users::Host { devices()? } else { Vec::new() },
+            given: requested(&spec.devices)?,
             apparmor: apparmor::profile(&spec.security)?,
             mqueue: resolve::probe(Path::new("/proc/sys/fs/mqueue")).is_some(),
             kernel: match spec.security.seccomp {

@@ -58,7 +58,8 @@ pub use seccomp::{ArchMap, Argument, Document, Filter, Instruction, Matches, Nam
 pub use security::Security;
 pub use shell::Shell;
 pub(crate) use signals::BlockedSignals;
-pub use spec::{CgroupManager, LogDriver, Network, Restart, Spec, Tmpfs, Volume};
+pub use signals::Signal;
+pub use spec::{CgroupManager, DeviceRequest, LogDriver, Network, Restart, Spec, Tmpfs, Volume};
 pub use start::{Running, Streams, enter, start};
 pub use step::{Attributes, CapabilitySet, Side, Step};
 pub use supervise::{Exit, Status};

@@ -3,7 +3,7 @@
 use std::path::{Component, Path, PathBuf};
 
 use super::cgroups::{CgroupPlace, Counters, plan_cgroups};
-use super::devices::device_rules;
+use super::devices::{DeviceRule, device_rules};
 use super::facts::{Device, Facts};
 use super::freezer;
 use super::scope::Scope;
@@ -67,7 +67,8 @@ pub fn plan(spec: &Spec, facts: &Facts) -> Result<Plan> {
     // In a user namespace, all of them are not enough to make a node, but to lift `nodev` from a mount that has some.
     let all_devices = spec.security.privileged && facts.maps.is_none();
     let filter = seccomp::filter(spec.security.seccomp(), capabilities, facts.kernel)?;
-    let cgroups = plan_cgroups(spec, device_rules(capabilities, all_devices), facts.ground())?;
+    let given: Vec<DeviceRule> = facts.given.iter().map(|(_, rule)| *rule).collect();
+    let cgroups = plan_cgroups(spec, device_rules(capabilities, all_devices, &given), facts.ground())?;
     let own_network = spec.network == Network::None;
     let read_only = spec.read_only || facts.rootfs_read_only;
 
@@ -226,7 +227,9 @@ fn plan_parent(steps: &mut Vec<Step>, spec: &Spec, facts: &Facts, trees: &[Tree]
     let devices = [("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)];
     let devices =
         devices.map(|(name, major, minor)| Device { name: name.to_string(), block: false, major, minor, mode: 0o666 });
+    let given = || facts.given.iter().map(|(device, _)| device.clone());
     let devices = devices.into_iter().chain(facts.devices.iter().cloned());
+    let devices = devices.filter(|device| given().all(|given| given.name != device.name)).chain(given());
     steps.extend(devices.map(|device| Step::MakeDevice { device, owner }));
     if !mapped || own_network {
         attach.push(mount("sysfs", "/sys", &[], sys));
@@ -296,7 +299,8 @@ fn plan_devices(steps: &mut Vec<Step>, spec: &Spec, facts: &Facts) {
     let pts = ["newinstance", "ptmxmode=0666", "mode=0620", "gid=5"];
     let tty_group = facts.maps.as_ref().is_none_or(|maps| maps.gid(5).is_some());
     steps.push(mount("devpts", "/dev/pts", &pts[..if tty_group { 4 } else { 3 }], NOSUID_NOEXEC));
-    steps.push(mount("tmpfs", "/dev/shm", &["mode=1777", "size=65536k"], HARMLESS));
+    let shm = spec.shm_size.map_or("size=65536k".to_string(), |size| format!("size={size}"));
+    steps.push(mount("tmpfs", "/dev/shm", &["mode=1777", &shm], HARMLESS));
     if facts.mqueue {
         steps.push(mount("mqueue", "/dev/mqueue", &[], HARMLESS));
     }

@@ -134,7 +134,7 @@ fn a_v1_cpuset_is_filled_before_anybody_is_in_it() {
 /// What a container that may make nodes gets, wherever the controller of devices is.
 #[test]
 fn devices_are_allowed_by_rules() {
-    let rules = || device_rules(CapabilitySet(u64::MAX), false).expect("rules");
+    let rules = || device_rules(CapabilitySet(u64::MAX), false, &[]).expect("rules");
     let steps = |hierarchies: Vec<Hierarchy>| {
         let facts = facts(hierarchies);
         let planned = plan_cgroups(&spec(), Some(rules()), facts.ground()).map(|cgroups| cgroups.steps);

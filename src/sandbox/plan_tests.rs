@@ -47,6 +47,7 @@ pub(super) fn facts(hierarchies: Vec<Hierarchy>) -> Facts {
         read_only: vec!["/proc/bus".into(), "/proc/sys".into()],
         capabilities: CapabilitySet((1 << 41) - 1),
         devices: Vec::new(),
+        given: Vec::new(),
         apparmor: None,
         mqueue: true,
         kernel: (6, 1),

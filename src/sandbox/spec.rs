@@ -1,11 +1,13 @@
 //! What a person wants of a sandbox: a document, kept in a container's record.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
 use super::limits::Limits;
 use super::security::Security;
+use super::signals::Signal;
 use super::users::Users;
 use crate::error::{Error, Kind};
 
@@ -49,6 +51,16 @@ pub struct Spec {
     pub restart: Restart,
     /// What becomes of its output.
     pub log: LogDriver,
+    /// What asks it to end; TERM by default.
+    pub stop_signal: Option<Signal>,
+    /// The seconds that it then has before it is killed.
+    pub stop_timeout: Option<u32>,
+    /// The size of its /dev/shm in bytes; 64 MiB by default, and 0 for no limit.
+    pub shm_size: Option<u64>,
+    /// Devices of the host that it may use.
+    pub devices: Vec<DeviceRequest>,
+    /// What people note of it.
+    pub labels: BTreeMap<String, String>,
 }
 
 impl Default for Spec {
@@ -72,6 +84,11 @@ impl Default for Spec {
             security: Security::default(),
             restart: Restart::No,
             log: LogDriver::default(),
+            stop_signal: None,
+            stop_timeout: None,
+            shm_size: None,
+            devices: Vec::new(),
+            labels: BTreeMap::new(),
         }
     }
 }
@@ -95,6 +112,22 @@ pub struct Volume {
 
 fn yes() -> bool {
     true
+}
+
+/// A device of the host's, or a directory of them, for the sandbox: podman-run(1), `--device`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DeviceRequest {
+    /// Where it is on the host, links followed.
+    pub source: PathBuf,
+    /// Where it shows inside, below /dev.
+    pub destination: PathBuf,
+    /// It can be read.
+    pub read: bool,
+    /// It can be written.
+    pub write: bool,
+    /// Nodes of it can be made.
+    pub make: bool,
 }
 
 /// A new tmpfs in the sandbox.

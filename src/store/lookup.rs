@@ -8,7 +8,9 @@ use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use super::{Shelf, Store};
+use serde::Deserialize;
+
+use super::{Shelf, Store, record};
 use crate::error::{Context, Error, Kind, Result};
 use crate::kernel::flock::{self, Lock};
 use crate::kernel::fs;
@@ -175,14 +177,18 @@ impl Store {
     /// Gives a new object its name. `Kind::AlreadyExists` when a living object has it.
     pub(crate) fn claim_name(&self, name: &ObjectName, object: Found) -> Result<()> {
         let names = self.shelf(Shelf::Names)?;
-        let target = format!("../{}/{}", object.shelf, object.id);
-        match fs::symlink(&target, names.as_fd(), name.as_str()) {
+        match fs::symlink(target_of(object), names.as_fd(), name.as_str()) {
             Err(e) if e.kind() == Kind::AlreadyExists => {}
             other => return other,
         }
         // Whoever replaces a stale name holds this lock, so the name cannot become somebody's between look and unlink.
         flock::lock(names.as_fd(), Lock::Exclusive, || Shelf::Names)?;
-        if let Some(owner) = link_target(&names, OsStr::new(name.as_str()))? {
+        self.claim_name_in(&names, name, object)
+    }
+
+    /// [`claim_name`](Store::claim_name) in the shelf that the caller has locked.
+    pub(crate) fn claim_name_in(&self, names: &OwnedFd, name: &ObjectName, object: Found) -> Result<()> {
+        if let Some(owner) = link_target(names, OsStr::new(name.as_str()))? {
             if self.is_alive(owner)? {
                 return Err(Error::new(
                     Kind::AlreadyExists,
@@ -192,7 +198,7 @@ impl Store {
             }
             fs::unlink(names.as_fd(), name.as_str())?;
         }
-        fs::symlink(&target, names.as_fd(), name.as_str()).context(|| format!("name {name}"))
+        fs::symlink(target_of(object), names.as_fd(), name.as_str()).context(|| format!("name {name}"))
     }
 
     /// Frees a name, if it still is this object's. `names` is the locked shelf: between look and unlink the name must
@@ -317,13 +323,14 @@ impl Store {
         Ok(strange)
     }
 
-    /// The names whose objects are gone or never came to be; with `remove`, they are removed.
+    /// The names whose objects are gone or never came to be, and those that a rename which was killed left beside the one
+    /// that the record says; with `remove`, they are removed.
     pub(crate) fn stale_names(&self, remove: bool) -> Result<Vec<String>> {
         let names = self.lock_shelf(Shelf::Names)?;
         let mut stale = Vec::new();
         for file in fs::list(names.as_fd(), ".")? {
             let Some(owner) = link_target(&names, &file)? else { continue };
-            if !self.is_alive(owner)? {
+            if !self.is_alive(owner)? || self.is_called_otherwise(&names, &file, owner)? {
                 if remove {
                     fs::unlink(names.as_fd(), &file)?;
                 }
@@ -331,6 +338,21 @@ impl Store {
             }
         }
         Ok(stale)
+    }
+
+    /// The object's record says another name than this, and that one leads to it: or it says that it has none.
+    fn is_called_otherwise(&self, names: &OwnedFd, file: &OsStr, owner: Found) -> Result<bool> {
+        // One that cannot be read is damage, and its name the way to it.
+        let Ok(Some(Named { name })) =
+            self.open_object(owner.shelf, &owner.id).and_then(|dir| record::read(dir.as_fd()))
+        else {
+            return Ok(false);
+        };
+        match name {
+            Some(name) if file == name.as_str() => Ok(false),
+            Some(name) => Ok(link_target(names, OsStr::new(name.as_str()))? == Some(owner)),
+            None => Ok(true),
+        }
     }
 
     /// Whole, or being made by somebody who holds its lock.
@@ -345,6 +367,17 @@ impl Store {
             other => other.and_then(|()| self.exists(object.shelf, &object.id)),
         }
     }
+}
+
+/// What the record of anything that may have a name says of it.
+#[derive(Deserialize)]
+pub(crate) struct Named {
+    pub name: Option<ObjectName>,
+}
+
+/// Where the name of an object leads.
+fn target_of(object: Found) -> String {
+    format!("../{}/{}", object.shelf, object.id)
 }
 
 /// What a shelf holds, in the singular.

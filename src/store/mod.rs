@@ -25,7 +25,7 @@
 //!   durable, and every snapshot has a parent directory of its own, so that creations share commits.
 //! - Publishing and removing is one rename of that directory, all within the one subvolume `fs/`.
 //! - Locks are flocks on directories: on an object's own (in use, being made, being removed), on `images/` (names and
-//!   layers change), on `names/` (a name is freed, or a stale one replaced), on `containers/` (what was decided about one is changed), on `staging/` (shared: an entry is made;
+//!   layers change), on `names/` (a name is freed or changed, or a stale one replaced), on `containers/` (what was decided about one is changed), on `staging/` (shared: an entry is made;
 //!   exclusive: somebody looks for what is left), on `trash/` (a command tidies up before its own work), on ROOT (the store
 //!   is being made or mounted). They die with their holder. Who holds `images/` may take `staging/`, who holds an object's
 //!   may take `names/`; otherwise nobody waits for one of these shelves while it holds another.
@@ -52,7 +52,7 @@ use serde::{Deserialize, Serialize};
 pub use embedded::{Options, default_size};
 pub(crate) use id_lease::IdLease;
 pub use lookup::Found;
-pub(crate) use lookup::kind_word;
+pub(crate) use lookup::{Named, kind_word};
 pub use run_state::Running;
 pub(crate) use staging::{Left, trash_name};
 

@@ -20,7 +20,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 pub(crate) use draft::{Claim, Draft, Held, Turn};
 
@@ -30,7 +30,7 @@ use crate::kernel::{btrfs, fs};
 use crate::name::{Id, ObjectName};
 use crate::rootfs::Rootfs;
 use crate::store::record::{self, Identity};
-use crate::store::{Found, Shelf, Store, kind_word, trash_name};
+use crate::store::{Found, Named, Shelf, Store, kind_word, trash_name};
 
 const ROOTFS: &str = "rootfs";
 
@@ -275,20 +275,23 @@ pub(crate) fn release_name(store: &Store, object: Found, dir: BorrowedFd<'_>) {
 
 /// The name that an object's record says it has, and the shelf of names, locked; `None` when it has none.
 fn lock_name(store: &Store, object: Found, dir: BorrowedFd<'_>) -> Result<Option<(OwnedFd, ObjectName)>> {
-    #[derive(Deserialize)]
-    struct Named {
-        name: Option<ObjectName>,
-    }
     if !matches!(object.shelf, Shelf::Snapshots | Shelf::Containers) {
         return Ok(None);
     }
     // A record that cannot be read keeps nobody from removing its object; the name is stale then.
-    let record = record::read::<Named>(dir).unwrap_or_else(|e| {
-        log::warn!("free the name of {}: {e}", object.path());
-        None
-    });
-    let name = record.and_then(|record| record.name);
-    name.map(|name| Ok((store.lock_shelf(Shelf::Names)?, name))).transpose()
+    let read = || {
+        let record = record::read::<Named>(dir).unwrap_or_else(|e| {
+            log::warn!("free the name of {}: {e}", object.path());
+            None
+        });
+        record.and_then(|record| record.name)
+    };
+    if read().is_none() {
+        return Ok(None);
+    }
+    let names = store.lock_shelf(Shelf::Names)?;
+    // Read again: until now it could be renamed.
+    Ok(read().map(|name| (names, name)))
 }
 
 fn free_name(store: &Store, names: &OwnedFd, name: &ObjectName, object: Found) {

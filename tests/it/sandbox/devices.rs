@@ -31,7 +31,7 @@ impl Drop for Cgroup {
 }
 
 fn rules() -> Vec<DeviceRule> {
-    device_rules(CapabilitySet(u64::MAX), false).expect("rules for who may make nodes")
+    device_rules(CapabilitySet(u64::MAX), false, &[]).expect("rules for who may make nodes")
 }
 
 /// What may be used, and what may only be made.

@@ -1,0 +1,193 @@
+//! Which containers `ps` shows: podman-ps(1), `--filter`.
+
+use std::path::Path;
+use std::str::FromStr;
+
+use anyhow::{Result, anyhow, bail};
+use jiff::Timestamp;
+use regex::Regex;
+use tupper::container::{self, Container, State};
+use tupper::error::Kind;
+use tupper::image;
+use tupper::name::Id;
+use tupper::sandbox::Network;
+use tupper::store::Store;
+
+/// One of them, as it was given.
+#[derive(Debug, Clone)]
+pub(super) enum Filter {
+    Id(Pattern),
+    Name(Pattern),
+    Label(String, Option<String>),
+    Status(String),
+    Exited(u8),
+    Ancestor(String),
+    Before(String),
+    Since(String),
+    Volume(String),
+    Network(Network),
+}
+
+/// podman's words for what a container does, those among them that tupper has no use for.
+const STATUSES: [&str; 11] = [
+    "created",
+    "configured",
+    "initialized",
+    "running",
+    "stopping",
+    "stopped",
+    "paused",
+    "exited",
+    "removing",
+    "restarting",
+    "unknown",
+];
+
+/// A regular expression, which may begin anywhere.
+#[derive(Debug, Clone)]
+pub(super) struct Pattern(Regex);
+
+impl Pattern {
+    fn new(text: &str) -> Result<Pattern> {
+        Regex::new(text).map(Pattern).map_err(|_| anyhow!("{text:?}: not a regular expression"))
+    }
+}
+
+impl FromStr for Filter {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> Result<Filter> {
+        let (key, value) = text.split_once('=').ok_or_else(|| anyhow!("not KEY=VALUE"))?;
+        Ok(match key {
+            // A prefix of an id is one of what it may begin with.
+            "id" => Filter::Id(Pattern::new(&format!("^(?:{value})"))?),
+            "name" => Filter::Name(Pattern::new(value)?),
+            "label" => {
+                let (key, wanted) = value.split_once('=').map_or((value, None), |(key, value)| (key, Some(value)));
+                Filter::Label(key.to_string(), wanted.map(str::to_string))
+            }
+            "status" if STATUSES.contains(&value) => Filter::Status(value.to_string()),
+            "status" => bail!("{value:?}: not a status"),
+            "exited" => Filter::Exited(value.parse().map_err(|_| anyhow!("{value:?}: not an exit status"))?),
+            "ancestor" => Filter::Ancestor(value.to_string()),
+            "before" => Filter::Before(value.to_string()),
+            "since" => Filter::Since(value.to_string()),
+            "volume" => Filter::Volume(value.to_string()),
+            "network" => Filter::Network(match value {
+                "none" => Network::None,
+                "host" => Network::Host,
+                _ => bail!("{value:?}: no such network"),
+            }),
+            _ => bail!("{key:?}: not one of id, name, label, status, exited, ancestor, before, since, volume, network"),
+        })
+    }
+}
+
+/// All of them, with what they refer to looked up. Where there are several of a kind, one has to be so; of labels all.
+#[derive(Debug, Default)]
+pub(super) struct Filters {
+    ids: Vec<Pattern>,
+    names: Vec<Pattern>,
+    labels: Vec<(String, Option<String>)>,
+    statuses: Vec<String>,
+    exits: Vec<u8>,
+    ancestors: Vec<(String, Option<Id>)>,
+    /// The newest of those that they are older than.
+    before: Option<Timestamp>,
+    /// The oldest of those that they are newer than.
+    since: Option<Timestamp>,
+    volumes: Vec<String>,
+    networks: Vec<Network>,
+}
+
+impl Filters {
+    /// # Errors
+    /// A container that `before` or `since` names and that is not there.
+    pub(super) fn new(store: &Store, given: &[Filter]) -> Result<Filters> {
+        let mut filters = Filters::default();
+        for filter in given {
+            match filter.clone() {
+                Filter::Id(pattern) => filters.ids.push(pattern),
+                Filter::Name(pattern) => filters.names.push(pattern),
+                Filter::Label(key, value) => filters.labels.push((key, value)),
+                Filter::Status(status) => filters.statuses.push(status),
+                Filter::Exited(status) => filters.exits.push(status),
+                Filter::Ancestor(name) => filters.ancestors.push(ancestor(store, name)?),
+                Filter::Before(text) => {
+                    let created = container::find(store, &text)?.created;
+                    filters.before = filters.before.max(Some(created));
+                }
+                Filter::Since(text) => {
+                    let created = container::find(store, &text)?.created;
+                    filters.since = Some(filters.since.map_or(created, |since| since.min(created)));
+                }
+                Filter::Volume(text) => filters.volumes.push(text),
+                Filter::Network(network) => filters.networks.push(network),
+            }
+        }
+        Ok(filters)
+    }
+
+    /// Who says what they are to be doing means others than those that run, too.
+    pub(super) fn say_status(&self) -> bool {
+        !self.statuses.is_empty()
+    }
+
+    /// Whether all of it is so of this container.
+    pub(super) fn take(&self, container: &Container) -> bool {
+        let id = container.id.to_string();
+        let name = container.name.as_ref().map(ToString::to_string).unwrap_or_default();
+        any(&self.ids, |pattern| pattern.0.is_match(&id))
+            && any(&self.names, |pattern| pattern.0.is_match(&name))
+            && self.labels.iter().all(|(key, value)| has_label(container, key, value.as_deref()))
+            && any(&self.statuses, |status| status == container.status())
+            && any(&self.exits, |status| matches!(&container.state, State::Exited(end) if end.exit_code == *status))
+            && any(&self.ancestors, |(name, id)| comes_from(container, name, id.as_ref()))
+            && self.before.is_none_or(|before| container.created < before)
+            && self.since.is_none_or(|since| container.created > since)
+            && any(&self.volumes, |volume| mounts(container, volume))
+            && any(&self.networks, |network| container.spec.network == *network)
+    }
+}
+
+/// One of them is so, or there is none.
+fn any<T>(wanted: &[T], is: impl Fn(&T) -> bool) -> bool {
+    wanted.is_empty() || wanted.iter().any(is)
+}
+
+/// The image of this name, if it is there still; what a container was made from has the name, too.
+fn ancestor(store: &Store, name: String) -> Result<(String, Option<Id>)> {
+    match image::find(store, &name) {
+        Ok(image) => Ok((name, Some(image.id))),
+        Err(e) if e.kind() == Kind::NotFound => Ok((name, None)),
+        Err(e) => Err(e.into()),
+    }
+}
+
+fn comes_from(container: &Container, name: &str, id: Option<&Id>) -> bool {
+    container.source.name == name || container.image.as_ref() == id && id.is_some()
+}
+
+fn has_label(container: &Container, key: &str, wanted: Option<&str>) -> bool {
+    container.spec.labels.get(key).is_some_and(|value| wanted.is_none_or(|wanted| wanted == value))
+}
+
+fn mounts(container: &Container, text: &str) -> bool {
+    container.spec.volumes.iter().any(|v| v.destination == Path::new(text) || v.source == Path::new(text))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_filter_is_a_key_and_a_value() {
+        for good in ["id=ab", "name=^w", "label=a", "label=a=b=c", "status=paused", "exited=137", "network=none"] {
+            good.parse::<Filter>().expect(good);
+        }
+        assert!(matches!("label=a=b=c".parse(), Ok(Filter::Label(key, Some(value))) if key == "a" && value == "b=c"));
+        for wrong in ["", "name", "color=red", "status=fine", "exited=x", "exited=256", "name=(", "network=a"] {
+            wrong.parse::<Filter>().expect_err(wrong);
+        }
+    }
+}

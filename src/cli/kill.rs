@@ -1,0 +1,62 @@
+//! `tupper kill` and `rename`.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::Args;
+use tupper::container::{self, State};
+use tupper::name::ObjectName;
+use tupper::sandbox::Signal;
+
+use super::output;
+
+#[derive(Debug, Args)]
+pub(super) struct Kill {
+    /// Which signal: a name with or without SIG, or a number
+    #[arg(long, short, value_name = "SIGNAL", default_value = "KILL", value_parser = signal)]
+    signal: Signal,
+    /// All that run
+    #[arg(long, short, conflicts_with = "containers")]
+    all: bool,
+    /// Names or ids
+    #[arg(required_unless_present = "all", value_name = "CONTAINER")]
+    containers: Vec<String>,
+}
+
+impl Kill {
+    pub(super) fn run(self, root: &Path) -> Result<ExitCode> {
+        let store = super::open_existing(root)?;
+        let containers = match self.all {
+            true => {
+                let all = container::list(&store)?.into_iter();
+                let running = all.filter(|container| matches!(container.state, State::Running(_)));
+                running.map(|container| container.id.to_string()).collect()
+            }
+            false => self.containers,
+        };
+        Ok(super::for_each(&containers, |text| {
+            container::kill_with(&store, text, self.signal)?;
+            output::line(text)
+        }))
+    }
+}
+
+/// A signal as a flag's value.
+pub(super) fn signal(text: &str) -> tupper::error::Result<Signal> {
+    text.parse()
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Rename {
+    /// Name or id
+    container: String,
+    /// What it is called from now on
+    name: ObjectName,
+}
+
+impl Rename {
+    pub(super) fn run(self, root: &Path) -> Result<()> {
+        Ok(container::rename(&super::open_to_make(root)?, &self.container, &self.name)?)
+    }
+}
