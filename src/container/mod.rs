@@ -52,7 +52,7 @@ use record::{Changed, Life, Record};
 use crate::error::{Context, Error, Kind, Result};
 use crate::kernel::{flock, fs};
 use crate::name::{Id, ObjectName};
-use crate::sandbox::{self, Spec};
+use crate::sandbox::{Freezers, Spec};
 use crate::snapshot::Source;
 use crate::store::{self, Running, Shelf, Store};
 
@@ -122,8 +122,9 @@ impl Container {
 /// Every container, newest first.
 pub fn list(store: &Store) -> Result<Vec<Container>> {
     let mut containers = Vec::new();
+    let freezers = Freezers::default();
     for id in store.ids(Shelf::Containers)? {
-        match open(store, &id) {
+        match open_among(store, &id, &freezers) {
             Ok(container) => containers.push(container),
             Err(e) if e.kind() == Kind::NotFound => {} // removed while we looked
             Err(e) => return Err(e),
@@ -139,6 +140,11 @@ pub fn find(store: &Store, text: &str) -> Result<Container> {
 }
 
 fn open(store: &Store, id: &Id) -> Result<Container> {
+    open_among(store, id, &Freezers::default())
+}
+
+/// One of several, for all of which the host is looked at once.
+fn open_among(store: &Store, id: &Id, freezers: &Freezers) -> Result<Container> {
     let dir = store.open_object(Shelf::Containers, id)?;
     let read = || -> Result<Container> {
         let record = Record::read(dir.as_fd())?;
@@ -168,7 +174,7 @@ fn open(store: &Store, id: &Id) -> Result<Container> {
             auto_remove: record.auto_remove,
             spec,
             restarts: life.restarts,
-            paused: matches!(state, State::Running(_)) && sandbox::is_frozen(&leftover::cgroup_name(store, id))?,
+            paused: matches!(state, State::Running(_)) && freezers.is_frozen(&leftover::cgroup_name(store, id))?,
             state,
         })
     };

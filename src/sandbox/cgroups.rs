@@ -201,7 +201,11 @@ pub(super) fn set_limit(directory: &Path, write: &Write) -> Step {
 
 /// The cgroups with this name, of whatever sandbox had it, in every hierarchy.
 pub fn cgroups(name: &str) -> Result<Vec<PathBuf>> {
-    let hierarchies = hierarchies()?;
+    cgroups_in(&hierarchies()?, name)
+}
+
+/// Those of them that are in these hierarchies.
+pub(super) fn cgroups_in(hierarchies: &[Hierarchy], name: &str) -> Result<Vec<PathBuf>> {
     let of_scope = hierarchies.iter().filter(|h| h.unified).map(|h| scope::directory(&h.mount, name));
     let places = hierarchies.iter().map(|hierarchy| hierarchy.mount.join(GROUP).join(name)).chain(of_scope);
     let mut found = Vec::new();

@@ -1,9 +1,10 @@
 //! Freezing a sandbox: its v2 cgroup where it has one; else one in the freezer's hierarchy of v1, made when it is asked for and
 //! gone with the sandbox, so that nobody pays for it who does not pause.
 
+use std::cell::OnceCell;
 use std::path::{Path, PathBuf};
 
-use super::cgroups::cgroups;
+use super::cgroups::{cgroups, cgroups_in};
 use super::facts::{GROUP, Hierarchy, hierarchies};
 use crate::error::{Error, Kind, Result};
 use crate::kernel::cgroup;
@@ -17,14 +18,28 @@ pub(super) fn legacy(hierarchies: &[Hierarchy], name: &Path) -> Option<PathBuf> 
     hierarchies.iter().find(freezes).map(|h| h.mount.join(name))
 }
 
-/// Whether the sandbox whose cgroups have this name is frozen.
-pub fn is_frozen(name: &str) -> Result<bool> {
-    for directory in cgroups(name)? {
-        if let Some(frozen) = cgroup::is_frozen(&directory)? {
-            return Ok(frozen);
+/// The hierarchies that can freeze, looked up once for however many sandboxes are asked about, and for none not at all.
+#[derive(Debug, Default)]
+pub struct Freezers(OnceCell<Vec<Hierarchy>>);
+
+impl Freezers {
+    /// Whether the sandbox whose cgroups have this name is frozen.
+    pub fn is_frozen(&self, name: &str) -> Result<bool> {
+        let hierarchies = match self.0.get() {
+            Some(hierarchies) => hierarchies,
+            None => {
+                let freezes = |h: &Hierarchy| h.unified || h.controllers.iter().any(|c| c == "freezer");
+                let found = hierarchies()?.into_iter().filter(freezes).collect();
+                self.0.get_or_init(|| found)
+            }
+        };
+        for directory in cgroups_in(hierarchies, name)? {
+            if let Some(frozen) = cgroup::is_frozen(&directory)? {
+                return Ok(frozen);
+            }
         }
+        Ok(false)
     }
-    Ok(false)
 }
 
 /// Freezes every process of the sandbox; `processes` lists them.

@@ -48,7 +48,7 @@ pub use cgroups::{cgroup_names, cgroups, clear_cgroups};
 pub use devices::{DeviceRule, device_rules, restrict_devices};
 pub use exec::{Inside, plan_exec};
 pub use facts::{Device, Disk, Facts, Hierarchy, Masked, hierarchies};
-pub use freezer::{freeze, is_frozen, thaw};
+pub use freezer::{Freezers, freeze, thaw};
 pub use limits::{DeviceRate, HugePages, Limits, Rate};
 pub(crate) use outlet::Outlet;
 pub use plan::{Plan, plan};

@@ -6,6 +6,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -94,8 +95,11 @@ pub(super) fn running(path: &Path) -> Option<Running> {
     alive.then_some(running)
 }
 
+/// It is what it was as long as this process lives.
 fn boot_id() -> Option<String> {
-    Some(fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?.trim().to_string())
+    static BOOT: OnceLock<Option<String>> = OnceLock::new();
+    let read = || Some(fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?.trim().to_string());
+    BOOT.get_or_init(read).clone()
 }
 
 fn start_ticks(pid: i32) -> Option<u64> {
