@@ -7,6 +7,7 @@ mod attach;
 mod cgroup;
 mod completion;
 mod container;
+mod diff;
 mod exec;
 mod filter;
 mod flags;
@@ -92,6 +93,8 @@ enum Verb {
     Ps(ps::Ps),
     /// Change the limits of containers, now if they run
     Update(resources::Update),
+    /// Show what differs in a container, a snapshot or an image from what it was made from
+    Diff(diff::Diff),
     /// Give a container another name
     Rename(kill::Rename),
     /// Remove containers
@@ -191,6 +194,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode> {
         Verb::Stop(verb) => return verb.run(&root),
         Verb::Kill(verb) => return verb.run(&root),
         Verb::Rename(verb) => verb.run(&root),
+        Verb::Diff(verb) => verb.run(&root),
         Verb::Restart(verb) => return verb.run(&root),
         Verb::Wait(verb) => return verb.run(&root),
         Verb::Create(verb) => verb.run(&root),

@@ -121,6 +121,13 @@ impl Image {
         Sealed::open(store, &self.chain)?.into_parent().context(|| format!("image {}", self.id.short()))
     }
 
+    /// The root that its topmost layer was put on; nothing for the only one.
+    pub(crate) fn below(&self, store: &Store) -> Result<Option<Parent>> {
+        let below = layer_record(store, &self.chain)?.and_then(|record| record.parent);
+        let open = |chain| Sealed::open(store, &chain)?.into_parent();
+        below.map(open).transpose().context(|| format!("image {}", self.id.short()))
+    }
+
     /// Where its top layer lies.
     pub(crate) fn path(&self, store: &Store) -> PathBuf {
         store.rootfs_path(Shelf::Layers, &self.chain)

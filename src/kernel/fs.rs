@@ -160,6 +160,14 @@ pub(crate) fn read_link_if_any(at: BorrowedFd<'_>, path: impl AsRef<Path>) -> Re
     }
 }
 
+/// What stat(2) tells.
+pub(crate) type Stat = libc::stat;
+
+/// What was opened without following anything is no directory, or a link, now: it was exchanged since it was looked at.
+pub(crate) fn is_other_now(e: &Error) -> bool {
+    matches!(e.errno(), Some(libc::ENOTDIR | libc::ELOOP))
+}
+
 /// fstatat(2), not following a final link.
 pub(crate) fn metadata_at(at: BorrowedFd<'_>, path: impl AsRef<Path>) -> Result<libc::stat> {
     let path = path.as_ref();

@@ -299,6 +299,11 @@ pub(crate) fn is_directory(found: &libc::stat) -> bool {
     found.st_mode & libc::S_IFMT == libc::S_IFDIR
 }
 
+/// Whether what was found is a regular file (inode(7)).
+pub(crate) fn is_regular(found: &libc::stat) -> bool {
+    found.st_mode & libc::S_IFMT == libc::S_IFREG
+}
+
 /// Whether what was found is a symbolic link (inode(7)).
 pub(crate) fn is_symlink(found: &libc::stat) -> bool {
     found.st_mode & libc::S_IFMT == libc::S_IFLNK

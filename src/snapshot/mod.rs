@@ -3,6 +3,8 @@
 //! A snapshot is a directory `snapshots/ID/` with its record and its subvolume `rootfs`, and perhaps a name. It shares
 //! extents with what it was made from and depends on nothing else: whatever is removed, it stays whole.
 
+mod diff;
+
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::sync::Mutex;
@@ -10,6 +12,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+
+pub use diff::{Became, Change, diff};
 
 use crate::error::{Context, Error, Kind, Result};
 use crate::image::{self, Image};

@@ -4,6 +4,7 @@ mod check;
 mod containers;
 mod debian;
 mod detached;
+mod diff;
 mod exec;
 mod flags;
 mod history;
