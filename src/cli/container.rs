@@ -94,6 +94,7 @@ fn all_but_limits(container: &Container) -> Value {
             "ExitCode": exit_code,
             "StartedAt": started.map(|time| time.to_string()),
             "FinishedAt": finished.map(|time| time.to_string()),
+            "Health": container.health.as_ref().map(super::health::state),
         },
         "Config": {
             "Hostname": spec.hostname,
@@ -105,6 +106,7 @@ fn all_but_limits(container: &Container) -> Value {
             "OpenStdin": spec.interactive,
             "Labels": spec.labels,
             "StopSignal": spec.stop_signal.unwrap_or(Signal::TERM).number(),
+            "Healthcheck": spec.health.as_ref().map(super::health::config),
             "StopTimeout": spec.stop_timeout.map_or(container::PATIENCE.as_secs(), u64::from),
         },
         "HostConfig": {

@@ -26,6 +26,7 @@ pub(super) enum Filter {
     Since(String),
     Volume(String),
     Network(Network),
+    Health(String),
 }
 
 /// podman's words for what a container does, those among them that tupper has no use for.
@@ -42,6 +43,9 @@ const STATUSES: [&str; 11] = [
     "restarting",
     "unknown",
 ];
+
+/// podman's words for how a container is.
+const HEALTHS: [&str; 4] = ["starting", "healthy", "unhealthy", "none"];
 
 /// A regular expression, which may begin anywhere.
 #[derive(Debug, Clone)]
@@ -78,7 +82,11 @@ impl FromStr for Filter {
                 "host" => Network::Host,
                 _ => bail!("{value:?}: no such network"),
             }),
-            _ => bail!("{key:?}: not one of id, name, label, status, exited, ancestor, before, since, volume, network"),
+            "health" if HEALTHS.contains(&value) => Filter::Health(value.to_string()),
+            "health" => bail!("{value:?}: not one of {}", HEALTHS.join(", ")),
+            _ => bail!(
+                "{key:?}: not one of id, name, label, status, exited, ancestor, before, since, volume, network, health"
+            ),
         })
     }
 }
@@ -98,6 +106,7 @@ pub(super) struct Filters {
     since: Option<Timestamp>,
     volumes: Vec<String>,
     networks: Vec<Network>,
+    healths: Vec<String>,
 }
 
 impl Filters {
@@ -123,6 +132,7 @@ impl Filters {
                 }
                 Filter::Volume(text) => filters.volumes.push(text),
                 Filter::Network(network) => filters.networks.push(network),
+                Filter::Health(health) => filters.healths.push(health),
             }
         }
         Ok(filters)
@@ -147,6 +157,7 @@ impl Filters {
             && self.since.is_none_or(|since| container.created > since)
             && any(&self.volumes, |volume| mounts(container, volume))
             && any(&self.networks, |network| container.spec.network == *network)
+            && any(&self.healths, |word| container.health.as_ref().map_or("none", |h| h.condition.as_str()) == word)
     }
 }
 

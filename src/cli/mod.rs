@@ -11,6 +11,7 @@ mod diff;
 mod exec;
 mod filter;
 mod flags;
+mod health;
 mod image;
 mod kill;
 mod limits;
@@ -109,6 +110,9 @@ enum Verb {
     Top(top::Top),
     /// Show the kernel's chain from the tasks of a running container to their cgroups
     Cgroup(cgroup::Cgroup),
+    /// Check whether a container is well
+    #[command(subcommand, arg_required_else_help = true)]
+    Healthcheck(health::Verb),
     /// Show all that is known of containers, as JSON
     Inspect(container::Inspect),
     /// Import, load, pull, list, name and remove images
@@ -206,6 +210,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode> {
         Verb::Stats(verb) => verb.run(&root),
         Verb::Top(verb) => verb.run(&root),
         Verb::Cgroup(verb) => verb.run(&root),
+        Verb::Healthcheck(verb) => return verb.run(&root),
         Verb::Inspect(verb) => return verb.run(&root),
         Verb::Image(verb) => return verb.run(&root),
         Verb::Snapshot(verb) => return verb.run(&root),

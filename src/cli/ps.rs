@@ -19,7 +19,7 @@ pub(super) struct Ps {
     #[arg(long, short)]
     all: bool,
     /// Only those of which this is so: id, name (regular expressions), label, status, exited, ancestor, before, since,
-    /// volume, network. Of several with one key one has to be so, but for label all
+    /// volume, network, health. Of several with one key one has to be so, but for label all
     #[arg(long, short, value_name = "KEY=VALUE", value_parser = |text: &str| text.parse::<Filter>())]
     filter: Vec<Filter>,
     /// Only so many that were made last, whether they run or not
@@ -111,7 +111,8 @@ fn status(container: &Container) -> String {
         State::Created => "Created".to_string(),
         State::Running(running) => {
             let seconds = Timestamp::now().as_second().saturating_sub(running.started.as_second());
-            format!("Up {}", output::duration(seconds.max(0).unsigned_abs()))
+            let health = container.health.as_ref().map(|health| format!(" ({})", health.condition.as_str()));
+            format!("Up {}{}", output::duration(seconds.max(0).unsigned_abs()), health.unwrap_or_default())
         }
         State::Stopping(_) => "Stopping".to_string(),
         State::Restarting(ended) => format!("Restarting ({}) {}", ended.exit_code, output::ago(ended.finished)),

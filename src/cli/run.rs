@@ -53,6 +53,8 @@ struct Keeping {
     /// max-size=SIZE: the size at which a new file begins; the one before is kept [default: max-size=16m]
     #[arg(long, value_name = "K=V", value_parser = max_size)]
     log_opt: Option<u64>,
+    #[command(flatten)]
+    health: super::health::Flags,
 }
 
 impl Keeping {
@@ -285,6 +287,7 @@ fn create(flags: Flags, command: Command) -> Result<container::Create> {
             shm_size: inside.devices.shm_size,
             labels: flags.notes.labels()?,
             devices: inside.devices.device,
+            health: flags.keeping.health.options()?,
         },
     })
 }

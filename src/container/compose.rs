@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use oci_spec::image::Config;
 use serde::{Deserialize, Serialize};
 
+use super::health::HealthOptions;
 use crate::error::{Error, Kind, Result};
 use crate::name::Id;
 use crate::sandbox::{
@@ -72,6 +73,8 @@ pub struct Options {
     pub devices: Vec<DeviceRequest>,
     /// What people note of it, over what the image says.
     pub labels: BTreeMap<String, String>,
+    /// What tells whether it is well, over what the image says.
+    pub health: HealthOptions,
 }
 
 /// The sandbox's spec. `term` is the kind of the caller's terminal.
@@ -128,6 +131,7 @@ pub(super) fn compose(options: &Options, image: Option<&Config>, id: &Id, term: 
         shm_size: options.shm_size,
         devices: options.devices.clone(),
         labels: labels(options, image),
+        health: None,
     })
 }
 

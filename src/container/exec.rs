@@ -74,7 +74,7 @@ fn enter(
 }
 
 #[expect(clippy::too_many_arguments, reason = "what, where, how")]
-fn enter_found(
+pub(super) fn enter_found(
     store: &Store,
     id: &Id,
     spec: &Spec,

@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use super::compose::{Options, compose};
 use super::record::{Life, Record};
 use super::stop::kill;
-use super::{State, leftover, names};
+use super::{State, health, leftover, names};
 use crate::error::{Context, Error, Kind, Result};
 use crate::kernel::process;
 use crate::name::{Id, ObjectName};
@@ -160,7 +160,9 @@ pub(super) fn prepare(store: &Store, create: &Create, throwaway: bool) -> Result
     let found = Found { shelf: Shelf::Containers, id: store.new_id()? };
     let resolved = snapshot::resolve(store, &create.source)?;
     let config = resolved.image.as_ref().and_then(|image| image.config.config().as_ref());
-    let spec = compose(&create.options, config, &found.id, create.term.as_deref())?;
+    let mut spec = compose(&create.options, config, &found.id, create.term.as_deref())?;
+    let declared = resolved.image.as_ref().and_then(|image| image.health.as_ref());
+    spec.health = health::decide(&create.options.health, declared)?;
     let name = match &create.name {
         Some(name) => Some(name.clone()),
         // Nobody has the time to call a throwaway by its name.

@@ -9,6 +9,7 @@ mod attach;
 mod chain;
 mod compose;
 mod exec;
+mod health;
 mod launch;
 mod leftover;
 mod life;
@@ -33,6 +34,7 @@ pub use attach::attach;
 pub use chain::{Cgroup, Chain, CssSet, Task, chain};
 pub use compose::Options;
 pub use exec::{Exec, exec, exec_detached};
+pub use health::{Checked, Condition, Health, HealthOptions, check_health, in_shell};
 pub use launch::{Launched, launch, start};
 pub(crate) use leftover::{Leftover, clear, leftovers, orphans};
 pub use life::{Create, Narrate, create, explain, remove, run};
@@ -110,6 +112,8 @@ pub struct Container {
     pub restarts: u32,
     /// It runs, and every process of it is frozen.
     pub paused: bool,
+    /// How it is, if it runs and has a health check.
+    pub health: Option<Health>,
 }
 
 impl Container {
@@ -165,6 +169,7 @@ fn open_among(store: &Store, id: &Id, freezers: &Freezers) -> Result<Container> 
             None if flock::is_free(dir.as_fd())? => life.state_at_rest(),
             None => life.state_between(),
         };
+        let checked = matches!(state, State::Running(_)) && spec.health.is_some();
         Ok(Container {
             id: *id,
             name: record.name,
@@ -174,6 +179,7 @@ fn open_among(store: &Store, id: &Id, freezers: &Freezers) -> Result<Container> 
             auto_remove: record.auto_remove,
             spec,
             restarts: life.restarts,
+            health: checked.then(|| store.health(id).unwrap_or_default()),
             paused: matches!(state, State::Running(_)) && freezers.is_frozen(&leftover::cgroup_name(store, id))?,
             state,
         })

@@ -91,7 +91,21 @@ pub struct Image {
     /// The digest of the manifest that it came with the first time; nothing for one that was imported, or came in a
     /// docker archive.
     pub manifest: Option<Digest>,
+    /// What its config says of a health check, which the OCI's does not know.
+    pub health: Option<serde_json::Value>,
     chain: Id,
+}
+
+/// What docker's image specification (1.2) adds to the OCI's config.
+#[derive(Deserialize)]
+struct Beyond {
+    config: Option<BeyondConfig>,
+}
+
+#[derive(Deserialize)]
+struct BeyondConfig {
+    #[serde(rename = "Healthcheck")]
+    health: Option<serde_json::Value>,
 }
 
 impl Image {
@@ -101,11 +115,13 @@ impl Image {
         let read = || -> Result<Image> {
             let record: Record = record::read(dir.as_fd())?.ok_or_else(|| Error::new(Kind::Store, "no record"))?;
             let json = config_bytes(dir.as_fd())?;
-            let config: ImageConfiguration =
-                serde_json::from_slice(&json).map_err(|e| Error::new(Kind::Store, format!("read config.json: {e}")))?;
+            let broken = |e| Error::new(Kind::Store, format!("read config.json: {e}"));
+            let config: ImageConfiguration = serde_json::from_slice(&json).map_err(broken)?;
+            let beyond: Beyond = serde_json::from_slice(&json).map_err(broken)?;
+            let health = beyond.config.and_then(|config| config.health);
             let created = config.created().as_ref().and_then(|text| text.parse().ok()).unwrap_or(record.created);
             let Record { chain, size, manifest, .. } = record;
-            Ok(Image { id: *id, names: Vec::new(), config, created, size, manifest, chain })
+            Ok(Image { id: *id, names: Vec::new(), config, created, size, manifest, health, chain })
         };
         read().context(|| format!("image {}", id.short()))
     }

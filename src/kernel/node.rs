@@ -324,9 +324,11 @@ pub(crate) fn block_device(path: &Path) -> crate::error::Result<(u32, u32)> {
     }
 }
 
-/// Whether what is at `path`, itself if it is a link, is a block device, its numbers and its permissions; `None` when it is
-/// no device.
-pub(crate) fn device(path: &Path) -> crate::error::Result<Option<(bool, u32, u32, u32)>> {
+/// Whether a device is a block device, its numbers and its permissions.
+pub(crate) type Device = (bool, u32, u32, u32);
+
+/// The device at `path`, links not followed; `None` when there is something else.
+pub(crate) fn device(path: &Path) -> crate::error::Result<Option<Device>> {
     let name = path.as_os_str().as_encoded_bytes();
     let found = metadata(name, false).map_err(|e| e.of(name))?;
     let (major, minor) = device_numbers(found.st_rdev);

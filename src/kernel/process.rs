@@ -280,23 +280,28 @@ fn exec_sealed(args: &[CString], env: &[CString]) -> Error {
     }
 }
 
-/// Runs this program again with other `args`, as a process that needs nobody: in a session of its own, at the root
-/// directory, without input, environment or output other than standard error. It takes what it was [given] first of all.
+/// Runs this program again with other `args`, as a process that needs nobody, or only that this one lives: in a session
+/// of its own, at the root directory, without input, environment or output other than standard error. It takes what it was [given] first of all.
+/// Returns the number of the process, which is this one's to [wait] for.
 ///
 /// In the new process, `fail` is told why it does not run the program, and the first of what it was given.
 pub(crate) fn respawn<const N: usize>(
     args: &[CString],
     given: [BorrowedFd<'_>; N],
+    ends_with_us: bool,
     fail: impl FnOnce(BorrowedFd<'_>, Error),
-) -> Result<()> {
+) -> Result<i32> {
     require_single_thread()?;
-    if fork()?.is_none() {
+    let Some(pid) = fork()? else {
         // Copies above the numbers that they will have, so that none is in the way of another.
         let end = 3 + i32::try_from(N).unwrap_or(0);
         let copy = |fd: BorrowedFd<'_>| nix::fcntl::fcntl(fd, nix::fcntl::FcntlArg::F_DUPFD_CLOEXEC(end));
         let run = || -> Result<Infallible> {
             signal::default_signals()?;
             new_session()?;
+            if ends_with_us {
+                die_with_parent()?;
+            }
             nix::unistd::chdir("/").map_err(|e| failed("change to the root directory", e))?;
             let null = nix::fcntl::open("/dev/null", OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty())
                 .map_err(|e| failed("open /dev/null", e))?;
@@ -321,8 +326,8 @@ pub(crate) fn respawn<const N: usize>(
             fail(unsafe { BorrowedFd::borrow_raw(first) }, error);
         }
         exit_now(125);
-    }
-    Ok(())
+    };
+    Ok(pid)
 }
 
 /// What [`respawn`] gave this process; everything else that it may have inherited is closed. Only for a process that

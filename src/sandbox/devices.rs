@@ -114,7 +114,7 @@ pub(super) fn requested(requests: &[DeviceRequest]) -> Result<Vec<(Device, Devic
 }
 
 /// A device, or those in a directory and where they are below it.
-fn nodes(source: &Path) -> Result<Vec<(PathBuf, (bool, u32, u32, u32))>> {
+fn nodes(source: &Path) -> Result<Vec<(PathBuf, node::Device)>> {
     let real = std::fs::canonicalize(source)?;
     if let Some(node) = node::device(&real)? {
         return Ok(vec![(PathBuf::new(), node)]);

@@ -59,7 +59,7 @@ pub use security::Security;
 pub use shell::Shell;
 pub(crate) use signals::BlockedSignals;
 pub use signals::Signal;
-pub use spec::{CgroupManager, DeviceRequest, LogDriver, Network, Restart, Spec, Tmpfs, Volume};
+pub use spec::{CgroupManager, DeviceRequest, HealthCheck, LogDriver, Network, Restart, Spec, Tmpfs, Volume};
 pub use start::{Running, Streams, enter, start};
 pub use step::{Attributes, CapabilitySet, Side, Step};
 pub use supervise::{Exit, Status};

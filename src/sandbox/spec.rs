@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -61,6 +62,8 @@ pub struct Spec {
     pub devices: Vec<DeviceRequest>,
     /// What people note of it.
     pub labels: BTreeMap<String, String>,
+    /// What tells whether it is well.
+    pub health: Option<HealthCheck>,
 }
 
 impl Default for Spec {
@@ -89,6 +92,7 @@ impl Default for Spec {
             shm_size: None,
             devices: Vec::new(),
             labels: BTreeMap::new(),
+            health: None,
         }
     }
 }
@@ -128,6 +132,23 @@ pub struct DeviceRequest {
     pub write: bool,
     /// Nodes of it can be made.
     pub make: bool,
+}
+
+/// A command that tells by its exit status whether the sandbox is well: podman-healthcheck(1).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HealthCheck {
+    /// The command and its arguments; never empty.
+    pub args: Vec<String>,
+    /// From the start, and from the end of one check, to the next.
+    pub interval: Duration,
+    /// A check that takes longer has failed.
+    pub timeout: Duration,
+    /// So long after the start a failure says nothing, unless the sandbox was well before.
+    pub start_period: Duration,
+    /// So many failures in a row mean that it is not well.
+    pub retries: u32,
+    /// It is killed then.
+    pub kills: bool,
 }
 
 /// A new tmpfs in the sandbox.

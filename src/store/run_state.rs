@@ -5,10 +5,12 @@
 //! not mistaken for it.
 
 use std::fs;
+use std::io::{Seek, Write};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use jiff::Timestamp;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::Store;
@@ -20,6 +22,9 @@ pub(super) const RUN: &str = "/run/tupper";
 
 /// The extension of a file that is being written.
 const DRAFT: &str = "new";
+
+/// The extension of the file that says how well a container is.
+const HEALTH: &str = "health";
 
 /// A running container's first process.
 #[derive(Debug, Clone, Serialize, Deserialize, PartialEq, Eq)]
@@ -61,11 +66,44 @@ impl Store {
         running(&self.run_path(id))
     }
 
+    /// What was noted last of how well the running container is.
+    pub(crate) fn health<T: DeserializeOwned>(&self, id: &Id) -> Option<T> {
+        let file = fs::File::open(self.run_path(id).with_extension(HEALTH)).ok()?;
+        file.lock_shared().ok()?;
+        serde_json::from_reader(file).ok()
+    }
+
+    /// Notes how well the running container is, after what was noted last.
+    pub(crate) fn note_health<T>(&self, id: &Id, after: impl FnOnce(Option<T>) -> T) -> Result<T>
+    where
+        T: DeserializeOwned + Serialize,
+    {
+        let path = self.run_path(id).with_extension(HEALTH);
+        let note = || -> std::io::Result<T> {
+            let mut file = fs::File::options().read(true).write(true).create(true).truncate(false).open(&path)?;
+            file.lock()?;
+            // One that was being written when its writer was killed says nothing.
+            let now = after(serde_json::from_reader(&file).ok());
+            let json = serde_json::to_vec(&now).map_err(std::io::Error::other)?;
+            file.set_len(0)?;
+            file.rewind()?;
+            file.write_all(&json)?;
+            Ok(now)
+        };
+        let noted = note().map_err(Error::from).context(|| format!("note the health in {}", path.display()));
+        // It may have ended meanwhile, and been forgotten.
+        if self.running(id).is_none() {
+            let _ = fs::remove_file(&path);
+        }
+        noted
+    }
+
     /// Forgets what was noted of a container that has ended.
     pub(crate) fn forget_running(&self, id: &Id) {
         // The file says nothing once its process is gone; one that stays is only untidy.
         let path = self.run_path(id);
         let _ = fs::remove_file(path.with_extension(DRAFT));
+        let _ = fs::remove_file(path.with_extension(HEALTH));
         let _ = fs::remove_file(&path);
         if let Some(directory) = path.parent() {
             let _ = fs::remove_dir(directory);
@@ -74,7 +112,9 @@ impl Store {
 
     /// The file that notes the container as running, if there is one, true or not.
     pub(crate) fn run_state(&self, id: &Id) -> Option<PathBuf> {
-        Some(self.run_path(id)).filter(|path| path.exists() || path.with_extension(DRAFT).exists())
+        let path = self.run_path(id);
+        let noted = path.exists() || [DRAFT, HEALTH].iter().any(|kind| path.with_extension(kind).exists());
+        noted.then_some(path)
     }
 
     /// The containers that are noted as running, truly or not.

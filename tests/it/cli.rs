@@ -7,6 +7,7 @@ mod detached;
 mod diff;
 mod exec;
 mod flags;
+mod health;
 mod history;
 mod hostile;
 mod images;

@@ -12,6 +12,7 @@
 //! the log, notes how the command ended, and starts it again where the policy says so. It dies only by being killed, and the
 //! container with it; then the lock is free, and the next who looks clears up.
 
+mod checks;
 mod clients;
 mod log;
 mod message;
@@ -37,6 +38,7 @@ use crate::name::Id;
 use crate::sandbox::{BlockedSignals, Exit, Restart, Spec, Supervised};
 use crate::store::{Found, Shelf, Store};
 use crate::subvolume::Active;
+use checks::Checks;
 use clients::Clients;
 use log::Log;
 use stdio::Console;
@@ -65,7 +67,7 @@ pub(super) fn spawn(store: &Store, id: &Id, dir: BorrowedFd<'_>, hello: &Attach,
     args.extend(words.iter().map(|text| word(text)).collect::<Result<Vec<_>>>()?);
     // What goes wrong in the new process is heard like everything else.
     let fail = |theirs: BorrowedFd<'_>, e| drop(socket::send_now(theirs, &Event::Failed(e).encode()));
-    process::respawn(&args, [theirs.as_fd(), dir], fail)?;
+    process::respawn(&args, [theirs.as_fd(), dir], false, fail)?;
     Ok(ours)
 }
 
@@ -162,7 +164,8 @@ impl Monitor<'_> {
             // Whoever reads the caller's standard error to its end waits for no container.
             process::silence()?;
         }
-        let followed = self.follow(&mut sandbox, &mut console, &mut log);
+        let checks = Checks::new(self.store, &self.found.id, spec.health.as_ref())?;
+        let followed = self.follow(&mut sandbox, &mut console, &mut log, checks);
         let exit = sandbox.exit();
         self.life.end(&exit);
         self.life.stopped = self.clients.hold;
@@ -177,15 +180,25 @@ impl Monitor<'_> {
     }
 
     /// Until the command and all it had has ended, and what it wrote was taken.
-    fn follow(&mut self, sandbox: &mut Supervised, console: &mut Console, log: &mut Log) -> Result<()> {
+    fn follow(
+        &mut self,
+        sandbox: &mut Supervised,
+        console: &mut Console,
+        log: &mut Log,
+        mut checks: Checks,
+    ) -> Result<()> {
         let waiting = self.clients.settle()?;
         self.serve(waiting, sandbox, console)?;
         while !sandbox.has_ended() {
             let mut wanted: Vec<Want<'_>> = sandbox.wants().to_vec();
+            wanted.push(checks.wants());
             wanted.extend(console.wants(!self.clients.are_behind()));
             wanted.extend(self.clients.wants(console.is_full()));
-            let ready = process::poll_all(&wanted, console.pause())?;
+            let pause = console.pause().into_iter().chain(checks.pause()).min();
+            let ready = process::poll_all(&wanted, pause)?;
             let (of_sandbox, ready) = ready.split_first_chunk().ok_or_else(too_few)?;
+            let ([of_check], ready) = ready.split_first_chunk().ok_or_else(too_few)?;
+            checks.run(*of_check)?;
             let (of_console, of_clients) = ready.split_first_chunk().ok_or_else(too_few)?;
             self.take(log, &console.run(*of_console)?)?;
             let requests = self.clients.run(of_clients)?;
