@@ -5,8 +5,9 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{ArgAction, Args};
-use tupper::container::{self, Attachment, DetachKeys, Narrate, Parted};
+use tupper::container::{self, Attachment, Container, DetachKeys, Narrate, Parted, State};
 
+use super::chosen::Chosen;
 use super::output;
 
 /// How to be at a container.
@@ -36,7 +37,8 @@ pub(super) fn parted(parted: Option<Parted>) -> Result<ExitCode> {
 }
 
 #[derive(Debug, Args)]
-#[command(after_help = "Examples: tupper start web; tupper start -ai shell")]
+#[command(after_help = "Examples: tupper start web; tupper start -ai shell; after a reboot: tupper start --all \
+                        --filter should-start-on-boot=true")]
 pub(super) struct Start {
     /// Stay at the command, until it ends
     #[arg(long, short)]
@@ -49,26 +51,30 @@ pub(super) struct Start {
     /// Print each step as it is done, with the command a person would type for it
     #[arg(long)]
     explain: bool,
-    /// Names or ids
-    #[arg(required = true, value_name = "CONTAINER")]
-    containers: Vec<String>,
+    /// All that do not run
+    #[arg(long, conflicts_with = "containers")]
+    all: bool,
+    #[command(flatten)]
+    chosen: Chosen,
 }
 
 impl Start {
     pub(super) fn run(self, root: &Path) -> Result<ExitCode> {
-        if self.attach && self.containers.len() > 1 {
-            anyhow::bail!("start -a: one can be at one container only");
-        }
         let store = super::open_to_make(root)?;
+        let rests = |container: &Container| matches!(container.state, State::Created | State::Exited(_));
+        let containers = self.chosen.names(&store, rests)?;
+        if self.attach && containers.len() != 1 {
+            anyhow::bail!("start -a: one can be at one container, and these are {}", containers.len());
+        }
         let narrate: Option<Narrate<'_>> = self.explain.then_some(&super::run::narrate);
         let start = |text: &str| {
             let attachment = self.attach.then(|| self.attaching.attachment(self.interactive));
             container::start(&store, text, attachment, narrate)
         };
-        if let ([one], true) = (self.containers.as_slice(), self.attach) {
+        if let ([one], true) = (containers.as_slice(), self.attach) {
             return parted(start(one)?.follow(narrate)?);
         }
-        Ok(super::for_each_run(&self.containers, |text| {
+        Ok(super::for_each_run(&containers, |text| {
             start(text)?;
             output::line(text)
         }))

@@ -11,13 +11,16 @@ use tupper::container::{self, Container, State};
 use tupper::error::Kind;
 use tupper::sandbox::{self, DeviceRequest, IdMap, LogDriver, Restart, Signal, Users};
 
+use super::chosen::Chosen;
 use super::output;
 
 #[derive(Debug, Args)]
 pub(super) struct Rm {
-    /// Names or ids
-    #[arg(required = true, value_name = "CONTAINER")]
-    containers: Vec<String>,
+    /// All of them; without --force those that run are refused
+    #[arg(long, short, conflicts_with = "containers")]
+    all: bool,
+    #[command(flatten)]
+    chosen: Chosen,
     /// Kill one that runs; one that does not exist is no error
     #[arg(long, short)]
     force: bool,
@@ -32,7 +35,8 @@ pub(super) struct Rm {
 impl Rm {
     pub(super) fn run(self, root: &Path) -> Result<ExitCode> {
         let store = super::open_to_remove(root, self.dry_run)?;
-        Ok(super::for_each(&self.containers, |text| {
+        let containers = self.chosen.names(&store, |_| true)?;
+        Ok(super::for_each(&containers, |text| {
             let removed = container::remove(&store, text, self.force, self.dry_run);
             match removed.and_then(|id| super::synced(&store, self.sync && !self.dry_run, id)) {
                 Ok(_) => output::line(text),
@@ -129,13 +133,18 @@ fn all_but_limits(container: &Container) -> Value {
     })
 }
 
-fn restart_policy(policy: Restart) -> Value {
-    let (name, most) = match policy {
+/// podman's word for it, and how often it is started again at most.
+pub(super) fn policy(policy: Restart) -> (&'static str, u32) {
+    match policy {
         Restart::No => ("no", 0),
         Restart::OnFailure(most) => ("on-failure", most),
         Restart::Always => ("always", 0),
         Restart::UnlessStopped => ("unless-stopped", 0),
-    };
+    }
+}
+
+fn restart_policy(restart: Restart) -> Value {
+    let (name, most) = policy(restart);
     json!({ "Name": name, "MaximumRetryCount": most })
 }
 

@@ -10,7 +10,7 @@ use tupper::container::{self, Container, State};
 use tupper::error::Kind;
 use tupper::image;
 use tupper::name::Id;
-use tupper::sandbox::Network;
+use tupper::sandbox::{Network, Restart};
 use tupper::store::Store;
 
 /// One of them, as it was given.
@@ -27,6 +27,8 @@ pub(super) enum Filter {
     Volume(String),
     Network(Network),
     Health(String),
+    RestartPolicy(String),
+    StartsOnBoot(bool),
 }
 
 /// podman's words for what a container does, those among them that tupper has no use for.
@@ -46,6 +48,12 @@ const STATUSES: [&str; 11] = [
 
 /// podman's words for how a container is.
 const HEALTHS: [&str; 4] = ["starting", "healthy", "unhealthy", "none"];
+
+/// podman-run(1), `--restart`.
+const POLICIES: [&str; 4] = ["no", "on-failure", "always", "unless-stopped"];
+
+const KEYS: &str = "id, name, label, status, exited, ancestor, before, since, volume, network, health, restart-policy, \
+                    should-start-on-boot";
 
 /// A regular expression, which may begin anywhere.
 #[derive(Debug, Clone)]
@@ -84,9 +92,12 @@ impl FromStr for Filter {
             }),
             "health" if HEALTHS.contains(&value) => Filter::Health(value.to_string()),
             "health" => bail!("{value:?}: not one of {}", HEALTHS.join(", ")),
-            _ => bail!(
-                "{key:?}: not one of id, name, label, status, exited, ancestor, before, since, volume, network, health"
-            ),
+            "restart-policy" if POLICIES.contains(&value) => Filter::RestartPolicy(value.to_string()),
+            "restart-policy" => bail!("{value:?}: not one of {}", POLICIES.join(", ")),
+            "should-start-on-boot" => {
+                Filter::StartsOnBoot(value.parse().map_err(|_| anyhow!("{value:?}: not true or false"))?)
+            }
+            _ => bail!("{key:?}: not one of {KEYS}"),
         })
     }
 }
@@ -107,6 +118,8 @@ pub(super) struct Filters {
     volumes: Vec<String>,
     networks: Vec<Network>,
     healths: Vec<String>,
+    policies: Vec<String>,
+    on_boot: Vec<bool>,
 }
 
 impl Filters {
@@ -133,6 +146,8 @@ impl Filters {
                 Filter::Volume(text) => filters.volumes.push(text),
                 Filter::Network(network) => filters.networks.push(network),
                 Filter::Health(health) => filters.healths.push(health),
+                Filter::RestartPolicy(policy) => filters.policies.push(policy),
+                Filter::StartsOnBoot(wanted) => filters.on_boot.push(wanted),
             }
         }
         Ok(filters)
@@ -158,6 +173,8 @@ impl Filters {
             && any(&self.volumes, |volume| mounts(container, volume))
             && any(&self.networks, |network| container.spec.network == *network)
             && any(&self.healths, |word| container.health.as_ref().map_or("none", |h| h.condition.as_str()) == word)
+            && any(&self.policies, |word| super::container::policy(container.spec.restart).0 == word)
+            && any(&self.on_boot, |wanted| starts_on_boot(container) == *wanted)
     }
 }
 
@@ -177,6 +194,15 @@ fn ancestor(store: &Store, name: String) -> Result<(String, Option<Id>)> {
 
 fn comes_from(container: &Container, name: &str, id: Option<&Id>) -> bool {
     container.source.name == name || container.image.as_ref() == id && id.is_some()
+}
+
+/// podman-ps(1): what a host starts again that has started itself.
+fn starts_on_boot(container: &Container) -> bool {
+    match container.spec.restart {
+        Restart::Always => true,
+        Restart::UnlessStopped => !container.stopped,
+        Restart::No | Restart::OnFailure(_) => false,
+    }
 }
 
 fn has_label(container: &Container, key: &str, wanted: Option<&str>) -> bool {

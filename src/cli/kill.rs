@@ -9,6 +9,7 @@ use tupper::container::{self, State};
 use tupper::name::ObjectName;
 use tupper::sandbox::Signal;
 
+use super::chosen::Chosen;
 use super::output;
 
 #[derive(Debug, Args)]
@@ -19,22 +20,14 @@ pub(super) struct Kill {
     /// All that run
     #[arg(long, short, conflicts_with = "containers")]
     all: bool,
-    /// Names or ids
-    #[arg(required_unless_present = "all", value_name = "CONTAINER")]
-    containers: Vec<String>,
+    #[command(flatten)]
+    chosen: Chosen,
 }
 
 impl Kill {
     pub(super) fn run(self, root: &Path) -> Result<ExitCode> {
         let store = super::open_existing(root)?;
-        let containers = match self.all {
-            true => {
-                let all = container::list(&store)?.into_iter();
-                let running = all.filter(|container| matches!(container.state, State::Running(_)));
-                running.map(|container| container.id.to_string()).collect()
-            }
-            false => self.containers,
-        };
+        let containers = self.chosen.names(&store, |container| matches!(container.state, State::Running(_)))?;
         Ok(super::for_each(&containers, |text| {
             container::kill_with(&store, text, self.signal)?;
             output::line(text)

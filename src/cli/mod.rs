@@ -5,6 +5,7 @@
 
 mod attach;
 mod cgroup;
+mod chosen;
 mod completion;
 mod container;
 mod diff;

@@ -10,6 +10,7 @@ use tupper::container::{self, State};
 use tupper::error::Kind;
 use tupper::store::Store;
 
+use super::chosen::Chosen;
 use super::output;
 
 /// Which containers, and how long they have to end.
@@ -18,12 +19,11 @@ struct Ending {
     /// All that run
     #[arg(long, short, conflicts_with = "containers")]
     all: bool,
+    #[command(flatten)]
+    chosen: Chosen,
     /// Seconds to wait before one is killed; by default what it was made with, or 10
     #[arg(long, short, visible_alias = "timeout", value_name = "SECONDS")]
     time: Option<u32>,
-    /// Names or ids
-    #[arg(required_unless_present = "all", value_name = "CONTAINER")]
-    containers: Vec<String>,
 }
 
 #[derive(Debug, Args)]
@@ -62,12 +62,7 @@ impl Restart {
 
 impl Ending {
     fn containers(&self, store: &Store) -> Result<Vec<String>> {
-        if !self.all {
-            return Ok(self.containers.clone());
-        }
-        let runs = |state: &State| matches!(state, State::Running(_) | State::Restarting(_));
-        let all = container::list(store)?.into_iter().filter(|container| runs(&container.state));
-        Ok(all.map(|container| container.id.to_string()).collect())
+        self.chosen.names(store, |container| matches!(container.state, State::Running(_) | State::Restarting(_)))
     }
 
     /// All are asked to end before the first is waited for: what does not obey takes its time beside the others.

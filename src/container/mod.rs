@@ -110,6 +110,8 @@ pub struct Container {
     pub state: State,
     /// How many times it was started again by its restart policy.
     pub restarts: u32,
+    /// Somebody stopped it; one that ended by itself, or with its host, was not stopped.
+    pub stopped: bool,
     /// It runs, and every process of it is frozen.
     pub paused: bool,
     /// How it is, if it runs and has a health check.
@@ -179,6 +181,7 @@ fn open_among(store: &Store, id: &Id, freezers: &Freezers) -> Result<Container> 
             auto_remove: record.auto_remove,
             spec,
             restarts: life.restarts,
+            stopped: life.stopped,
             health: checked.then(|| store.health(id).unwrap_or_default()),
             paused: matches!(state, State::Running(_)) && freezers.is_frozen(&leftover::cgroup_name(store, id))?,
             state,

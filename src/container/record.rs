@@ -45,7 +45,7 @@ pub(super) struct Life {
     pub started: Option<Timestamp>,
     /// How that ended.
     pub ended: Option<Ended>,
-    /// Somebody wanted it to end.
+    /// Somebody stopped it; a host that shut down did not.
     pub stopped: bool,
     /// How many times it was started again by its restart policy, since a person started it.
     pub restarts: u32,

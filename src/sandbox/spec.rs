@@ -185,7 +185,7 @@ pub enum Restart {
     OnFailure(u32),
     /// Until somebody stops it.
     Always,
-    /// The same; it differs where a host starts its containers again.
+    /// The same, but where a host starts its containers again it leaves one alone that somebody had stopped.
     UnlessStopped,
 }
 

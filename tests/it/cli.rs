@@ -1,6 +1,7 @@
 //! The command line from end to end: the journeys of a user, through the binary.
 
 mod check;
+mod chosen;
 mod containers;
 mod debian;
 mod detached;

@@ -35,7 +35,7 @@ use crate::error::{Error, Kind, Result};
 use crate::kernel::process::{self, Want};
 use crate::kernel::{fs, signal, socket};
 use crate::name::Id;
-use crate::sandbox::{BlockedSignals, Exit, Restart, Spec, Supervised};
+use crate::sandbox::{BlockedSignals, Exit, Restart, Signal, Spec, Supervised};
 use crate::store::{Found, Shelf, Store};
 use crate::subvolume::Active;
 use checks::Checks;
@@ -97,7 +97,18 @@ fn hold(root: &Path, id: &Id, dir: OwnedFd, clients: &mut Clients, narrate: Opti
     let record = Record::read(active.dir())?;
     let life = Life { restarts: 0, ..Life::read(active.dir(), &record)? };
     clients.listen(active.dir())?;
-    let mut monitor = Monitor { store: &store, found, active: &active, life, clients, signals, narrate, began: false };
+    let mut monitor = Monitor {
+        store: &store,
+        found,
+        active: &active,
+        life,
+        clients,
+        signals,
+        narrate,
+        began: false,
+        ending: false,
+        stop_signal: signal::SIGTERM,
+    };
     let ended = monitor.run();
     let closed = monitor.close();
     let left = if record.auto_remove { active.remove(&store) } else { Ok(()) };
@@ -117,6 +128,10 @@ struct Monitor<'a> {
     narrate: Option<Narrate<'a>>,
     /// The command ran, if only once.
     began: bool,
+    /// This process is asked to end, as all are when a host shuts down.
+    ending: bool,
+    /// What asks the command to end.
+    stop_signal: i32,
 }
 
 impl Monitor<'_> {
@@ -144,6 +159,7 @@ impl Monitor<'_> {
 
     /// From the command's start to its end.
     fn once(&mut self, spec: &Spec) -> Result<Exit> {
+        self.stop_signal = spec.stop_signal.unwrap_or(Signal::TERM).number();
         let rootfs = self.active.rootfs(spec.read_only)?;
         let (plan, _ids) = life::plan(self.store, spec, &rootfs, self.found)?;
         let mut log = Log::new(self.active.dir(), spec.log.limit())?;
@@ -204,8 +220,8 @@ impl Monitor<'_> {
             let requests = self.clients.run(of_clients)?;
             self.serve(requests, sandbox, console)?;
             while let Some(number) = sandbox.next_signal()? {
-                self.clients.hold |= signal::is_termination(number);
-                sandbox.signal(number)?;
+                self.ending |= signal::is_termination(number);
+                sandbox.signal(if number == signal::SIGTERM { self.stop_signal } else { number })?;
             }
             sandbox.run(*of_sandbox)?;
         }
@@ -232,8 +248,13 @@ impl Monitor<'_> {
         })
     }
 
+    /// It is not to be started again, whatever its policy says.
+    fn is_held(&self) -> bool {
+        self.clients.hold || self.ending
+    }
+
     fn restarts(&self, policy: Restart, exit: &Exit) -> bool {
-        !self.clients.hold
+        !self.is_held()
             && match policy {
                 Restart::No => false,
                 Restart::OnFailure(most) => exit.code() != 0 && (most == 0 || self.life.restarts < most),
@@ -244,7 +265,7 @@ impl Monitor<'_> {
     /// Waits before the container is started again; `false` when somebody wants it to stay as it is.
     fn rest(&mut self, pause: Duration) -> Result<bool> {
         let end = Instant::now() + pause;
-        while !self.clients.hold {
+        while !self.is_held() {
             let left = end.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return Ok(true);
@@ -256,7 +277,7 @@ impl Monitor<'_> {
             let ready = process::poll_all(&wanted, Some(pause))?;
             self.clients.run(ready.get(1..).unwrap_or_default())?;
             while let Some(number) = self.signals.queue.next()? {
-                self.clients.hold |= signal::is_termination(number);
+                self.ending |= signal::is_termination(number);
             }
         }
         Ok(false)
