@@ -33,3 +33,4 @@ pub mod layer;
 pub mod sandbox;
 pub mod snapshot;
 pub mod transport;
+pub mod volume;

@@ -165,16 +165,7 @@ impl FromStr for ObjectName {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<ObjectName> {
-        let first = text.as_bytes().first().is_some_and(u8::is_ascii_alphanumeric);
-        let rest = text.bytes().all(|b| b.is_ascii_alphanumeric() || b"_.-".contains(&b));
-        if !first || !rest || text.len() > 200 {
-            return Err(Error::new(
-                Kind::Invalid,
-                format!(
-                    "name {text:?}: not a letter or digit followed by letters, digits, '_', '.' or '-' (at most 200)"
-                ),
-            ));
-        }
+        require_plain(text)?;
         // A name that reads as an id would hide the object with that id.
         if text.len() == 64 && text.parse::<Id>().is_ok() {
             return Err(Error::new(Kind::Invalid, format!("name {text:?}: reads as an id")));
@@ -195,6 +186,57 @@ impl From<ObjectName> for String {
     fn from(name: ObjectName) -> String {
         name.0
     }
+}
+
+/// The name of a volume: as that of a snapshot or container, and it may read as an id, as those do that nobody chose.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct VolumeName(String);
+
+impl VolumeName {
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for VolumeName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl FromStr for VolumeName {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<VolumeName> {
+        require_plain(text)?;
+        Ok(VolumeName(text.to_string()))
+    }
+}
+
+impl TryFrom<String> for VolumeName {
+    type Error = Error;
+
+    fn try_from(text: String) -> Result<VolumeName> {
+        text.parse()
+    }
+}
+
+impl From<VolumeName> for String {
+    fn from(name: VolumeName) -> String {
+        name.0
+    }
+}
+
+fn require_plain(text: &str) -> Result<()> {
+    let first = text.as_bytes().first().is_some_and(u8::is_ascii_alphanumeric);
+    let rest = text.bytes().all(|b| b.is_ascii_alphanumeric() || b"_.-".contains(&b));
+    if first && rest && text.len() <= 200 {
+        return Ok(());
+    }
+    let problem = "not a letter or digit followed by letters, digits, '_', '.' or '-' (at most 200)";
+    Err(Error::new(Kind::Invalid, format!("name {text:?}: {problem}")))
 }
 
 /// The name of an image: `REGISTRY/REPOSITORY:TAG`, as podman completes it.

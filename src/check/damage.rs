@@ -11,13 +11,18 @@ use crate::error::{Kind, Result};
 use crate::kernel::{btrfs, fs};
 use crate::name::Id;
 use crate::store::{Found, Shelf, Store};
-use crate::{container, image, snapshot, subvolume};
+use crate::{container, image, snapshot, subvolume, volume};
 
 /// What is damaged.
 pub(super) fn find(store: &Store) -> Result<Vec<Finding>> {
     let mut findings = Vec::new();
-    for shelf in [Shelf::Images, Shelf::Layers, Shelf::Snapshots, Shelf::Containers] {
-        for name in fs::list(store.shelf(shelf)?.as_fd(), ".")? {
+    for shelf in [Shelf::Images, Shelf::Layers, Shelf::Snapshots, Shelf::Containers, Shelf::Volumes] {
+        let directory = match store.shelf(shelf) {
+            // Older than volumes are.
+            Err(e) if e.kind() == Kind::NotFound && shelf == Shelf::Volumes => continue,
+            other => other?,
+        };
+        for name in fs::list(directory.as_fd(), ".")? {
             let path = Path::new(shelf.as_str()).join(&name);
             match name.to_str().and_then(|name| name.parse::<Id>().ok()) {
                 None => findings.push(Finding::damage(kind_of(shelf), path, "no object has such a name")),
@@ -40,6 +45,7 @@ fn kind_of(shelf: Shelf) -> &'static str {
         Shelf::Containers => "container",
         Shelf::Tags => "tag",
         Shelf::Names => "name",
+        Shelf::Volumes => "volume",
         Shelf::Staging => "draft",
         Shelf::Trash => "removed object",
     }
@@ -79,6 +85,7 @@ fn broken(store: &Store, found: Found) -> Result<Option<String>> {
     }
     let name = match found.shelf {
         Shelf::Layers => return image::layer_damage(store, &found.id),
+        Shelf::Volumes => return volume::damage(store, &found.id),
         Shelf::Snapshots => snapshot::find(store, &format!("snapshot:{}", found.id))?.name,
         _ => match container::find(store, &format!("container:{}", found.id)) {
             Err(e) if e.kind() == Kind::NotFound => return Ok(None), // garbage, or removed meanwhile

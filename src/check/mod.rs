@@ -16,9 +16,9 @@ use std::path::{Path, PathBuf};
 use crate::container::{self, Leftover};
 use crate::error::{Context, Error, Kind, Result};
 use crate::image::{self, Unused};
-use crate::name::{Id, ImageName};
+use crate::name::{Id, ImageName, VolumeName};
 use crate::store::{Found, Left, Shelf, Store};
-use crate::subvolume;
+use crate::{subvolume, volume};
 
 /// Something that is not as it should be.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -212,10 +212,24 @@ impl Sweep<'_> {
         self.note(found, || container::clear(store, id, dir, &left));
     }
 
+    /// A volume whose container has gone, or never came to be.
+    fn volume(&mut self, name: &VolumeName) {
+        let store = self.store;
+        let finding = Finding::garbage("volume", volume::place(name).path(), "it was to go with its container");
+        self.note(vec![finding], || match volume::remove(store, name) {
+            Err(e) if e.kind() == Kind::NotFound => Ok(()), // its container's removal was faster
+            other => other,
+        });
+    }
+
     /// What has no lock of its own: leftovers of containers that are not there, layers, tags, names.
     fn rest(&mut self) {
         match container::orphans(self.store) {
             Ok(ids) => ids.iter().for_each(|id| self.container(id, None)),
+            Err(e) => self.swept.failed.push(e),
+        }
+        match container::lost_volumes(self.store) {
+            Ok(names) => names.iter().for_each(|name| self.volume(name)),
             Err(e) => self.swept.failed.push(e),
         }
         match image::unused(self.store, !self.dry_run) {

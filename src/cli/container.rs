@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 use tupper::container::{self, Container, State};
 use tupper::error::Kind;
-use tupper::sandbox::{self, DeviceRequest, IdMap, LogDriver, Restart, Signal, Users};
+use tupper::sandbox::{self, DeviceRequest, IdMap, LogDriver, Restart, Signal, Users, Volume};
 
 use super::chosen::Chosen;
 use super::output;
@@ -24,6 +24,9 @@ pub(super) struct Rm {
     /// Kill one that runs; one that does not exist is no error
     #[arg(long, short)]
     force: bool,
+    /// Remove its volumes that nobody named, too
+    #[arg(long, short)]
+    volumes: bool,
     /// Print what would go, and remove nothing
     #[arg(long)]
     dry_run: bool,
@@ -36,8 +39,9 @@ impl Rm {
     pub(super) fn run(self, root: &Path) -> Result<ExitCode> {
         let store = super::open_to_remove(root, self.dry_run)?;
         let containers = self.chosen.names(&store, |_| true)?;
+        let removal = container::Removal { force: self.force, volumes: self.volumes, dry_run: self.dry_run };
         Ok(super::for_each(&containers, |text| {
-            let removed = container::remove(&store, text, self.force, self.dry_run);
+            let removed = container::remove(&store, text, &removal);
             match removed.and_then(|id| super::synced(&store, self.sync && !self.dry_run, id)) {
                 Ok(_) => output::line(text),
                 Err(e) if self.force && e.kind() == Kind::NotFound => Ok(()),
@@ -127,9 +131,7 @@ fn all_but_limits(container: &Container) -> Value {
             "LogConfig": log_config(spec.log),
             "Tmpfs": spec.tmpfs.iter().map(|t| (t.destination.display().to_string(), json!(t.options))).collect::<serde_json::Map<_, _>>(),
         },
-        "Mounts": spec.volumes.iter().map(|v| json!({
-            "Type": "bind", "Source": v.source, "Destination": v.destination, "RW": !v.read_only,
-        })).collect::<Vec<_>>(),
+        "Mounts": spec.volumes.iter().map(mount).collect::<Vec<_>>(),
     })
 }
 
@@ -153,6 +155,18 @@ fn log_config(driver: LogDriver) -> Value {
         LogDriver::K8sFile { max_size } => json!({ "Type": "k8s-file", "Size": max_size }),
         LogDriver::None => json!({ "Type": "none" }),
     }
+}
+
+fn mount(volume: &Volume) -> Value {
+    let mut mount = json!({
+        "Type": if volume.name.is_some() { "volume" } else { "bind" },
+        "Source": volume.source, "Destination": volume.destination, "RW": !volume.read_only,
+    });
+    if let Some(name) = &volume.name {
+        mount["Name"] = json!(name);
+        mount["Driver"] = json!("local");
+    }
+    mount
 }
 
 fn device(request: &DeviceRequest) -> Value {

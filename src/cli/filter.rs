@@ -10,7 +10,7 @@ use tupper::container::{self, Container, State};
 use tupper::error::Kind;
 use tupper::image;
 use tupper::name::Id;
-use tupper::sandbox::{Network, Restart};
+use tupper::sandbox::{Network, Restart, Volume};
 use tupper::store::Store;
 
 /// One of them, as it was given.
@@ -210,7 +210,12 @@ fn has_label(container: &Container, key: &str, wanted: Option<&str>) -> bool {
 }
 
 fn mounts(container: &Container, text: &str) -> bool {
-    container.spec.volumes.iter().any(|v| v.destination == Path::new(text) || v.source == Path::new(text))
+    let is = |v: &Volume| {
+        v.name.as_ref().is_some_and(|name| name.as_str() == text)
+            || v.destination == Path::new(text)
+            || v.source == Path::new(text)
+    };
+    container.spec.volumes.iter().any(is)
 }
 
 #[cfg(test)]

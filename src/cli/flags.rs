@@ -130,7 +130,7 @@ impl Notes {
     }
 }
 
-fn label(text: &str, all: &mut BTreeMap<String, String>) -> Result<()> {
+pub(super) fn label(text: &str, all: &mut BTreeMap<String, String>) -> Result<()> {
     let (key, value) = text.split_once('=').unwrap_or((text, ""));
     if key.is_empty() {
         bail!("{text:?}: a label without a name");

@@ -40,7 +40,7 @@ impl Verb {
 
 /// podman-run(1), `--health-cmd` and those beside it.
 #[derive(Debug, Default, Args)]
-pub(super) struct Flags {
+pub(super) struct HealthFlags {
     /// Tell by this command whether it is well: a line for its shell, or a JSON array; none: do not
     #[arg(long, value_name = "COMMAND", conflicts_with = "no_healthcheck")]
     health_cmd: Option<String>,
@@ -73,7 +73,7 @@ enum Action {
     Kill,
 }
 
-impl Flags {
+impl HealthFlags {
     pub(super) fn options(&self) -> Result<HealthOptions> {
         let command = self.health_cmd.as_deref();
         let none = self.no_healthcheck || command == Some("none");
@@ -146,7 +146,7 @@ mod tests {
 
     #[test]
     fn commands_and_times_as_podman_takes_them() {
-        let args = |text: &str| Flags { health_cmd: Some(text.to_string()), ..Flags::default() }.options();
+        let args = |text: &str| HealthFlags { health_cmd: Some(text.to_string()), ..HealthFlags::default() }.options();
         assert_eq!(args("curl -f x || exit 1").expect("a line").args.expect("one")[2], "curl -f x || exit 1");
         assert_eq!(args(r#"["CMD", "true"]"#).expect("words").args.expect("one"), ["true"]);
         assert_eq!(args(r#"["true", "x"]"#).expect("words").args.expect("one"), ["true", "x"]);

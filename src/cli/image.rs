@@ -339,7 +339,8 @@ pub(super) struct Prune {
 impl Prune {
     fn run(self, root: &Path) -> Result<()> {
         let Some(store) = super::open(root)? else { return Ok(()) };
-        if !self.force && !self.dry_run && !self.confirmed()? {
+        let what = if self.all { "all images that no container was made from" } else { "all images without a name" };
+        if !self.force && !self.dry_run && !output::confirmed(what)? {
             return Ok(());
         }
         if !self.dry_run {
@@ -352,15 +353,6 @@ impl Prune {
             }
         }
         Ok(())
-    }
-
-    /// podman-image-prune(1): it asks, whoever is to answer.
-    fn confirmed(&self) -> Result<bool> {
-        let what = if self.all { "all images that no container was made from" } else { "all images without a name" };
-        output::note(format_args!("WARNING! This removes {what}.\nAre you sure you want to continue? [y/N] "))?;
-        let mut answer = String::new();
-        std::io::stdin().read_line(&mut answer)?;
-        Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
     }
 }
 

@@ -19,6 +19,7 @@ mod limits;
 mod logger;
 mod logs;
 mod monitor;
+mod mounts;
 mod output;
 mod pause;
 mod progress;
@@ -33,6 +34,7 @@ mod stop;
 mod store;
 mod top;
 mod users;
+mod volume;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -122,6 +124,9 @@ enum Verb {
     /// Make, list and remove snapshots
     #[command(subcommand, arg_required_else_help = true)]
     Snapshot(snapshot::Verb),
+    /// Make, list and remove volumes
+    #[command(subcommand, arg_required_else_help = true)]
+    Volume(volume::Verb),
     /// Set up and inspect the store
     #[command(subcommand, arg_required_else_help = true)]
     Store(store::Verb),
@@ -215,6 +220,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode> {
         Verb::Inspect(verb) => return verb.run(&root),
         Verb::Image(verb) => return verb.run(&root),
         Verb::Snapshot(verb) => return verb.run(&root),
+        Verb::Volume(verb) => return verb.run(&root),
         Verb::Store(verb) => return verb.run(&root),
         Verb::Images(verb) => verb.run(&root),
         Verb::Rmi(verb) => return verb.run(&root),

@@ -93,6 +93,14 @@ pub(super) fn note(text: impl Display) -> Result<()> {
     Ok(io::stderr().lock().write_all(format!("{text}\n").as_bytes())?)
 }
 
+/// Whether a person wants to go on with what removes so much, as podman's prune verbs ask, whoever is to answer.
+pub(super) fn confirmed(what: &str) -> Result<bool> {
+    note(format_args!("WARNING! This removes {what}.\nAre you sure you want to continue? [y/N] "))?;
+    let mut answer = String::new();
+    io::stdin().read_line(&mut answer)?;
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+}
+
 /// The text with control characters escaped, so that it stays one line, whatever a path holds.
 pub(super) fn one_line(text: impl Display) -> String {
     let mut line = String::new();

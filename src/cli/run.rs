@@ -1,7 +1,7 @@
 //! `tupper run`, `create` and `shell`: one set of flags.
 
 use std::io::IsTerminal;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -10,11 +10,12 @@ use tupper::container::{self, Options};
 use tupper::error::{Error, Kind};
 use tupper::image;
 use tupper::name::ObjectName;
-use tupper::sandbox::{self, Exit, LogDriver, Network, Restart, Tmpfs, Users, Volume};
+use tupper::sandbox::{self, Exit, LogDriver, Network, Restart, Users};
 use tupper::store::Store;
 
 use super::attach::{Attaching, parted};
 use super::flags::{Devices, Environment, Notes};
+use super::mounts::Mounts;
 use super::output;
 use super::resources::{Manager, Resources};
 
@@ -54,7 +55,7 @@ struct Keeping {
     #[arg(long, value_name = "K=V", value_parser = max_size)]
     log_opt: Option<u64>,
     #[command(flatten)]
-    health: super::health::Flags,
+    health: super::health::HealthFlags,
 }
 
 impl Keeping {
@@ -82,15 +83,11 @@ struct Inside {
     /// The host name inside
     #[arg(long)]
     hostname: Option<String>,
-    /// Show a directory or file of the host inside
-    #[arg(long, short, value_name = "SRC:DST[:ro,noidmap]", value_parser = volume)]
-    volume: Vec<Volume>,
+    #[command(flatten)]
+    mounts: Mounts,
     /// The root is read-only inside
     #[arg(long)]
     read_only: bool,
-    /// An empty filesystem in memory
-    #[arg(long, value_name = "DST[:OPTIONS]", value_parser = tmpfs)]
-    tmpfs: Vec<Tmpfs>,
     /// Run a PID 1 that forwards signals and reaps, and the command below it
     #[arg(long)]
     init: bool,
@@ -256,6 +253,7 @@ fn create(flags: Flags, command: Command) -> Result<container::Create> {
         bail!("--rm and --restart: what goes at its end cannot be started again");
     }
     let term = std::env::var("TERM").ok();
+    let (volumes, tmpfs) = inside.mounts.split()?;
     Ok(container::Create {
         source: command.source,
         name: flags.name,
@@ -273,8 +271,9 @@ fn create(flags: Flags, command: Command) -> Result<container::Create> {
             interactive: flags.interactive,
             init: inside.init,
             read_only: inside.read_only,
-            volumes: inside.volume,
-            tmpfs: inside.tmpfs,
+            volumes,
+            tmpfs,
+            image_volumes: inside.mounts.image_volumes(),
             limits: inside.resources.limits()?,
             cgroup_manager: inside.cgroup_manager.into(),
             network: inside.network,
@@ -335,33 +334,6 @@ pub(super) fn exit_code(exit: &Exit) -> ExitCode {
     ExitCode::from(exit.code())
 }
 
-fn volume(text: &str) -> Result<Volume> {
-    let parts: Vec<&str> = text.split(':').collect();
-    let (source, destination, options) = match parts.as_slice() {
-        [source, destination] => (*source, *destination, ""),
-        [source, destination, options] => (*source, *destination, *options),
-        _ => bail!("not SRC:DST[:OPTIONS]"),
-    };
-    if !source.starts_with(['/', '.']) {
-        bail!("{source}: not a path (a path begins with / or .; named volumes are not supported yet)");
-    }
-    let source = std::path::absolute(source)?;
-    if !source.exists() {
-        bail!("{}: no such file or directory", source.display());
-    }
-    let mut volume = Volume { source, destination: absolute(destination)?, read_only: false, mapped: true };
-    for option in options.split(',').filter(|option| !option.is_empty()) {
-        match option {
-            "rw" => volume.read_only = false,
-            "ro" => volume.read_only = true,
-            "idmap" => volume.mapped = true,
-            "noidmap" => volume.mapped = false,
-            other => bail!("{other}: an option that is not ro, rw, idmap or noidmap"),
-        }
-    }
-    Ok(volume)
-}
-
 fn restart(text: &str) -> Result<Restart> {
     Ok(match text.split_once(':') {
         None => match text {
@@ -380,18 +352,6 @@ fn max_size(text: &str) -> Result<u64> {
     match text.split_once('=') {
         Some(("max-size", size)) => bytes(size),
         _ => bail!("not max-size=SIZE"),
-    }
-}
-
-fn tmpfs(text: &str) -> Result<Tmpfs> {
-    let (destination, options) = text.split_once(':').unwrap_or((text, ""));
-    Ok(Tmpfs { destination: absolute(destination)?, options: options.to_string() })
-}
-
-fn absolute(text: &str) -> Result<PathBuf> {
-    match text.starts_with('/') {
-        true => Ok(PathBuf::from(text)),
-        false => Err(anyhow!("{text:?}: the place inside is not absolute")),
     }
 }
 
@@ -444,17 +404,6 @@ mod tests {
         }
         for text in ["", "m", "-1", "1x", "0", "1e30t"] {
             assert!(bytes(text).is_err(), "{text}");
-        }
-    }
-
-    #[test]
-    fn volumes_have_two_or_three_parts() {
-        let volume_of = |text| volume(text).expect(text);
-        let plain = Volume { source: "/etc".into(), destination: "/x".into(), read_only: false, mapped: true };
-        assert_eq!(volume_of("/etc:/x"), plain);
-        assert_eq!(volume_of("/etc:/x:ro,noidmap"), Volume { read_only: true, mapped: false, ..plain });
-        for text in ["/etc", "/etc:x", "name:/x", "/etc:/x:zz", "/etc:/x:ro:z", "/no/such/place:/x"] {
-            assert!(volume(text).is_err(), "{text}");
         }
     }
 }

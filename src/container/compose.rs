@@ -13,7 +13,8 @@ use super::health::HealthOptions;
 use crate::error::{Error, Kind, Result};
 use crate::name::Id;
 use crate::sandbox::{
-    CgroupManager, DeviceRequest, Limits, LogDriver, Network, Restart, Security, Signal, Spec, Tmpfs, Users, Volume,
+    self, CgroupManager, DeviceRequest, Limits, LogDriver, Network, Restart, Security, Signal, Spec, Tmpfs, Users,
+    Volume,
 };
 
 /// The search path of a container whose image sets none (podman's default).
@@ -75,6 +76,21 @@ pub struct Options {
     pub labels: BTreeMap<String, String>,
     /// What tells whether it is well, over what the image says.
     pub health: HealthOptions,
+    /// What becomes of the volumes that the image declares.
+    pub image_volumes: ImageVolumes,
+}
+
+/// podman-run(1), `--image-volume`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ImageVolumes {
+    /// Each is a volume that nobody named.
+    #[default]
+    Anonymous,
+    /// Each is an empty filesystem in memory.
+    Tmpfs,
+    /// They are directories like others.
+    Ignore,
 }
 
 /// The sandbox's spec. `term` is the kind of the caller's terminal.
@@ -95,12 +111,20 @@ pub(super) fn compose(options: &Options, image: Option<&Config>, id: &Id, term: 
         return Err(Error::new(Kind::Invalid, format!("working directory {}: not absolute", cwd.display())));
     }
     check_memory(&options.limits)?;
-    let mut tmpfs = options.tmpfs.clone();
+    let (mut volumes, mut tmpfs) = (options.volumes.clone(), options.tmpfs.clone());
+    for path in declared_volumes(image) {
+        let taken = volumes.iter().any(|v| v.destination == path) || tmpfs.iter().any(|t| t.destination == path);
+        match options.image_volumes {
+            _ if taken => {}
+            ImageVolumes::Anonymous => volumes.push(Volume { anonymous: true, ..Volume::new("", path) }),
+            ImageVolumes::Tmpfs => tmpfs.push(Tmpfs { destination: path, options: String::new() }),
+            ImageVolumes::Ignore => {}
+        }
+    }
     if options.read_only {
         // podman-run(1), --read-only-tmpfs: what every program expects to be able to write to.
-        let taken = |path: &Path| {
-            tmpfs.iter().any(|t| t.destination == path) || options.volumes.iter().any(|v| v.destination == path)
-        };
+        let taken =
+            |path: &Path| tmpfs.iter().any(|t| t.destination == path) || volumes.iter().any(|v| v.destination == path);
         let missing: Vec<&str> =
             ["/run", "/tmp", "/var/tmp"].into_iter().filter(|path| !taken(Path::new(path))).collect();
         tmpfs.extend(missing.into_iter().map(|path| Tmpfs { destination: path.into(), options: "exec".to_string() }));
@@ -117,7 +141,7 @@ pub(super) fn compose(options: &Options, image: Option<&Config>, id: &Id, term: 
         interactive: options.interactive,
         init: options.init,
         read_only: options.read_only,
-        volumes: options.volumes.clone(),
+        volumes,
         tmpfs,
         limits: options.limits.clone(),
         cgroup_manager: options.cgroup_manager,
@@ -133,6 +157,22 @@ pub(super) fn compose(options: &Options, image: Option<&Config>, id: &Id, term: 
         labels: labels(options, image),
         health: None,
     })
+}
+
+/// The directories that an image declares as volumes, without what no volume can be: it says what it needs, and does not
+/// choose what a container may do.
+fn declared_volumes(image: Option<&Config>) -> Vec<PathBuf> {
+    let declared = image.and_then(|config| config.volumes().as_deref()).unwrap_or_default();
+    let mut paths: Vec<PathBuf> = declared.iter().map(PathBuf::from).collect();
+    paths.retain(|path| {
+        let fits = sandbox::is_place_for_volume(path);
+        if !fits {
+            log::warn!("the image declares a volume at {}, where none can be", path.display());
+        }
+        fits
+    });
+    paths.sort();
+    paths
 }
 
 fn stop_signal(options: &Options, image: Option<&Config>) -> Result<Option<Signal>> {

@@ -7,7 +7,7 @@ use super::life::{
 };
 use super::monitor::{self, Attach, Event};
 use super::session::{Attachment, Parted, Session};
-use super::{Container, State};
+use super::{Container, State, volumes};
 use crate::error::{Context, Error, Kind, Result};
 use crate::kernel::socket;
 use crate::name::Id;
@@ -47,9 +47,12 @@ pub fn launch(
     let planned = planned(store, &prepared.spec, &root, prepared.found, narrate).call_context(doing)?;
     let place = Place::claim(store, prepared.found).context(doing)?;
     if let Some(narrate) = narrate {
+        volumes::narrate(store, &prepared, narrate).context(doing)?;
         narrate_snapshot(&prepared, narrate);
     }
+    let provided = volumes::provide(store, &prepared).context(doing)?;
     let active = make(store, &mut prepared, place).context(doing)?;
+    provided.keep();
     let Prepared { found, spec, path, .. } = prepared;
     let session = boot(store, found, active, &spec, attachment, narrate.is_some()).call_context(doing)?;
     let removes = create.auto_remove.then_some(path);
@@ -79,6 +82,7 @@ pub fn start(
     };
     let active = Active::open(store, found).map_err(busy).call_context(doing)?;
     let Container { spec, auto_remove, .. } = container;
+    volumes::require(store, &spec).context(doing)?;
     let root = active.rootfs(spec.read_only).context(doing)?;
     let planned = match narrate {
         Some(_) => planned(store, &spec, &root, found, narrate).call_context(doing)?,

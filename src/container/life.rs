@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use super::compose::{Options, compose};
 use super::record::{Life, Record};
 use super::stop::kill;
-use super::{State, health, leftover, names};
+use super::{State, health, leftover, names, volumes};
 use crate::error::{Context, Error, Kind, Result};
 use crate::kernel::process;
 use crate::name::{Id, ObjectName};
@@ -58,7 +58,9 @@ pub fn create(store: &Store, create: &Create) -> Result<Id> {
     let mut prepared = prepare(store, create, false).context(doing)?;
     let _intent = store.intend()?;
     let place = Place::claim(store, prepared.found).context(doing)?;
+    let provided = volumes::provide(store, &prepared).context(doing)?;
     make(store, &mut prepared, place).context(doing)?;
+    provided.keep();
     Ok(prepared.found.id)
 }
 
@@ -78,8 +80,10 @@ pub fn run(store: &Store, create: &Create, narrate: Option<Narrate<'_>>) -> Resu
     let (plan, _ids) = plan(store, &prepared.spec, &root, prepared.found).call_context(doing)?;
     let place = Place::claim(store, prepared.found).context(doing)?;
     if let Some(narrate) = narrate {
+        volumes::narrate(store, &prepared, narrate).context(doing)?;
         narrate_snapshot(&prepared, narrate);
     }
+    let provided = volumes::provide(store, &prepared).context(doing)?;
     let mut active = None;
     let make_rootfs = || {
         let active = active.insert(make(store, &mut prepared, place)?);
@@ -94,7 +98,10 @@ pub fn run(store: &Store, create: &Create, narrate: Option<Narrate<'_>>) -> Resu
     }
     .call_context(doing);
     match (active, started) {
-        (Some(active), started) => conclude(store, active, &prepared, &plan, started, narrate),
+        (Some(active), started) => {
+            provided.keep();
+            conclude(store, active, &prepared, &plan, started, narrate)
+        }
         (None, Err(cause)) => Err(cause),
         (None, Ok(_)) => Err(Error::new(Kind::Io, "the container started without its root")),
     }
@@ -105,6 +112,7 @@ pub fn explain(store: &Store, create: &Create, narrate: Narrate<'_>) -> Result<(
     let prepared = prepare(store, create, create.auto_remove)?;
     let root = prepared.resolved.parent.rootfs(&prepared.path, prepared.spec.read_only)?;
     let (plan, _ids) = plan(store, &prepared.spec, &root, prepared.found)?;
+    volumes::narrate(store, &prepared, narrate)?;
     narrate_snapshot(&prepared, narrate);
     plan.steps().iter().for_each(|step| narrate(step.shell(), &step.describe(), &step.command()));
     narrate_afterwards(&plan, narrate);
@@ -114,12 +122,25 @@ pub fn explain(store: &Store, create: &Create, narrate: Narrate<'_>) -> Result<(
     Ok(())
 }
 
-/// Removes a container. One that runs is refused, or with `force` killed first. With `dry_run` nothing is changed.
-pub fn remove(store: &Store, text: &str, force: bool, dry_run: bool) -> Result<Id> {
+/// How a container is removed.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Removal {
+    /// One that runs is killed first; else it is refused.
+    pub force: bool,
+    /// Its volumes that nobody named go, too.
+    pub volumes: bool,
+    /// Nothing is changed.
+    pub dry_run: bool,
+}
+
+/// Removes a container.
+pub fn remove(store: &Store, text: &str, removal: &Removal) -> Result<Id> {
+    let Removal { force, volumes: with_volumes, dry_run } = *removal;
     let doing = || format!("remove container {text}");
     let found = store.find_among(text, &[Shelf::Containers]).call_context(doing)?;
     // One whose record is damaged can be removed, too.
-    let state = super::open(store, &found.id).map(|container| container.state);
+    let container = super::open(store, &found.id);
+    let state = container.as_ref().map(|container| container.state.clone());
     let runs = matches!(state, Ok(State::Running(_) | State::Restarting(_)));
     let refused = || Error::new(Kind::InUse, "it is running").with_hint("end it first, or use --force to kill it");
     if dry_run {
@@ -139,7 +160,16 @@ pub fn remove(store: &Store, text: &str, force: bool, dry_run: bool) -> Result<I
     };
     match removed {
         // What belongs to it on the host goes first: nobody would look for it once the container is gone.
-        Ok(active) => leftover::clear_host(store, &found.id).and_then(|()| active.remove(store)),
+        Ok(active) => leftover::clear_host(store, &found.id).and_then(|()| {
+            let Ok(container) = &container else { return active.remove(store) };
+            if !with_volumes && !container.auto_remove {
+                volumes::disown_anonymous(store, &container.spec)?;
+                return active.remove(store);
+            }
+            active.remove(store)?;
+            volumes::remove_anonymous(store, &container.spec);
+            Ok(())
+        }),
         Err(e) if force && e.kind() == Kind::NotFound => Ok(()),
         Err(e) => Err(e),
     }
@@ -163,6 +193,7 @@ pub(super) fn prepare(store: &Store, create: &Create, throwaway: bool) -> Result
     let mut spec = compose(&create.options, config, &found.id, create.term.as_deref())?;
     let declared = resolved.image.as_ref().and_then(|image| image.health.as_ref());
     spec.health = health::decide(&create.options.health, declared)?;
+    volumes::decide(store, &mut spec)?;
     let name = match &create.name {
         Some(name) => Some(name.clone()),
         // Nobody has the time to call a throwaway by its name.
@@ -294,6 +325,7 @@ fn conclude(
         // Neither the command's end nor the reason why it did not run is less true for that.
         log::warn!("clean up after container {}: {e}", id.short());
     }
+    volumes::remove_anonymous(store, &prepared.spec);
     exit
 }
 

@@ -25,6 +25,7 @@ mod stats;
 mod stop;
 mod top;
 mod update;
+mod volumes;
 
 use std::os::fd::AsFd;
 
@@ -32,12 +33,12 @@ use jiff::Timestamp;
 
 pub use attach::attach;
 pub use chain::{Cgroup, Chain, CssSet, Task, chain};
-pub use compose::Options;
+pub use compose::{ImageVolumes, Options};
 pub use exec::{Exec, exec, exec_detached};
 pub use health::{Checked, Condition, Health, HealthOptions, check_health, in_shell};
 pub use launch::{Launched, launch, start};
 pub(crate) use leftover::{Leftover, clear, leftovers, orphans};
-pub use life::{Create, Narrate, create, explain, remove, run};
+pub use life::{Create, Narrate, Removal, create, explain, remove, run};
 pub use logs::{Entry, Selection, logs};
 pub use monitor::{Stream, VERB as MONITOR, monitor};
 pub use pause::{pause, unpause};
@@ -48,6 +49,8 @@ pub use stats::{Stats, running, stats};
 pub use stop::{PATIENCE, Stopping, begin_stop, kill_with, wait};
 pub use top::{DEFAULT as DEFAULT_DESCRIPTORS, Table, descriptors, top};
 pub use update::update;
+pub(crate) use volumes::lost_volumes;
+pub use volumes::{prune_volumes, remove_volume, users};
 
 use record::{Changed, Life, Record};
 
@@ -165,6 +168,7 @@ fn open_among(store: &Store, id: &Id, freezers: &Freezers) -> Result<Container> 
         if let Some(Changed { limits }) = store::record::read_limits(dir.as_fd())? {
             spec.limits = limits;
         }
+        volumes::locate(store, &mut spec);
         let state = match store.running(id) {
             Some(running) => State::Running(running),
             None if life.ended.is_some() && !life.restarting || life.started.is_none() => life.state_at_rest(),

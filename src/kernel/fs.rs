@@ -62,6 +62,11 @@ pub(crate) fn open_directory_follow(path: &Path) -> Result<OwnedFd> {
     fcntl::open(path, flags, Mode::empty()).map_err(|e| failed("open", CWD, path, e))
 }
 
+/// The directory at `path` as if `root` were `/`, links followed inside it.
+pub(crate) fn open_directory_in_root(root: BorrowedFd<'_>, path: impl AsRef<Path>) -> Result<OwnedFd> {
+    open_in_root(root, path, OFlag::O_RDONLY | OFlag::O_DIRECTORY)
+}
+
 /// openat2(2) with RESOLVE_IN_ROOT: the path resolves as if `root` were `/`, whatever links lie in it, and never
 /// through /proc's magic links.
 pub(crate) fn open_in_root(root: BorrowedFd<'_>, path: impl AsRef<Path>, flags: OFlag) -> Result<OwnedFd> {
@@ -123,6 +128,16 @@ pub(crate) fn rename_replace(
     to: impl AsRef<Path>,
 ) -> Result<()> {
     rename_with(from_at, from.as_ref(), to_at, to.as_ref(), RenameFlags::empty())
+}
+
+/// renameat2(2) with RENAME_EXCHANGE: each has the other's place, in one moment.
+pub(crate) fn exchange(
+    one_at: BorrowedFd<'_>,
+    one: impl AsRef<Path>,
+    other_at: BorrowedFd<'_>,
+    other: impl AsRef<Path>,
+) -> Result<()> {
+    rename_with(one_at, one.as_ref(), other_at, other.as_ref(), RenameFlags::RENAME_EXCHANGE)
 }
 
 fn rename_with(

@@ -339,6 +339,25 @@ pub(crate) fn device(path: &Path) -> crate::error::Result<Option<Device>> {
     })
 }
 
+nix::ioctl_read!(get_file_flags, b'f', 1, libc::c_long);
+nix::ioctl_write_ptr!(set_file_flags, b'f', 2, libc::c_long);
+
+/// include/uapi/linux/fs.h, FS_NOCOW_FL: chattr(1), "C".
+const NOCOW: libc::c_long = 0x0080_0000;
+
+/// FS_IOC_SETFLAGS: files that are made in this directory from now on are not copied on write.
+pub(crate) fn set_nocow(directory: BorrowedFd<'_>) -> crate::error::Result<()> {
+    let mut flags: libc::c_long = 0;
+    let fail = |e| super::failed("set the attribute C of a directory", e);
+    // SAFETY: the kernel writes an int into the number, which lives through the call.
+    #[expect(unsafe_code, reason = "an ioctl")]
+    unsafe { get_file_flags(directory.as_raw_fd(), &raw mut flags) }.map_err(fail)?;
+    flags |= NOCOW;
+    // SAFETY: the kernel reads an int from the number, which lives through the call.
+    #[expect(unsafe_code, reason = "an ioctl")]
+    unsafe { set_file_flags(directory.as_raw_fd(), &raw const flags) }.map(drop).map_err(fail)
+}
+
 /// Opens a file to read it: no link, and without waiting if it has become a FIFO since it was looked at.
 pub(crate) fn open_to_read(path: &Path) -> std::io::Result<File> {
     File::options().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path)

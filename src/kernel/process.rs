@@ -241,6 +241,11 @@ pub(crate) fn exec(program: &CStr, args: &[CString], env: &[CString]) -> Errno {
 /// This program, on a mount of its own that is read-only: who finds it by /proc/PID/exe cannot write to it, not even when
 /// it is not executed any more (CVE-2019-5736).
 fn sealed_executable() -> Result<OwnedFd> {
+    if is_sealed()? {
+        // Of a mount that is nowhere attached there are no clones.
+        let flags = OFlag::O_PATH | OFlag::O_CLOEXEC;
+        return nix::fcntl::open("/proc/self/exe", flags, Mode::empty()).map_err(|e| failed("open /proc/self/exe", e));
+    }
     let here = super::fs::CWD;
     let tree = super::mount::clone_tree(here, "/proc/self/exe", false)?;
     let read_only = super::mount::Attributes { read_only: true, nosuid: false, nodev: false, noexec: false };
@@ -248,10 +253,15 @@ fn sealed_executable() -> Result<OwnedFd> {
     Ok(tree)
 }
 
+/// This program runs from a mount that is read-only.
+fn is_sealed() -> Result<bool> {
+    let found = nix::sys::statvfs::statvfs("/proc/self/exe").map_err(|e| failed("statvfs /proc/self/exe", e))?;
+    Ok(found.flags().contains(nix::sys::statvfs::FsFlags::ST_RDONLY))
+}
+
 /// Runs this program from its beginning with its own arguments, from a read-only mount, unless it is on one.
 pub(crate) fn run_sealed() -> Result<()> {
-    let found = nix::sys::statvfs::statvfs("/proc/self/exe").map_err(|e| failed("statvfs /proc/self/exe", e))?;
-    if found.flags().contains(nix::sys::statvfs::FsFlags::ST_RDONLY) {
+    if is_sealed()? {
         return Ok(());
     }
     let words =

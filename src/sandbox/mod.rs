@@ -51,7 +51,7 @@ pub use facts::{Device, Disk, Facts, Hierarchy, Masked, hierarchies};
 pub use freezer::{Freezers, freeze, thaw};
 pub use limits::{DeviceRate, HugePages, Limits, Rate};
 pub(crate) use outlet::Outlet;
-pub use plan::{Plan, plan};
+pub use plan::{Plan, is_place_for_volume, plan};
 pub use rlimit::ResourceLimit;
 pub use scope::{Property, Scope, Value};
 pub use seccomp::{ArchMap, Argument, Document, Filter, Instruction, Matches, NamedRule, Seccomp};

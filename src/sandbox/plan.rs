@@ -472,6 +472,11 @@ fn mountable(what: &str, path: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Whether an image may choose this place for a volume.
+pub fn is_place_for_volume(path: &Path) -> bool {
+    mountable("volume", path).is_ok() && !["/sys", "/dev"].iter().any(|own| path.starts_with(own))
+}
+
 /// The steps by where they run: before the process, then at the same time the parent's and the child's.
 pub(super) fn split(steps: &[Step]) -> (&[Step], Vec<&Step>, Vec<&Step>) {
     let (before, after) = steps.split_at(steps.partition_point(|step| step.side() == Side::Before));

@@ -261,7 +261,7 @@ fn the_mount_points_are_those_of_the_steps() {
 }
 
 fn volume(source: &str, destination: &str) -> Volume {
-    Volume { source: source.into(), destination: destination.into(), read_only: false, mapped: true }
+    Volume::new(source, destination)
 }
 
 /// A name, a spec and facts, commands that the plan has and commands that it has not.

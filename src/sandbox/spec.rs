@@ -11,6 +11,7 @@ use super::security::Security;
 use super::signals::Signal;
 use super::users::Users;
 use crate::error::{Error, Kind};
+use crate::name::VolumeName;
 
 /// A process in its own namespaces: what it runs and what it may use.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -112,6 +113,30 @@ pub struct Volume {
     /// a user namespace there is no difference.
     #[serde(default = "yes")]
     pub mapped: bool,
+    /// The name of the volume, where the source is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<VolumeName>,
+    /// It is a volume that nobody named.
+    #[serde(default)]
+    pub anonymous: bool,
+    /// A volume that nobody has had yet is filled with what the root has at the destination.
+    #[serde(default = "yes")]
+    pub copies: bool,
+}
+
+impl Volume {
+    /// A place of the host at a place inside.
+    pub fn new(source: impl Into<PathBuf>, destination: impl Into<PathBuf>) -> Volume {
+        Volume {
+            source: source.into(),
+            destination: destination.into(),
+            read_only: false,
+            mapped: true,
+            name: None,
+            anonymous: false,
+            copies: true,
+        }
+    }
 }
 
 fn yes() -> bool {

@@ -236,7 +236,10 @@ impl Store {
 
     /// The ids of the objects on a shelf, unsorted.
     pub fn ids(&self, shelf: Shelf) -> Result<Vec<Id>> {
-        let names = fs::list(self.dir(), shelf.as_str()).context(|| format!("store {}", self.root().display()))?;
+        let names = match fs::list(self.dir(), shelf.as_str()) {
+            Err(e) if e.kind() == Kind::NotFound && shelf == Shelf::Volumes => return Ok(Vec::new()),
+            names => names.context(|| format!("store {}", self.root().display()))?,
+        };
         let mut ids = Vec::new();
         for id in names.iter().filter_map(|name| name.to_str()?.parse().ok()) {
             if self.exists(shelf, &id)? {

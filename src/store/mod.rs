@@ -13,6 +13,7 @@
 //!     snapshots/ID/rootfs     a snapshot of a layer or of another snapshot; xattr record on ID/
 //!     containers/ID/rootfs    the same with a container's record and spec
 //!     names/NAME              symlink to ../snapshots/ID or ../containers/ID
+//!     volumes/ID/rootfs       a named volume, ID the sha256 of its name; xattr record on ID/
 //!     staging/ANY             what is under way: drafts, and intents; staging.rs tells their rules
 //!     trash/SHELF-ID-NONCE    on its way out
 //!     last                    symlink to the image that was used last, for a `shell` without IMAGE
@@ -84,19 +85,22 @@ pub enum Shelf {
     Containers,
     /// Names of snapshots and containers.
     Names,
+    /// Named volumes, by the sha256 of the name.
+    Volumes,
     /// Drafts.
     Staging,
     /// Objects on their way out.
     Trash,
 }
 
-const SHELVES: [Shelf; 8] = [
+const SHELVES: [Shelf; 9] = [
     Shelf::Images,
     Shelf::Layers,
     Shelf::Tags,
     Shelf::Snapshots,
     Shelf::Containers,
     Shelf::Names,
+    Shelf::Volumes,
     Shelf::Staging,
     Shelf::Trash,
 ];
@@ -111,6 +115,7 @@ impl Shelf {
             Shelf::Snapshots => "snapshots",
             Shelf::Containers => "containers",
             Shelf::Names => "names",
+            Shelf::Volumes => "volumes",
             Shelf::Staging => "staging",
             Shelf::Trash => "trash",
         }
@@ -313,6 +318,11 @@ impl Store {
         let directory = self.shelf(shelf)?;
         flock::lock(directory.as_fd(), Lock::Exclusive, || shelf)?;
         Ok(directory)
+    }
+
+    /// Makes a shelf that stores of before November 2026 lack.
+    pub(crate) fn ensure_shelf(&self, shelf: Shelf) -> Result<()> {
+        fs::ensure_directory(self.dir.as_fd(), shelf.as_str(), 0o700)
     }
 
     /// The directory of a shelf.

@@ -26,7 +26,7 @@ use crate::kernel::node::{self, Target, Time};
 use crate::kernel::{btrfs, fs};
 use crate::name::Id;
 use crate::store::record::{self, Identity};
-use crate::store::{Left, Shelf, Store};
+use crate::store::{Found, Left, Shelf, Store};
 
 /// How long a draft is filled before what it holds so far is taken to the disk, and again. A commit makes everybody
 /// wait for a few milliseconds; more often would cost more than it gains.
@@ -106,6 +106,22 @@ impl<'a> Draft<'a> {
     /// lock.
     pub(crate) fn finish(&self) -> Result<()> {
         fs::sync_filesystem(self.dir.as_fd()).context(|| "write the draft to the disk")
+    }
+
+    /// Makes it the object `found`, which must not be there: writable and visible when this returns, and durable after the
+    /// next commit.
+    pub(crate) fn publish<T: Serialize>(self, found: Found, record: &T) -> Result<()> {
+        record::write(self.dir.as_fd(), record)?;
+        let (staging, shelf) = (self.store.shelf(Shelf::Staging)?, self.store.shelf(found.shelf)?);
+        fs::rename(staging.as_fd(), &self.name, shelf.as_fd(), found.id.to_string())
+    }
+
+    /// The same in the place of an object that is there, whose lock the caller holds: it goes, in the same moment.
+    pub(crate) fn take_place<T: Serialize>(self, found: Found, record: &T) -> Result<()> {
+        record::write(self.dir.as_fd(), record)?;
+        let (staging, shelf) = (self.store.shelf(Shelf::Staging)?, self.store.shelf(found.shelf)?);
+        // What was there is the draft now, and cleared away with it.
+        fs::exchange(staging.as_fd(), &self.name, shelf.as_fd(), found.id.to_string())
     }
 
     /// Keeps what it holds now as the layer that was claimed: durable, with its record, and visible when this returns.

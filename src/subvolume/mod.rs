@@ -186,6 +186,11 @@ impl Active {
         Ok(Active { found, dir, rootfs, path: store.rootfs_path(found.shelf, &found.id) })
     }
 
+    /// Its id.
+    pub(crate) fn id(&self) -> Id {
+        self.found.id
+    }
+
     /// The directory that holds its record.
     pub(crate) fn dir(&self) -> BorrowedFd<'_> {
         self.dir.as_fd()

@@ -28,6 +28,7 @@ mod snapshots;
 mod store;
 mod usage;
 mod users;
+mod volumes;
 
 /// The 64 hex digits of an id; the test fails if it is none.
 #[track_caller]

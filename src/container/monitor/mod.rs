@@ -28,9 +28,9 @@ pub(super) use log::{LOG, PREVIOUS};
 pub use message::Stream;
 pub(super) use message::{Attach, CHUNK, Event, Request};
 
-use super::leftover;
 use super::life::{self, Narrate};
 use super::record::{Life, Record};
+use super::{leftover, volumes};
 use crate::error::{Error, Kind, Result};
 use crate::kernel::process::{self, Want};
 use crate::kernel::{fs, signal, socket};
@@ -111,11 +111,19 @@ fn hold(root: &Path, id: &Id, dir: OwnedFd, clients: &mut Clients, narrate: Opti
     };
     let ended = monitor.run();
     let closed = monitor.close();
-    let left = if record.auto_remove { active.remove(&store) } else { Ok(()) };
+    let left = if record.auto_remove { remove(&store, active) } else { Ok(()) };
     for e in [closed, left].into_iter().filter_map(Result::err) {
         clients.warn(&format!("clean up after container {}: {e}", id.short()))?;
     }
     ended
+}
+
+/// It goes at its end, and so do the volumes that nobody named.
+fn remove(store: &Store, active: Active) -> Result<()> {
+    let spec = super::open(store, &active.id()).map(|container| container.spec);
+    active.remove(store)?;
+    volumes::remove_anonymous(store, &spec?);
+    Ok(())
 }
 
 struct Monitor<'a> {

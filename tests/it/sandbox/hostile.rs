@@ -84,12 +84,7 @@ fn volumes_behind_links_stay_inside() {
     symlink("/proc/sys", root.path("sysctl")).expect("symlink");
     symlink("/loop", root.path("loop")).expect("symlink");
     let to = |destination: &str| Spec {
-        volumes: vec![Volume {
-            source: volume.path().into(),
-            destination: destination.into(),
-            read_only: false,
-            mapped: true,
-        }],
+        volumes: vec![Volume::new(volume.path(), destination)],
         ..shell("echo x > /out/v/x; ls /out/v")
     };
     assert_eq!(root.run(to("/out/v")).output(), "x");
@@ -107,12 +102,7 @@ fn a_link_inside_a_volume_leads_nowhere_else() {
     let volume = tempfile::tempdir().expect("a directory");
     symlink(canary.path(), volume.path().join("out")).expect("symlink");
     let second = tempfile::tempdir().expect("a directory");
-    let mount = |source: &std::path::Path, destination: &str| Volume {
-        source: source.into(),
-        destination: destination.into(),
-        read_only: false,
-        mapped: true,
-    };
+    let mount = |source: &std::path::Path, destination: &str| Volume::new(source, destination);
     let spec = Spec {
         volumes: vec![mount(volume.path(), "/v"), mount(second.path(), "/v/out/second")],
         ..shell("ls -A /v/out/; true")

@@ -13,12 +13,7 @@ fn the_mounts_are_those_that_the_plan_lists() {
     let root = Root::new();
     let volume = tempfile::tempdir().expect("a directory");
     let spec = Spec {
-        volumes: vec![Volume {
-            source: volume.path().into(),
-            destination: "/srv/deep".into(),
-            read_only: false,
-            mapped: true,
-        }],
+        volumes: vec![Volume::new(volume.path(), "/srv/deep")],
         tmpfs: vec![Tmpfs { destination: "/run".into(), options: "size=1m".into() }],
         ..shell("cut -d' ' -f5 /proc/self/mountinfo")
     };
@@ -149,10 +144,8 @@ fn volumes_show_the_host_and_only_as_far_as_allowed() {
     fs::write(host.path().join("file"), "from the host").expect("write");
     fs::create_dir(host.path().join("sub")).expect("mkdir");
     let volume = |source: &str, destination: &str, read_only| Volume {
-        source: host.path().join(source),
-        destination: destination.into(),
         read_only,
-        mapped: true,
+        ..Volume::new(host.path().join(source), destination)
     };
     let spec = Spec {
         volumes: vec![
