@@ -8,6 +8,7 @@ mod cgroup;
 mod chosen;
 mod completion;
 mod container;
+mod copy;
 mod diff;
 mod exec;
 mod filter;
@@ -97,6 +98,8 @@ enum Verb {
     Ps(ps::Ps),
     /// Change the limits of containers, now if they run
     Update(resources::Update),
+    /// Copy files between a container and the host, another container, or a tar archive
+    Cp(copy::Cp),
     /// Show what differs in a container, a snapshot or an image from what it was made from
     Diff(diff::Diff),
     /// Give a container another name
@@ -204,6 +207,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode> {
         Verb::Stop(verb) => return verb.run(&root),
         Verb::Kill(verb) => return verb.run(&root),
         Verb::Rename(verb) => verb.run(&root),
+        Verb::Cp(verb) => verb.run(&root),
         Verb::Diff(verb) => verb.run(&root),
         Verb::Restart(verb) => return verb.run(&root),
         Verb::Wait(verb) => return verb.run(&root),

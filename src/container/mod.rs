@@ -8,6 +8,7 @@
 mod attach;
 mod chain;
 mod compose;
+mod copy;
 mod exec;
 mod health;
 mod launch;
@@ -34,6 +35,7 @@ use jiff::Timestamp;
 pub use attach::attach;
 pub use chain::{Cgroup, Chain, CssSet, Task, chain};
 pub use compose::{ImageVolumes, Options};
+pub use copy::{Copying, End, copy, copy_in, copy_out};
 pub use exec::{Exec, exec, exec_detached};
 pub use health::{Checked, Condition, Health, HealthOptions, check_health, in_shell};
 pub use launch::{Launched, launch, start};

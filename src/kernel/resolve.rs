@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::{Component, Path};
+use std::path::{Component, Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::{self, OFlag, OpenHow, ResolveFlag};
@@ -106,6 +106,88 @@ fn walk(root: BorrowedFd<'_>, path: &Path, target: Target) -> Result<OwnedFd> {
         }
     }
     Ok(here)
+}
+
+/// Where a path leads in a root.
+#[derive(Debug)]
+pub(crate) struct Spot {
+    /// The directory that it lies in; of the top, itself.
+    pub parent: OwnedFd,
+    /// What it is called there; nothing for the top of a root or of something mounted.
+    pub name: Option<OsString>,
+    /// It, if it is there: opened for its place only, and no link unless the last one was not to be followed.
+    pub found: Option<OwnedFd>,
+    /// Its path, without links.
+    pub path: PathBuf,
+}
+
+/// Looks `path` up in `root`, one component after the other, each opened without following it: so a link is always followed
+/// by us, and whoever exchanges one for another meanwhile leads nowhere else. At each directory `mounted` may say what is
+/// there instead.
+///
+/// # Errors
+/// That of a missing directory on the way; that the last component is missing is none.
+pub(crate) fn look_up(
+    root: BorrowedFd<'_>,
+    path: &Path,
+    follow_last: bool,
+    mut mounted: impl FnMut(&Path) -> Result<Option<OwnedFd>>,
+) -> Result<Spot> {
+    let fail = |e| failed(format_args!("open {}", path.display()), e);
+    let top = || -> Result<OwnedFd> { Ok(root.try_clone_to_owned()?) };
+    let mut above: Vec<OwnedFd> = Vec::new();
+    let (mut here, mut shown) = (top()?, PathBuf::from("/"));
+    // What it is called in the directory above, unless something is mounted on it.
+    let mut called = None;
+    let mut pending = names(path);
+    let mut links = 0;
+    while let Some(name) = pending.pop_front() {
+        if name == ".." {
+            here = above.pop().unwrap_or(here);
+            shown.pop();
+            called = None;
+            continue;
+        }
+        // Also where nothing was made for it to be mounted on yet.
+        if let Some(other) = mounted(&shown.join(&name))? {
+            shown.push(&name);
+            above.push(std::mem::replace(&mut here, other));
+            called = None;
+            continue;
+        }
+        let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let found = match fcntl::openat(here.as_fd(), name.as_os_str(), flags, Mode::empty()) {
+            Err(Errno::ENOENT) if pending.is_empty() => {
+                shown.push(&name);
+                return Ok(Spot { parent: here, name: Some(name), found: None, path: shown });
+            }
+            found => found.map_err(fail)?,
+        };
+        if is_link(found.as_fd())? && (follow_last || !pending.is_empty()) {
+            links += 1;
+            if links > MAX_LINKS {
+                return Err(fail(Errno::ELOOP));
+            }
+            let to = fs::read_link(found.as_fd(), "")?;
+            if to.is_absolute() {
+                above.clear();
+                (here, shown) = (top()?, PathBuf::from("/"));
+            }
+            called = None;
+            for name in names(&to).into_iter().rev() {
+                pending.push_front(name);
+            }
+            continue;
+        }
+        shown.push(&name);
+        above.push(std::mem::replace(&mut here, found));
+        called = Some(name);
+    }
+    let found = Some(here.try_clone()?);
+    Ok(match (called, above.pop()) {
+        (Some(name), Some(parent)) => Spot { parent, name: Some(name), found, path: shown },
+        _ => Spot { parent: here, name: None, found, path: shown },
+    })
 }
 
 /// The components of a path that lead somewhere, `..` included.

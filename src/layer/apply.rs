@@ -18,8 +18,9 @@ use std::thread;
 use crate::error::{Context, Error, Kind, Result};
 use crate::kernel;
 use crate::kernel::fs::CWD;
-use crate::kernel::node::{self, Target, Time};
+use crate::kernel::node::{self, Special, Target, Time};
 
+use super::Among;
 use super::lower::{Lower, Whiteout, whiteout};
 use super::writer::{self, Metadata, SMALL, Writer};
 use crate::archive::{Entries, Entry, Node, SparseMap};
@@ -35,21 +36,35 @@ pub(super) struct Applied {
     pub(super) bytes: u64,
 }
 
-/// Applies all entries, as those of a layer on top of what is there, or as those of a root filesystem. The thread has to
-/// be confined to the directory.
-pub(super) fn apply<R: BufRead>(entries: &mut Entries<'_, R>, layer: bool) -> Result<Applied> {
+/// What entries are applied as.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Manner {
+    /// Those of a root filesystem.
+    Root,
+    /// Those of a layer on top of what is there.
+    Layer,
+    /// Files like others.
+    Among(Among),
+}
+
+/// Applies all entries. The thread has to be confined to the directory.
+pub(super) fn apply<R: BufRead>(entries: &mut Entries<'_, R>, manner: Manner) -> Result<Applied> {
     thread::scope(|scope| {
         let (writer, thread) = writer::start(scope)?;
-        let applied = apply_all(entries, layer, writer);
+        let applied = apply_all(entries, manner, writer);
         let written = thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         // It is behind, so its error came first in the archive.
         written.and(applied)
     })
 }
 
-fn apply_all<R: BufRead>(entries: &mut Entries<'_, R>, layer: bool, writer: Writer) -> Result<Applied> {
-    let mut applier = Applier::new(layer, writer)?;
-    while let Some(entry) = entries.next()? {
+fn apply_all<R: BufRead>(entries: &mut Entries<'_, R>, manner: Manner, writer: Writer) -> Result<Applied> {
+    let mut applier = Applier::new(manner, writer)?;
+    while let Some(mut entry) = entries.next()? {
+        if !applier.admits(&mut entry) {
+            entries.each_piece(|_| Ok(()))?;
+            continue;
+        }
         applier.apply(&entry, entries)?;
     }
     applier.writer.hand_over()?;
@@ -84,11 +99,12 @@ struct Applier {
     unannounced: u64,
     /// What a layer may hide; a root filesystem lies on nothing.
     lower: Option<Lower>,
+    among: Option<Among>,
     writer: Writer,
 }
 
 impl Applier {
-    fn new(layer: bool, writer: Writer) -> Result<Applier> {
+    fn new(manner: Manner, writer: Writer) -> Result<Applier> {
         let mut root = existing(b".", b"")?;
         root.end = 0;
         Ok(Applier {
@@ -99,9 +115,30 @@ impl Applier {
             bytes: 0,
             unsupported: Vec::new(),
             unannounced: 0,
-            lower: layer.then(Lower::new).transpose()?,
+            lower: matches!(manner, Manner::Layer).then(Lower::new).transpose()?,
+            among: match manner {
+                Manner::Among(among) => Some(among),
+                Manner::Root | Manner::Layer => None,
+            },
             writer,
         })
+    }
+
+    /// Makes of an entry what it may become here; `false` where it may become nothing.
+    fn admits(&self, entry: &mut Entry) -> bool {
+        let Some(among) = &self.among else { return true };
+        if let Some((uid, gid)) = among.owner {
+            (entry.uid, entry.gid) = (uid, gid);
+        }
+        if among.harmless {
+            entry.mode &= !0o6000;
+            entry.xattrs.retain(|(name, _)| name.to_bytes().starts_with(b"user."));
+            if let Node::Special(Special::Character(..) | Special::Block(..)) = entry.node {
+                log::warn!("{} is a device: left out", String::from_utf8_lossy(&entry.path));
+                return false;
+            }
+        }
+        true
     }
 
     fn apply<R: BufRead>(&mut self, entry: &Entry, data: &mut Entries<'_, R>) -> Result<()> {
@@ -236,6 +273,7 @@ impl Applier {
                         lower.announce(name, found.st_ino).map_err(fail)?;
                     }
                 } else {
+                    self.may_replace(name, &entry.path, true)?;
                     node::remove(name).map_err(fail)?;
                     node::create_directory(name, entry.mode).map_err(fail)?;
                 }
@@ -293,6 +331,7 @@ impl Applier {
             Ok(()) => {}
             Err(failure) if failure.exists() => {
                 if !same_file(place.as_ref().map(|place| place.as_fd()), target, split, name) {
+                    self.may_replace(name, &entry.path, false)?;
                     make_way(name).map_err(|failure| failure.of(&entry.path))?;
                     link().map_err(|failure| missing_target(failure, shown(), &entry.path))?;
                 }
@@ -328,10 +367,28 @@ impl Applier {
     /// Makes something; what has its name makes way.
     fn make<T>(&self, name: &[u8], path: &[u8], make: impl Fn() -> node::Result<T>) -> Result<T> {
         match make() {
-            Err(failure) if failure.exists() => make_way(name).and_then(|()| make()),
+            Err(failure) if failure.exists() => {
+                self.may_replace(name, path, false)?;
+                make_way(name).and_then(|()| make())
+            }
             other => other,
         }
         .map_err(|failure| failure.of(path))
+    }
+
+    /// Among other files, a directory is no file's to replace, nor the other way round, unless somebody says so.
+    fn may_replace(&self, name: &[u8], path: &[u8], by_directory: bool) -> Result<()> {
+        if self.among.is_none_or(|among| among.overwrite) {
+            return Ok(());
+        }
+        let found = node::metadata(name, false).map_err(|failure| failure.of(path))?;
+        let message = match (node::is_directory(&found), by_directory) {
+            (true, false) => "it is a directory, and what is copied is none",
+            (false, true) => "it is no directory, and what is copied is one",
+            _ => return Ok(()),
+        };
+        let error = Error::new(Kind::Invalid, format!("overwrite {}: {message}", String::from_utf8_lossy(path)));
+        Err(error.with_hint("--overwrite replaces it"))
     }
 
     /// Goes to the directory `parent`, leaving those that are not on the way and making those that are missing.

@@ -28,7 +28,7 @@ use crate::name::Digest;
 pub(crate) use crate::archive::LARGEST_CONFIG;
 pub use crate::archive::Limits;
 pub use decompress::{decompress, is_compressed};
-pub use pack::{Packed, pack};
+pub use pack::{Packed, Piece, pack, pack_piece};
 pub use pipeline::Opened;
 
 /// What [`unpack`] unpacked.
@@ -68,6 +68,32 @@ pub fn unpack_watched(
     watch: Watch,
 ) -> Result<Unpacked> {
     Opened::open(|| Ok(bytes), limits, watch)?.run(pipeline::Into::Root(into)).context(|| "unpack layer")
+}
+
+/// How an archive is unpacked among what is there, as cp(1) copies.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Among {
+    /// Whose everything is to be, instead of the archive's owners.
+    pub owner: Option<(u32, u32)>,
+    /// A directory may take the place of something else, and something else that of a directory.
+    pub overwrite: bool,
+    /// Nothing is made that could do more than its new owner: no device, no setuid or setgid bit, no capability.
+    pub harmless: bool,
+}
+
+/// [`unpack`] into a directory that holds something already, and that others may change meanwhile: nothing outside of it
+/// is touched.
+///
+/// # Errors
+/// Those of [`unpack`], and [`Kind::Invalid`](crate::error::Kind) for a directory in the way of something else, or the
+/// other way round.
+pub fn unpack_among(
+    bytes: Box<dyn Read + Send>,
+    into: BorrowedFd<'_>,
+    limits: &Limits,
+    among: &Among,
+) -> Result<Unpacked> {
+    Opened::open(|| Ok(bytes), limits, unwatched())?.run(pipeline::Into::Among(into, among))
 }
 
 /// Told of each few hundred KiB how many bytes they are, uncompressed, before they are applied; its error ends the unpack.

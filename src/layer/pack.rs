@@ -12,9 +12,10 @@
 //! Names longer than PATH_MAX are an error.
 
 use std::collections::HashMap;
+use std::ffi::OsString;
 use std::fs::{File, Metadata};
 use std::io::{self, Read, Seek, SeekFrom};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -27,6 +28,8 @@ use crate::kernel::node;
 const BLOCK: usize = 512;
 const BUFFER: usize = 256 << 10;
 const BUFFERS: usize = 4;
+/// Two blocks of zeros.
+const END: [u8; 2 * BLOCK] = [0; 2 * BLOCK];
 /// The largest number of an 8 and of a 12 byte field: octal digits and a NUL.
 const SMALL: u64 = 0o7777777;
 const LARGE: u64 = 0o77777777777;
@@ -56,20 +59,61 @@ pub fn pack(directory: &Path, without: &[&Path]) -> Result<Packed> {
         let found = std::fs::metadata(path).context(|| format!("leave out {}", path.display()))?;
         left_out.push((found.dev(), found.ino()));
     }
-    let (sender, filled) = sync_channel(BUFFERS);
     let path = directory.to_path_buf();
-    let thread = thread::Builder::new()
-        .name("layer-pack".into())
-        .spawn(move || {
-            let out = Out { sender, buffer: Vec::new() };
-            let mut packer = Packer { out, device: root.dev(), left_out, names: HashMap::new() };
-            let result = packer.pack(&path).context(|| format!("pack {}", path.display()));
-            if let Err(error) = result.and_then(|()| packer.out.flush()) {
-                // Nobody wants it when the stream was dropped, which is then the error itself.
-                let _ = packer.out.sender.send(Err(error));
+    start(move |out| {
+        let mut packer = Packer::new(out, root.dev());
+        packer.left_out = left_out;
+        packer.pack(&path, true).context(|| format!("pack {}", path.display()))
+    })
+}
+
+/// A part of a tree that somebody may change meanwhile, to be packed as if it lay somewhere else.
+#[derive(Debug)]
+pub struct Piece {
+    /// Nothing outside of it is read, whatever links its files become: it is the root of the thread that reads.
+    pub directory: OwnedFd,
+    /// What in it, if not the directory itself.
+    pub name: Option<OsString>,
+    /// What that is called in the archive; where it is empty, only what is in a directory is packed.
+    pub called: Vec<u8>,
+}
+
+/// Packs a piece of a tree.
+///
+/// # Errors
+/// That of starting a thread; what fails underway is an error of the stream.
+pub fn pack_piece(piece: Piece) -> Result<Packed> {
+    start(move |out| {
+        node::confine(piece.directory.as_fd()).map_err(|failure| failure.of(b""))?;
+        let root = Path::new("/");
+        let mut packer = Packer::new(out, std::fs::metadata(root)?.dev());
+        match piece.name {
+            None => {
+                let top = !piece.called.is_empty();
+                packer.prefix = piece.called;
+                packer.pack(root, top)
             }
-        })
-        .context(|| "start a thread")?;
+            Some(name) => {
+                let path = root.join(name);
+                let found = std::fs::symlink_metadata(&path).context(|| format!("read {}", path.display()))?;
+                packer.entry(&piece.called, &path, &found).context(|| format!("read {}", path.display()))?;
+                packer.out.write(&END)
+            }
+        }
+    })
+}
+
+/// Runs what packs on a thread of its own; what is written comes out of the stream.
+fn start(pack: impl FnOnce(&mut Out) -> Result<()> + Send + 'static) -> Result<Packed> {
+    let (sender, filled) = sync_channel(BUFFERS);
+    let run = move || {
+        let mut out = Out { sender, buffer: Vec::new() };
+        if let Err(error) = pack(&mut out).and_then(|()| out.flush()) {
+            // Nobody wants it when the stream was dropped, which is then the error itself.
+            let _ = out.sender.send(Err(error));
+        }
+    };
+    let thread = thread::Builder::new().name("layer-pack".into()).spawn(run).context(|| "start a thread")?;
     Ok(Packed { filled: Some(filled), buffer: Vec::new(), position: 0, thread: Some(thread) })
 }
 
@@ -132,8 +176,10 @@ impl Out {
     }
 }
 
-struct Packer {
-    out: Out,
+struct Packer<'a> {
+    out: &'a mut Out,
+    /// What stands before every name.
+    prefix: Vec<u8>,
     /// The root's filesystem.
     device: u64,
     /// The device and inode of directories that are packed as if they were empty.
@@ -142,8 +188,13 @@ struct Packer {
     names: HashMap<(u64, u64), Vec<u8>>,
 }
 
-impl Packer {
-    fn pack(&mut self, root: &Path) -> Result<()> {
+impl Packer<'_> {
+    fn new(out: &mut Out, device: u64) -> Packer<'_> {
+        Packer { out, prefix: Vec::new(), device, left_out: Vec::new(), names: HashMap::new() }
+    }
+
+    /// All that is in `root`, and that itself if it is the `top` of what is packed.
+    fn pack(&mut self, root: &Path, top: bool) -> Result<()> {
         let mut walk = walkdir::WalkDir::new(root).same_file_system(true).sort_by_file_name().into_iter();
         while let Some(entry) = walk.next() {
             let entry = entry.map_err(|e| match e.io_error().and_then(io::Error::raw_os_error) {
@@ -153,14 +204,18 @@ impl Packer {
             let name = entry.path().strip_prefix(root).unwrap_or(entry.path()).as_os_str().as_bytes();
             let path = if name.is_empty() { root.join(".") } else { entry.path().to_path_buf() };
             let found = std::fs::symlink_metadata(&path).context(|| format!("read {}", path.display()))?;
-            self.entry(name, &path, &found).context(|| format!("read {}", path.display()))?;
+            let slash: &[u8] = if name.is_empty() || self.prefix.is_empty() { b"" } else { b"/" };
+            if top || !name.is_empty() {
+                let called = [&self.prefix, slash, name].concat();
+                self.entry(&called, &path, &found).context(|| format!("read {}", path.display()))?;
+            }
             // The walk does not enter what is mounted; skipping that would skip the directory that it lies in.
             if found.dev() == self.device && self.left_out.contains(&(found.dev(), found.ino())) {
                 log::warn!("{} is no part of a layer: what it holds is left out", path.display());
                 walk.skip_current_dir();
             }
         }
-        self.out.write(&[0; 2 * BLOCK])
+        self.out.write(&END)
     }
 
     fn entry(&mut self, name: &[u8], path: &Path, found: &Metadata) -> Result<()> {

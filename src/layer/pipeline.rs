@@ -17,8 +17,8 @@ use crate::error::{Context, Result};
 use crate::kernel::node;
 use crate::name::Digest;
 
-use super::apply::{self, Applied};
-use super::{Unpacked, Watch, decompress};
+use super::apply::{self, Applied, Manner};
+use super::{Among, Unpacked, Watch, decompress};
 
 /// Size and number of a layer's buffers: 4 MiB in flight.
 const BUFFER: usize = 256 << 10;
@@ -41,6 +41,8 @@ pub(super) enum Into<'a> {
     Nothing,
     /// They are a root filesystem.
     Root(BorrowedFd<'a>),
+    /// They are files among those of the directory.
+    Among(BorrowedFd<'a>, &'a Among),
     /// They are a layer on top of what the directory holds.
     Layer(BorrowedFd<'a>),
 }
@@ -95,18 +97,19 @@ impl Opened {
         let applied = thread::scope(|scope| {
             let limits = &limits;
             let apply = move || -> Result<_> {
-                if let Into::Root(root) | Into::Layer(root) = into {
+                if let Into::Root(root) | Into::Layer(root) | Into::Among(root, _) = into {
                     node::confine(root).map_err(|failure| failure.of(b""))?;
                 }
                 let mut entries = match into {
-                    Into::Nothing | Into::Root(_) => Entries::new(stream, limits),
+                    Into::Nothing | Into::Root(_) | Into::Among(..) => Entries::new(stream, limits),
                     // Its diff id is the caller's to compare.
                     Into::Layer(_) => Entries::of_verified(stream, limits),
                 };
                 let applied = match into {
                     Into::Nothing => count(&mut entries),
-                    Into::Root(_) => apply::apply(&mut entries, false),
-                    Into::Layer(_) => apply::apply(&mut entries, true),
+                    Into::Root(_) => apply::apply(&mut entries, Manner::Root),
+                    Into::Among(_, among) => apply::apply(&mut entries, Manner::Among(*among)),
+                    Into::Layer(_) => apply::apply(&mut entries, Manner::Layer),
                 };
                 Ok((applied, entries.into_inner().ended))
             };

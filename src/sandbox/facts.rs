@@ -195,6 +195,11 @@ pub(super) fn who(spec: &Spec, rootfs: &Rootfs) -> Result<User> {
     user::lookup(spec.user.as_deref(), &passwd, &group)
 }
 
+/// The user and the group that the command runs as.
+pub fn owner(spec: &Spec, rootfs: &Rootfs) -> Result<(u32, u32)> {
+    who(spec, rootfs).map(|user| (user.uid, user.gid))
+}
+
 /// sd_booted(3).
 pub(super) fn runs_systemd() -> bool {
     resolve::probe(Path::new("/run/systemd/system")) == Some(Target::Directory)

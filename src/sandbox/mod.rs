@@ -47,7 +47,7 @@ mod users;
 pub use cgroups::{cgroup_names, cgroups, clear_cgroups};
 pub use devices::{DeviceRule, device_rules, restrict_devices};
 pub use exec::{Inside, plan_exec};
-pub use facts::{Device, Disk, Facts, Hierarchy, Masked, hierarchies};
+pub use facts::{Device, Disk, Facts, Hierarchy, Masked, hierarchies, owner};
 pub use freezer::{Freezers, freeze, thaw};
 pub use limits::{DeviceRate, HugePages, Limits, Rate};
 pub(crate) use outlet::Outlet;

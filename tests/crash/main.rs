@@ -94,6 +94,27 @@ sweeps! {
     stop: Sweep::of("stop -t 0 web").beside("run --name web base sleep 600");
     start_again: Sweep::of("start -a web").after("run --name web base true");
     update: Sweep::of("update --memory 64m --cpus 1 web").after("create --name web base true");
+    rename: Sweep::of("rename web shop").after("create --name web base true");
+    kill: Sweep::of("kill web").beside("run --name web base sleep 600");
+    create_with_a_volume: Sweep::of("create --name web -v data:/bin base true")
+        .or("volume create data")
+        .or_as_if("its container was not made", |scene| {
+            scene.ok("create --name web -v data:/bin base true");
+            scene.ok("rm web");
+        });
+    create_with_a_volume_that_is_there: Sweep::of("create --name web -v data:/bin base true").after("volume create data")
+        .or_as_if("its container was not made", |scene| {
+            scene.ok("create --name web -v data:/bin base true");
+            scene.ok("rm web");
+        });
+    run_rm_with_volumes: Sweep::of("run --rm -v data:/srv -v /bin base true").after("volume create data");
+    run_detached_rm_with_a_volume_whoever: Sweep::of("run -d --rm -v /bin base true").whoever();
+    volume_create: Sweep::of("volume create data");
+    volume_create_nocow: Sweep::of("volume create --nocow data");
+    volume_rm: Sweep::of("volume rm data").after("volume create data");
+    volume_prune: Sweep::of("volume prune --force").after("volume create data");
+    rm_with_a_volume: Sweep::of("rm web").after("create --name web -v /bin base true");
+    rm_and_its_volume: Sweep::of("rm -v web").after("create --name web -v /bin base true");
     rm: Sweep::of("rm web").after("create --name web base true");
     rm_force_of_a_running_one: Sweep::of("rm --force web").beside("run --name web base sleep 600")
         .or_as_if("its tupper was killed", Scene::kill_beside);

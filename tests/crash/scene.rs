@@ -269,13 +269,17 @@ impl Scene {
         // First of all: a listing would mount a store that is not mounted.
         let mut lines = self.traces();
         entries(self.root(), self.root(), &mut lines);
-        for listing in ["image ls", "snapshot ls", "ps -a"] {
+        for listing in ["image ls", "snapshot ls", "ps -a", "volume ls"] {
             let done = self.tupper(&format!("{listing} --format json"));
             let Ok(Value::Array(listed)) = serde_json::from_str(&done.stdout) else {
                 lines.push(done.to_string());
                 continue;
             };
             for mut object in listed {
+                if let Some(top) = object["Mountpoint"].as_str() {
+                    let entries = std::fs::read_dir(top).map_or(0, Iterator::count);
+                    lines.push(format!("volume {} holds {entries} entries", object["Name"]));
+                }
                 object.as_object_mut().expect("an object").retain(|name, _| !VOLATILE.contains(&name.as_str()));
                 lines.push(format!("{listing}: {object}"));
             }

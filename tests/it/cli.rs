@@ -3,6 +3,7 @@
 mod check;
 mod chosen;
 mod containers;
+mod copy;
 mod debian;
 mod detached;
 mod diff;

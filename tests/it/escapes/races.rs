@@ -206,3 +206,37 @@ fn a_container_that_exchanges_is_listed_copied_and_removed() {
     let left: Vec<String> = target.disk.subvolumes();
     assert!(!left.iter().any(|path| path.contains("containers/")), "{left:?}");
 }
+
+/// CVE-2018-15664: what is copied, and where to, becomes a link to the host's while it is copied.
+#[test]
+fn cp_is_not_led_out() {
+    let canary = Canary::new();
+    let target = Target::new();
+    let (id, root) = target.create("", "true");
+    let (place, link) = (root.join("work/place"), root.join("work/link"));
+    fs::create_dir_all(place.join("etc")).expect("mkdir");
+    fs::write(place.join("etc/passwd"), "inside").expect("a file");
+    symlink(canary.path(), &link).expect("a link");
+    let host = scratch();
+    fs::create_dir_all(host.path().join("in/etc")).expect("mkdir");
+    fs::write(host.path().join("in/etc/escaped"), "x").expect("a file");
+    let (mut met, mut missed) = (0, 0);
+    Exchange::between(&place, &link).during(200, || {
+        for from in ["work/place", "work/place/etc", "work/place/etc/passwd", "work/link/etc/passwd"] {
+            let out = host.path().join("out");
+            let done = target.run_with("cp --overwrite", &[&format!("{id}:/{from}"), text(&out)]);
+            for found in walkdir::WalkDir::new(&out).into_iter().flatten().filter(|found| found.file_type().is_file()) {
+                let content = fs::read_to_string(found.path()).expect("a file");
+                assert!(!content.contains(SECRET), "{from}: {done}");
+            }
+            *if done.status == 0 { &mut met } else { &mut missed } += 1;
+            let _ = fs::remove_dir_all(&out).or_else(|_| fs::remove_file(&out));
+        }
+        for to in ["work/place", "work/place/etc", "work/link/etc/"] {
+            target.run_with("cp --overwrite", &[text(&host.path().join("in/etc")), &format!("{id}:/{to}")]);
+            assert!(!canary.missing().exists(), "{to}");
+        }
+    });
+    assert!(met > 0 && missed > 0, "the exchange never came in between: {met} copied, {missed} not");
+    canary.assert_untouched();
+}
