@@ -54,7 +54,15 @@ pub fn launch(
     let active = make(store, &mut prepared, place).context(doing)?;
     provided.keep();
     let Prepared { found, spec, path, .. } = prepared;
-    let session = boot(store, found, active, &spec, attachment, narrate.is_some()).call_context(doing)?;
+    let booted = boot(store, found, active, &spec, attachment, narrate.is_some());
+    if booted.is_err() && create.auto_remove {
+        // Its monitor has ended, and may have done it.
+        match Active::open_wait(store, found).and_then(|active| volumes::remove_with(store, active, &spec)) {
+            Err(e) if e.kind() != Kind::NotFound => log::warn!("remove container {}: {e}", found.id.short()),
+            _ => {}
+        }
+    }
+    let session = booted.call_context(doing)?;
     let removes = create.auto_remove.then_some(path);
     Ok(Launched { id: found.id, session, plan: planned, removes })
 }

@@ -162,13 +162,11 @@ pub fn remove(store: &Store, text: &str, removal: &Removal) -> Result<Id> {
         // What belongs to it on the host goes first: nobody would look for it once the container is gone.
         Ok(active) => leftover::clear_host(store, &found.id).and_then(|()| {
             let Ok(container) = &container else { return active.remove(store) };
-            if !with_volumes && !container.auto_remove {
-                volumes::disown_anonymous(store, &container.spec)?;
-                return active.remove(store);
+            if with_volumes || container.auto_remove {
+                return volumes::remove_with(store, active, &container.spec);
             }
-            active.remove(store)?;
-            volumes::remove_anonymous(store, &container.spec);
-            Ok(())
+            volumes::disown_anonymous(store, &container.spec)?;
+            active.remove(store)
         }),
         Err(e) if force && e.kind() == Kind::NotFound => Ok(()),
         Err(e) => Err(e),
@@ -321,11 +319,10 @@ fn conclude(
         life.end(exit);
         life.write(active.dir())
     });
-    for e in [noted, active.remove(store)].into_iter().filter_map(Result::err) {
+    for e in [noted, volumes::remove_with(store, active, &prepared.spec)].into_iter().filter_map(Result::err) {
         // Neither the command's end nor the reason why it did not run is less true for that.
         log::warn!("clean up after container {}: {e}", id.short());
     }
-    volumes::remove_anonymous(store, &prepared.spec);
     exit
 }
 

@@ -12,6 +12,7 @@ use crate::kernel::flock::{self, Lock};
 use crate::name::VolumeName;
 use crate::sandbox::{Shell, Spec, Volume};
 use crate::store::{Found, Shelf, Store};
+use crate::subvolume::Active;
 use crate::volume::{self, Wanted};
 
 /// The volumes of a container that is being made. Dropped, those that nobody named go again.
@@ -112,9 +113,14 @@ fn anonymous(spec: &Spec) -> Vec<VolumeName> {
     named(spec).filter(|(volume, _)| volume.anonymous).map(|(_, name)| name.clone()).collect()
 }
 
-/// Removes the volumes that nobody named, after their container has gone.
-pub(super) fn remove_anonymous(store: &Store, spec: &Spec) {
-    remove_all(store, &anonymous(spec));
+/// Removes a container, and the volumes of it that nobody named.
+pub(super) fn remove_with(store: &Store, active: Active, spec: &Spec) -> Result<()> {
+    let anonymous = anonymous(spec);
+    // The sign that there is something left to do when the container has gone.
+    let _intent = (!anonymous.is_empty()).then(|| store.intend()).transpose()?;
+    active.remove(store)?;
+    remove_all(store, &anonymous);
+    Ok(())
 }
 
 /// The volumes that nobody named stay, when their container goes.

@@ -120,10 +120,10 @@ fn hold(root: &Path, id: &Id, dir: OwnedFd, clients: &mut Clients, narrate: Opti
 
 /// It goes at its end, and so do the volumes that nobody named.
 fn remove(store: &Store, active: Active) -> Result<()> {
-    let spec = super::open(store, &active.id()).map(|container| container.spec);
-    active.remove(store)?;
-    volumes::remove_anonymous(store, &spec?);
-    Ok(())
+    match super::open(store, &active.id()) {
+        Ok(container) => volumes::remove_with(store, active, &container.spec),
+        Err(e) => active.remove(store).and(Err(e)),
+    }
 }
 
 struct Monitor<'a> {
