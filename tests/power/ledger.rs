@@ -17,6 +17,9 @@ pub enum Thing {
         name: Option<String>,
         tree: Arc<Tree>,
     },
+    Volume {
+        tree: Arc<Tree>,
+    },
     /// A container, and the files in it that something called fsync(2) for.
     Container {
         name: String,
@@ -34,7 +37,7 @@ pub enum Status {
     Gone,
 }
 
-/// Things by id, tags by name.
+/// Things by id, tags by name, volumes by `volume:` and theirs.
 pub type Known = BTreeMap<String, Status>;
 
 /// Every change of what is known, with the moment from which it holds.

@@ -117,6 +117,13 @@ impl Machine {
         id
     }
 
+    /// A container whose volume is filled with what `source` has at /srv.
+    pub fn fill(&self, source: &str, name: &str, volume: &str, tree: &Arc<Tree>) -> String {
+        let id = self.create(source, name, &format!("-v {volume}:/srv"), &["true"]);
+        self.promise(&format!("volume:{volume}"), Status::There(Thing::Volume { tree: tree.clone() }));
+        id
+    }
+
     /// Removes snapshots or containers: `verb` is all but the id.
     pub fn remove(&self, verb: &str, id: &str) {
         self.promise(id, Status::ThereOrNot);
@@ -207,6 +214,13 @@ impl After<'_> {
                         assert_eq!(is, *text, "{path} in {id}");
                     }
                 }
+                // Never half filled: as it is promised, or as it was before.
+                (Found::Volume(top), status, Some(Thing::Volume { tree })) => {
+                    let empty = std::fs::read_dir(top).expect("a directory").next().is_none();
+                    if !empty || matches!(status, Some(Status::There(_))) {
+                        tree.assert_same(&Tree::read(top));
+                    }
+                }
                 _ => {}
             }
         }
@@ -233,7 +247,7 @@ impl After<'_> {
                 tree.assert_same(&Tree::read(&PathBuf::from(self.tupper.ok("snapshot path copy"))));
                 self.tupper.ok("snapshot rm copy");
             }
-            if !matches!(found, Found::Tag(_)) {
+            if !matches!(found, Found::Tag(_) | Found::Volume(_)) {
                 self.tupper.ok(&format!("run --rm {id} true"));
             }
         }
@@ -268,6 +282,11 @@ impl After<'_> {
             found.insert(id(&image), Found::Image);
         }
         found.extend(listed("snapshot ls").into_iter().map(|value| (id(&value), Found::Snapshot(value))));
+        let volume = |value: Value| {
+            let top = PathBuf::from(value["Mountpoint"].as_str().expect("a path"));
+            (format!("volume:{}", value["Name"].as_str().expect("a name")), Found::Volume(top))
+        };
+        found.extend(listed("volume ls").into_iter().map(volume));
         found.extend(listed("ps --all").into_iter().map(|value| (id(&value), Found::Container(value))));
         found
     }
@@ -279,6 +298,7 @@ enum Found {
     Tag(String),
     Snapshot(Value),
     Container(Value),
+    Volume(PathBuf),
 }
 
 /// A thing without its tree.
@@ -288,6 +308,7 @@ fn short(thing: &Thing) -> String {
         Thing::Tag(image) => format!("tag of {image}"),
         Thing::Snapshot { name, .. } => format!("snapshot {name:?}"),
         Thing::Container { name, .. } => format!("container {name}"),
+        Thing::Volume { .. } => "volume".to_string(),
     }
 }
 

@@ -147,6 +147,21 @@ fn every_verb(filesystem: Filesystem) {
     assert_eq!(tupper.lines("ps --all --no-trunc").len(), before);
     done("run --rm");
 
+    tupper.ok("volume create made");
+    let top = tupper.json("volume inspect made")[0]["Mountpoint"].as_str().expect("a path").to_string();
+    let tree = Arc::new(Tree::read(Path::new(&top)));
+    machine.promise("volume:made", Status::There(Thing::Volume { tree }));
+    done("volume create");
+    let served = Arc::new(Tree::read(&second.join("srv")));
+    let filled = machine.fill("more", "filled", "full", &served);
+    done("create with a volume that is filled");
+    machine.promise("volume:made", Status::ThereOrNot);
+    tupper.ok("volume rm --sync made");
+    machine.promise("volume:made", Status::Gone);
+    done("volume rm --sync");
+    machine.remove("rm --sync", &filled);
+    done("rm --sync of one with a volume");
+
     for (verb, flags) in [("run, cut while it runs", "--name running"), ("run --rm, cut while it runs", "--rm")] {
         let script = "echo text >/synced; sync /synced; echo ready; read line";
         let command = ["more", "sh", "-c", script];
