@@ -161,7 +161,7 @@ fn an_image_does_not_choose_its_posture() {
             "io.containers.capabilities": "SYS_ADMIN,SYS_MODULE", "run.oci.keep_original_groups": "1",
         },
         "Privileged": true, "CapAdd": ["ALL"], "NetworkMode": "host", "SecurityOpt": ["seccomp=unconfined"],
-        "Volumes": {"/proc/sys": {}, "/dev": {}, "/host": {}}, "Devices": ["/dev/mem"],
+        "Volumes": {"/proc/sys": {}, "/dev": {}}, "Devices": ["/dev/mem"],
     });
     let archive = Files::docker_of(serde_json::to_vec(&config).expect("json"), &["localhost/asks:1"], &[&layer]);
     let archive = archive.save(&target.disk.path(), "asks.tar");
