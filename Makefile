@@ -15,7 +15,7 @@ BUILD_PACKAGES := gcc libc6-dev pkg-config libbtrfsutil-dev libclang-dev
 RUN_PACKAGES := btrfs-progs mount util-linux libbtrfsutil1
 # To test: the demo's and the tests' images, the other decompressors, a file system to be embedded in; and in the virtual
 # machine, where tests/it runs again, these too.
-INSIDE_PACKAGES := busybox-static e2fsprogs attr acl libcap2-bin gzip xz-utils zstd bzip2 procps kmod iproute2 openssl ca-certificates
+INSIDE_PACKAGES := busybox-static e2fsprogs attr acl libcap2-bin gzip xz-utils zstd bzip2 procps kmod iproute2 nftables openssl ca-certificates
 # The peers, registries, failing devices, the virtual machine.
 TEST_PACKAGES := $(INSIDE_PACKAGES) keyutils debootstrap docker.io docker-registry podman runc skopeo umoci apache2-utils curl \
   strace nbdkit libnbd-bin fuse3 xfsprogs mmdebstrap qemu-system-x86
@@ -111,6 +111,8 @@ install: ## install the built binary, completions and man pages below $(DESTDIR)
 	install -D -m 0644 "$$generated/bash" "$$share/bash-completion/completions/tupper"; \
 	install -D -m 0644 "$$generated/zsh" "$$share/zsh/site-functions/_tupper"; \
 	install -D -m 0644 "$$generated/fish" "$$share/fish/vendor_completions.d/tupper.fish"; \
+	install -D -m 0644 -t "$(DESTDIR)$(PREFIX)/lib/systemd/network" docs/host/10-tupper.network; \
+	install -D -m 0644 -t "$(DESTDIR)$(PREFIX)/lib/udev/rules.d" docs/host/85-tupper.rules; \
 	echo "installed completions and man pages below $$share"
 
 clean: ## remove what was built

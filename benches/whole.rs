@@ -26,8 +26,14 @@ fn main() {
     let word = std::env::args().skip(1).find(|arg| !arg.starts_with('-')).unwrap_or_default();
     let bench = Bench::new();
     println!("{} · {} CPUs · btrfs, 8 KiB nodes, on a loop device", sh("uname", &["-sr"]), sh("nproc", &[]));
-    let tables: [(&str, Table); 5] =
-        [("version", version), ("run", run), ("snapshot", snapshot), ("import", import), ("pull", pull)];
+    let tables: [(&str, Table); 6] = [
+        ("version", version),
+        ("run", run),
+        ("network", network),
+        ("snapshot", snapshot),
+        ("import", import),
+        ("pull", pull),
+    ];
     tables.iter().filter(|(name, _)| name.contains(&word)).for_each(|(_, table)| table(&bench));
 }
 
@@ -157,6 +163,24 @@ fn run(bench: &Bench) {
         rows.push(row("bwrap, no snapshot, no cgroup", || timed(&mut bwrap(&bench.debian))));
     }
     measure("A throwaway container (ratio to the two floors together)", bench.runs, 1, 2, rows);
+}
+
+/// Others come and go, so that each row finds the bridge as it would: there, or lingering from the turn before.
+fn network(bench: &Bench) {
+    let run =
+        |network: &str| timed(&mut bench.tupper.command(&format!("run --rm --network {network} busybox true"), &[]));
+    bench.tupper.ok("network create used");
+    bench.tupper.ok("run -d --name beside --network used busybox sleep 100000");
+    let rows = vec![
+        row("run --rm --network none", || run("none")),
+        row("--network bridge, nobody else on it", || run("bridge")),
+        row("--network bridge, another on it", || run("used")),
+        row("--network ptp", || run("ptp")),
+        row("--network host", || run("host")),
+    ];
+    measure("What a network adds to a throwaway container (ratio to none)", bench.runs, 1, 1, rows);
+    bench.tupper.ok("rm -f beside");
+    bench.tupper.ok("network rm used");
 }
 
 fn snapshot(bench: &Bench) {

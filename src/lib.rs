@@ -26,11 +26,14 @@ pub mod prompt;
 pub mod store;
 pub mod subvolume;
 
+pub mod bench;
 pub mod check;
 pub mod container;
 pub mod image;
 pub mod layer;
+pub mod network;
 pub mod sandbox;
 pub mod snapshot;
 pub mod transport;
+pub mod usage;
 pub mod volume;

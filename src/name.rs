@@ -229,6 +229,60 @@ impl From<VolumeName> for String {
     }
 }
 
+/// The name of a network: as that of a volume. `none`, `host`, `container` and `default` mean something else.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct NetworkName(String);
+
+impl NetworkName {
+    /// The network that there always is, and that containers are in by default.
+    pub fn bridge() -> NetworkName {
+        NetworkName("bridge".to_string())
+    }
+
+    /// The network that there always is for bare pairs.
+    pub fn ptp() -> NetworkName {
+        NetworkName("ptp".to_string())
+    }
+
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for NetworkName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl FromStr for NetworkName {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<NetworkName> {
+        require_plain(text)?;
+        if matches!(text, "none" | "host" | "container" | "default") {
+            return Err(Error::new(Kind::Invalid, format!("name {text:?}: not the name of a network")));
+        }
+        Ok(NetworkName(text.to_string()))
+    }
+}
+
+impl TryFrom<String> for NetworkName {
+    type Error = Error;
+
+    fn try_from(text: String) -> Result<NetworkName> {
+        text.parse()
+    }
+}
+
+impl From<NetworkName> for String {
+    fn from(name: NetworkName) -> String {
+        name.0
+    }
+}
+
 fn require_plain(text: &str) -> Result<()> {
     let first = text.as_bytes().first().is_some_and(u8::is_ascii_alphanumeric);
     let rest = text.bytes().all(|b| b.is_ascii_alphanumeric() || b"_.-".contains(&b));

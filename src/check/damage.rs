@@ -11,7 +11,7 @@ use crate::error::{Kind, Result};
 use crate::kernel::{btrfs, fs};
 use crate::name::Id;
 use crate::store::{Found, Shelf, Store};
-use crate::{container, image, snapshot, subvolume, volume};
+use crate::{container, image, network, snapshot, subvolume, volume};
 
 /// What is damaged.
 pub(super) fn find(store: &Store) -> Result<Vec<Finding>> {
@@ -30,6 +30,11 @@ pub(super) fn find(store: &Store) -> Result<Vec<Finding>> {
             }
         }
     }
+    findings.extend(
+        network::damage(store)?
+            .into_iter()
+            .map(|(name, problem)| Finding::damage("network", Path::new(Shelf::Networks.as_str()).join(name), problem)),
+    );
     findings.extend(links(store, Shelf::Tags)?);
     findings.extend(links(store, Shelf::Names)?);
     findings.extend(strangers(store)?);
@@ -46,6 +51,8 @@ fn kind_of(shelf: Shelf) -> &'static str {
         Shelf::Tags => "tag",
         Shelf::Names => "name",
         Shelf::Volumes => "volume",
+        Shelf::Networks => "network",
+        Shelf::Pool => "ready snapshot",
         Shelf::Staging => "draft",
         Shelf::Trash => "removed object",
     }

@@ -17,8 +17,9 @@ use crate::container::{self, Leftover};
 use crate::error::{Context, Error, Kind, Result};
 use crate::image::{self, Unused};
 use crate::name::{Id, ImageName, VolumeName};
-use crate::store::{Found, Left, Shelf, Store};
-use crate::{subvolume, volume};
+use crate::store::{Found, Left, SCRATCH, Shelf, Store};
+use crate::subvolume::{self, pool};
+use crate::{network, snapshot, volume};
 
 /// Something that is not as it should be.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,10 +59,17 @@ pub struct Swept {
     pub failed: Vec<Error>,
 }
 
+/// What goes with the next gc, and is in order until then.
+const TRASHED: &str = "trashed snapshot";
+
+/// What went stale in the pool: the same.
+const READY: &str = "ready snapshot";
+
 /// Looks for garbage and damage, and changes nothing.
 pub fn check(store: &Store) -> Result<Vec<Finding>> {
     let swept = gc(store, true)?;
     let mut findings = swept.removed;
+    findings.retain(|finding| ![TRASHED, READY].contains(&finding.kind));
     findings.extend(damage::find(store)?);
     findings.extend(swept.failed.into_iter().map(|e| Finding::damage("store", ".", e.to_string())));
     Ok(findings)
@@ -91,7 +99,8 @@ pub fn gc(store: &Store, dry_run: bool) -> Result<Swept> {
 /// What fails is said and left: it is in nobody's way. One command of many does it; the others wait, and find it done.
 pub fn tidy(store: &Store) {
     let swept = match store.turn_to_tidy() {
-        Ok(None) => return,
+        Ok(None) if !network::seems_left(store) => return,
+        Ok(None) => gc(store, false),
         Ok(Some(_turn)) => gc(store, false),
         Err(e) => return log::warn!("look for what a killed command left: {e}"),
     };
@@ -151,9 +160,15 @@ impl Sweep<'_> {
         match left {
             Left::Link(_) => {}
             Left::Draft(name) => {
-                let (kind, problem) = match name.starts_with("intent-") {
-                    true => ("intent", "who made or ran something was killed"),
-                    false => ("draft", "left by an import that was killed"),
+                let (kind, problem) = match name.split_once('-') {
+                    Some(("intent", _)) => ("intent", "who made or ran something was killed"),
+                    Some((SCRATCH, _)) => {
+                        if !self.going_with(name) {
+                            return; // the next gc is to see that there was a bench
+                        }
+                        ("draft", "left by a bench that was killed")
+                    }
+                    _ => ("draft", "left by an import that was killed"),
                 };
                 let clear = || {
                     image::finish_names(store, name, dir.as_fd())?;
@@ -184,6 +199,30 @@ impl Sweep<'_> {
                 Err(e) => self.swept.failed.push(e),
             },
         }
+    }
+
+    /// What a bench has made that was killed, beside its draft, which is the sign of it and goes after it: whether it may.
+    fn going_with(&mut self, draft: &str) -> bool {
+        let (store, failed) = (self.store, self.swept.failed.len());
+        let problem = "made by a bench that was killed";
+        match snapshot::going_with(store, draft) {
+            Ok(ids) => ids.into_iter().for_each(|id| {
+                let path = Found { shelf: Shelf::Snapshots, id }.path();
+                self.note(vec![Finding::garbage("snapshot", path, problem)], || {
+                    snapshot::remove(store, &id.to_string()).map(drop)
+                });
+            }),
+            Err(e) => self.swept.failed.push(e),
+        }
+        match image::going_with(store, draft) {
+            Ok(Some(id)) => {
+                let path = Found { shelf: Shelf::Images, id }.path();
+                self.note(vec![Finding::garbage("image", path, problem)], || image::remove_going_with(store, draft));
+            }
+            Ok(None) => {}
+            Err(e) => self.swept.failed.push(e),
+        }
+        self.swept.failed.len() == failed
     }
 
     /// What is left of a container, whose locked directory is `dir`, if it has one.
@@ -222,14 +261,64 @@ impl Sweep<'_> {
         });
     }
 
+    /// A container that was, or was about to be, frozen for a snapshot.
+    fn freezing(&mut self, id: &Id, frozen: bool) {
+        // Somebody may just be making the file. Taking it away is in nobody's way, and not worth a word.
+        if !frozen && self.dry_run {
+            return;
+        }
+        let path = Found { shelf: Shelf::Containers, id: *id }.path();
+        let finding = Finding::garbage("frozen container", path, "who made a snapshot of it was killed");
+        let store = self.store;
+        self.note(frozen.then_some(finding).into_iter().collect(), || container::thaw_left(store, id));
+    }
+
     /// What has no lock of its own: leftovers of containers that are not there, layers, tags, names.
     fn rest(&mut self) {
+        match self.store.left_freezing() {
+            Ok(left) => left.iter().for_each(|(id, frozen)| self.freezing(id, *frozen)),
+            Err(e) => self.swept.failed.push(e),
+        }
         match container::orphans(self.store) {
             Ok(ids) => ids.iter().for_each(|id| self.container(id, None)),
             Err(e) => self.swept.failed.push(e),
         }
+        match snapshot::unfinished(self.store) {
+            Ok(ids) => ids.iter().for_each(|id| {
+                let finding = Finding::garbage(
+                    "snapshot",
+                    Found { shelf: Shelf::Snapshots, id: *id }.path(),
+                    "the rollback that it was for was killed",
+                );
+                self.note(vec![finding], || snapshot::clear_unfinished(self.store, id));
+            }),
+            Err(e) => self.swept.failed.push(e),
+        }
+        match snapshot::expired(self.store) {
+            Ok(expired) => expired.iter().for_each(|snapshot| {
+                let found = Found { shelf: Shelf::Snapshots, id: snapshot.id };
+                let finding = Finding::garbage(TRASHED, found.path(), "its time in the trash is up");
+                self.note(vec![finding], || snapshot::clear_unfinished(self.store, &snapshot.id));
+            }),
+            Err(e) => self.swept.failed.push(e),
+        }
+        match pool::garbage(self.store) {
+            Ok(names) => names.iter().for_each(|name| {
+                let path = Path::new(Shelf::Pool.as_str()).join(name);
+                let finding = Finding::garbage(READY, path, "nobody will take it");
+                self.note(vec![finding], || pool::clear_garbage(self.store, name));
+            }),
+            Err(e) => self.swept.failed.push(e),
+        }
         match container::lost_volumes(self.store) {
             Ok(names) => names.iter().for_each(|name| self.volume(name)),
+            Err(e) => self.swept.failed.push(e),
+        }
+        match network::left(self.store) {
+            Ok(paths) => paths.iter().for_each(|path| {
+                let finding = Finding::garbage("network", path, "who ran a container in it was killed");
+                self.note(vec![finding], || network::tidy(path));
+            }),
             Err(e) => self.swept.failed.push(e),
         }
         match image::unused(self.store, !self.dry_run) {

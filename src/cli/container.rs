@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 use tupper::container::{self, Container, State};
 use tupper::error::Kind;
+use tupper::network::{HostEntry, Mode};
 use tupper::sandbox::{self, DeviceRequest, IdMap, LogDriver, Restart, Signal, Users, Volume};
 
 use super::chosen::Chosen;
@@ -40,14 +41,18 @@ impl Rm {
         let store = super::open_to_remove(root, self.dry_run)?;
         let containers = self.chosen.names(&store, |_| true)?;
         let removal = container::Removal { force: self.force, volumes: self.volumes, dry_run: self.dry_run };
-        Ok(super::for_each(&containers, |text| {
+        let done = super::for_each(&containers, |text| {
             let removed = container::remove(&store, text, &removal);
             match removed.and_then(|id| super::synced(&store, self.sync && !self.dry_run, id)) {
                 Ok(_) => output::line(text),
                 Err(e) if self.force && e.kind() == Kind::NotFound => Ok(()),
                 Err(e) => Err(e.into()),
             }
-        }))
+        });
+        if !self.dry_run {
+            tupper::network::settle(&store)?;
+        }
+        Ok(done)
     }
 }
 
@@ -64,6 +69,9 @@ impl Inspect {
         super::inspect(&self.containers, |text| {
             let container = container::find(&store, text)?;
             let mut value = details(&container);
+            value["NetworkSettings"] = super::port::settings(&store, &container)?;
+            value["SizeLimit"] = json!(container.size_limit.unwrap_or(0));
+            value["SizeCharged"] = json!(container::charged(&store, &container)?.unwrap_or(0));
             value["Rootfs"] = json!(store.rootfs_path(tupper::store::Shelf::Containers, &container.id));
             Ok(value)
         })
@@ -123,7 +131,12 @@ fn all_but_limits(container: &Container) -> Value {
             "Init": spec.init,
             "ShmSize": spec.shm_size.unwrap_or(64 << 20),
             "Devices": spec.devices.iter().map(device).collect::<Vec<_>>(),
-            "NetworkMode": spec.network,
+            "NetworkMode": network_mode(&spec.network),
+            "PortBindings": super::port::bindings(&spec.ports),
+            "Dns": spec.dns.servers,
+            "DnsSearch": spec.dns.search,
+            "DnsOptions": spec.dns.options,
+            "ExtraHosts": spec.hosts.iter().map(extra_host).collect::<Vec<_>>(),
             "UsernsMode": userns(&spec.users),
             "IDMappings": maps(container),
             "CgroupManager": spec.cgroup_manager,
@@ -133,6 +146,19 @@ fn all_but_limits(container: &Container) -> Value {
         },
         "Mounts": spec.volumes.iter().map(mount).collect::<Vec<_>>(),
     })
+}
+
+fn extra_host(entry: &HostEntry) -> String {
+    format!("{}:{}", entry.name, entry.address.map_or("host-gateway".to_string(), |address| address.to_string()))
+}
+
+fn network_mode(mode: &Mode) -> String {
+    match mode {
+        Mode::None => "none".to_string(),
+        Mode::Host => "host".to_string(),
+        Mode::Container(id) => format!("container:{id}"),
+        Mode::Joined(join) => join.name.to_string(),
+    }
 }
 
 /// podman's word for it, and how often it is started again at most.

@@ -10,7 +10,8 @@ use tupper::container::{self, Container, State};
 use tupper::error::Kind;
 use tupper::image;
 use tupper::name::Id;
-use tupper::sandbox::{Network, Restart, Volume};
+use tupper::network::Mode;
+use tupper::sandbox::{Restart, Volume};
 use tupper::store::Store;
 
 /// One of them, as it was given.
@@ -25,7 +26,7 @@ pub(super) enum Filter {
     Before(String),
     Since(String),
     Volume(String),
-    Network(Network),
+    Network(String),
     Health(String),
     RestartPolicy(String),
     StartsOnBoot(bool),
@@ -60,8 +61,25 @@ const KEYS: &str = "id, name, label, status, exited, ancestor, before, since, vo
 pub(super) struct Pattern(Regex);
 
 impl Pattern {
-    fn new(text: &str) -> Result<Pattern> {
+    pub(super) fn new(text: &str) -> Result<Pattern> {
         Regex::new(text).map(Pattern).map_err(|_| anyhow!("{text:?}: not a regular expression"))
+    }
+
+    /// One of ids: a prefix of an id is one of what it may begin with.
+    pub(super) fn of_id(text: &str) -> Result<Pattern> {
+        Pattern::new(&format!("^(?:{text})"))
+    }
+
+    pub(super) fn is_match(&self, text: &str) -> bool {
+        self.0.is_match(text)
+    }
+}
+
+/// `K[=V]`.
+pub(super) fn label(text: &str) -> (String, Option<String>) {
+    match text.split_once('=') {
+        Some((key, wanted)) => (key.to_string(), Some(wanted.to_string())),
+        None => (text.to_string(), None),
     }
 }
 
@@ -71,12 +89,11 @@ impl FromStr for Filter {
     fn from_str(text: &str) -> Result<Filter> {
         let (key, value) = text.split_once('=').ok_or_else(|| anyhow!("not KEY=VALUE"))?;
         Ok(match key {
-            // A prefix of an id is one of what it may begin with.
-            "id" => Filter::Id(Pattern::new(&format!("^(?:{value})"))?),
+            "id" => Filter::Id(Pattern::of_id(value)?),
             "name" => Filter::Name(Pattern::new(value)?),
             "label" => {
-                let (key, wanted) = value.split_once('=').map_or((value, None), |(key, value)| (key, Some(value)));
-                Filter::Label(key.to_string(), wanted.map(str::to_string))
+                let (key, wanted) = label(value);
+                Filter::Label(key, wanted)
             }
             "status" if STATUSES.contains(&value) => Filter::Status(value.to_string()),
             "status" => bail!("{value:?}: not a status"),
@@ -85,11 +102,7 @@ impl FromStr for Filter {
             "before" => Filter::Before(value.to_string()),
             "since" => Filter::Since(value.to_string()),
             "volume" => Filter::Volume(value.to_string()),
-            "network" => Filter::Network(match value {
-                "none" => Network::None,
-                "host" => Network::Host,
-                _ => bail!("{value:?}: no such network"),
-            }),
+            "network" => Filter::Network(value.to_string()),
             "health" if HEALTHS.contains(&value) => Filter::Health(value.to_string()),
             "health" => bail!("{value:?}: not one of {}", HEALTHS.join(", ")),
             "restart-policy" if POLICIES.contains(&value) => Filter::RestartPolicy(value.to_string()),
@@ -116,7 +129,7 @@ pub(super) struct Filters {
     /// The oldest of those that they are newer than.
     since: Option<Timestamp>,
     volumes: Vec<String>,
-    networks: Vec<Network>,
+    networks: Vec<String>,
     healths: Vec<String>,
     policies: Vec<String>,
     on_boot: Vec<bool>,
@@ -162,8 +175,8 @@ impl Filters {
     pub(super) fn take(&self, container: &Container) -> bool {
         let id = container.id.to_string();
         let name = container.name.as_ref().map(ToString::to_string).unwrap_or_default();
-        any(&self.ids, |pattern| pattern.0.is_match(&id))
-            && any(&self.names, |pattern| pattern.0.is_match(&name))
+        any(&self.ids, |pattern| pattern.is_match(&id))
+            && any(&self.names, |pattern| pattern.is_match(&name))
             && self.labels.iter().all(|(key, value)| has_label(container, key, value.as_deref()))
             && any(&self.statuses, |status| status == container.status())
             && any(&self.exits, |status| matches!(&container.state, State::Exited(end) if end.exit_code == *status))
@@ -171,7 +184,7 @@ impl Filters {
             && self.before.is_none_or(|before| container.created < before)
             && self.since.is_none_or(|since| container.created > since)
             && any(&self.volumes, |volume| mounts(container, volume))
-            && any(&self.networks, |network| container.spec.network == *network)
+            && any(&self.networks, |network| is_network(&container.spec.network, network))
             && any(&self.healths, |word| container.health.as_ref().map_or("none", |h| h.condition.as_str()) == word)
             && any(&self.policies, |word| super::container::policy(container.spec.restart).0 == word)
             && any(&self.on_boot, |wanted| starts_on_boot(container) == *wanted)
@@ -179,7 +192,7 @@ impl Filters {
 }
 
 /// One of them is so, or there is none.
-fn any<T>(wanted: &[T], is: impl Fn(&T) -> bool) -> bool {
+pub(super) fn any<T>(wanted: &[T], is: impl Fn(&T) -> bool) -> bool {
     wanted.is_empty() || wanted.iter().any(is)
 }
 
@@ -218,6 +231,16 @@ fn mounts(container: &Container, text: &str) -> bool {
     container.spec.volumes.iter().any(is)
 }
 
+/// Whether it is a network by this name.
+fn is_network(mode: &Mode, name: &str) -> bool {
+    match mode {
+        Mode::None => name == "none",
+        Mode::Host => name == "host",
+        Mode::Container(_) => false,
+        Mode::Joined(join) => join.name.as_str() == name,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -228,7 +251,7 @@ mod tests {
             good.parse::<Filter>().expect(good);
         }
         assert!(matches!("label=a=b=c".parse(), Ok(Filter::Label(key, Some(value))) if key == "a" && value == "b=c"));
-        for wrong in ["", "name", "color=red", "status=fine", "exited=x", "exited=256", "name=(", "network=a"] {
+        for wrong in ["", "name", "color=red", "status=fine", "exited=x", "exited=256", "name=("] {
             wrong.parse::<Filter>().expect_err(wrong);
         }
     }

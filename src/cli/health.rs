@@ -101,7 +101,8 @@ impl HealthFlags {
     }
 }
 
-fn duration(text: &str) -> Result<Duration> {
+/// A time from one moment to another.
+pub(super) fn duration(text: &str) -> Result<Duration> {
     let found: SignedDuration = text.parse().map_err(|_| anyhow!("not a time like 30s or 1m30s"))?;
     Duration::try_from(found).map_err(|_| anyhow!("less than nothing"))
 }

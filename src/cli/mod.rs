@@ -4,11 +4,13 @@
 //! and where there is a way out a second, `hint: …`.
 
 mod attach;
+mod bench;
 mod cgroup;
 mod chosen;
 mod completion;
 mod container;
 mod copy;
+mod df;
 mod diff;
 mod exec;
 mod filter;
@@ -21,19 +23,26 @@ mod logger;
 mod logs;
 mod monitor;
 mod mounts;
+mod network;
+mod networking;
 mod output;
 mod pause;
+mod port;
 mod progress;
+mod prune;
 mod ps;
 mod registry;
 mod resources;
 mod run;
 mod security;
 mod snapshot;
+mod snapshot_filter;
 mod stats;
 mod stop;
 mod store;
 mod top;
+mod trash;
+mod tree;
 mod users;
 mod volume;
 
@@ -42,7 +51,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use log::LevelFilter;
 use tupper::check;
 use tupper::error::{Context, Kind};
@@ -53,6 +62,15 @@ use tupper::store::Store;
 #[command(name = "tupper", version, arg_required_else_help = true, propagate_version = false)]
 #[command(after_help = "Start with `tupper image import rootfs.tar --name NAME`, then `tupper shell NAME`.")]
 struct Cli {
+    #[command(flatten)]
+    everywhere: Everywhere,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+/// The flags of every verb.
+#[derive(Debug, Args)]
+struct Everywhere {
     /// Where the store is
     #[arg(
         long,
@@ -66,8 +84,45 @@ struct Cli {
     /// What to say on standard error
     #[arg(long, global = true, value_name = "LEVEL", default_value = "info", ignore_case = true, value_parser = levels())]
     log_level: LevelFilter,
-    #[command(subcommand)]
-    verb: Verb,
+}
+
+impl Cli {
+    /// What was typed, if it is one of the verbs whose own time counts, and nothing is wrong with it. The whole tree of verbs and
+    /// flags is a megabyte, and building it takes longer than anything else that tupper does for a throwaway container; whoever
+    /// asks for help, or is to be told what is wrong, has the time.
+    fn quick() -> Option<Cli> {
+        let words: Vec<_> = std::env::args_os().skip(1).take(5).collect();
+        let name =
+            ["run", "shell", "exec", "snapshot"].into_iter().find(|name| words.iter().any(|word| word == name))?;
+        let verb = clap::Command::new(name);
+        let verb = match name {
+            "run" => run::Run::augment_args(verb),
+            "shell" => run::Shell::augment_args(verb),
+            "exec" => exec::Exec::augment_args(verb),
+            _ => snapshot::Verb::augment_subcommands(verb).subcommand_required(true),
+        };
+        let mut command = Everywhere::augment_args(clap::Command::new("tupper")).subcommand(verb);
+        let matches = command.try_get_matches_from_mut(std::env::args_os());
+        std::mem::forget(command);
+        let matches = matches.ok()?;
+        let (_, own) = matches.subcommand()?;
+        let verb = match name {
+            "run" => Verb::Run(run::Run::from_arg_matches(own).ok()?),
+            "shell" => Verb::Shell(run::Shell::from_arg_matches(own).ok()?),
+            "exec" => Verb::Exec(exec::Exec::from_arg_matches(own).ok()?),
+            _ => Verb::Snapshot(snapshot::Verb::from_arg_matches(own).ok()?),
+        };
+        Some(Cli { everywhere: Everywhere::from_arg_matches(&matches).ok()?, verb })
+    }
+
+    fn whole() -> Result<Cli, clap::Error> {
+        let mut command = Cli::command();
+        let matches = command.try_get_matches_from_mut(std::env::args_os());
+        let parsed = matches.and_then(|matches| Cli::from_arg_matches(&matches).map_err(|e| e.format(&mut command)));
+        // Taking the tree of verbs and flags apart again would be a tenth of what a short verb costs.
+        std::mem::forget(command);
+        parsed
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -104,6 +159,8 @@ enum Verb {
     Diff(diff::Diff),
     /// Give a container another name
     Rename(kill::Rename),
+    /// Show where the ports of a container are reached
+    Port(port::Ports),
     /// Remove containers
     Rm(container::Rm),
     /// Freeze every process of containers
@@ -130,9 +187,15 @@ enum Verb {
     /// Make, list and remove volumes
     #[command(subcommand, arg_required_else_help = true)]
     Volume(volume::Verb),
+    /// Make, list and remove networks
+    #[command(subcommand, arg_required_else_help = true)]
+    Network(network::Verb),
     /// Set up and inspect the store
     #[command(subcommand, arg_required_else_help = true)]
     Store(store::Verb),
+    /// Measure snapshots, containers and imports on this machine
+    #[command(subcommand, arg_required_else_help = true)]
+    Bench(bench::Verb),
     /// Short for `image ls`
     Images(image::Ls),
     /// Short for `image rm`
@@ -165,19 +228,20 @@ fn levels() -> impl TypedValueParser<Value = LevelFilter> {
 
 /// Parses the arguments, does what they say, and returns the exit status.
 pub(crate) fn main() -> ExitCode {
-    if let Some(arguments) = monitors() {
+    if let Some(arguments) = started_as(tupper::container::MONITOR) {
         return monitor::main(&arguments);
     }
-    let mut command = Cli::command();
-    let matches = command.try_get_matches_from_mut(std::env::args_os());
-    let parsed = matches.and_then(|matches| Cli::from_arg_matches(&matches).map_err(|e| e.format(&mut command)));
-    // Taking the tree of verbs and flags apart again would be a tenth of what a short verb costs.
-    std::mem::forget(command);
-    let cli = match parsed {
+    if let Some(arguments) = started_as(tupper::network::RESOLVER) {
+        return monitor::resolver(&arguments);
+    }
+    if let Some(arguments) = started_as(tupper::network::PROXY) {
+        return monitor::proxy(&arguments);
+    }
+    let cli = match Cli::quick().map_or_else(Cli::whole, Ok) {
         Ok(cli) => cli,
         Err(e) => return usage(&e),
     };
-    logger::init(cli.log_level);
+    logger::init(cli.everywhere.log_level);
     let runs_a_command =
         matches!(cli.verb, Verb::Run(_) | Verb::Shell(_) | Verb::Start(_) | Verb::Attach(_) | Verb::Exec(_));
     match dispatch(cli) {
@@ -188,15 +252,15 @@ pub(crate) fn main() -> ExitCode {
 }
 
 /// What follows the word by which this program is a monitor, if it is one.
-fn monitors() -> Option<Vec<std::ffi::OsString>> {
+fn started_as(verb: &str) -> Option<Vec<std::ffi::OsString>> {
     let mut arguments = std::env::args_os().skip(1);
-    (arguments.next()? == tupper::container::MONITOR).then(|| arguments.collect())
+    (arguments.next()? == verb).then(|| arguments.collect())
 }
 
 fn dispatch(cli: Cli) -> Result<ExitCode> {
     // What can fail is getcwd(3).
-    let root = std::path::absolute(&cli.root)
-        .context(|| format!("store {}: find the working directory", cli.root.display()))?;
+    let root = std::path::absolute(&cli.everywhere.root)
+        .context(|| format!("store {}: find the working directory", cli.everywhere.root.display()))?;
     let done = match cli.verb {
         Verb::Run(verb) => return verb.run(&root),
         Verb::Shell(verb) => return verb.run(&root),
@@ -225,7 +289,10 @@ fn dispatch(cli: Cli) -> Result<ExitCode> {
         Verb::Image(verb) => return verb.run(&root),
         Verb::Snapshot(verb) => return verb.run(&root),
         Verb::Volume(verb) => return verb.run(&root),
+        Verb::Network(verb) => return verb.run(&root),
+        Verb::Port(verb) => return verb.run(&root),
         Verb::Store(verb) => return verb.run(&root),
+        Verb::Bench(verb) => verb.run(&root),
         Verb::Images(verb) => verb.run(&root),
         Verb::Rmi(verb) => return verb.run(&root),
         Verb::Import(verb) => verb.run(&root),

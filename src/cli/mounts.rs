@@ -44,6 +44,11 @@ enum Mount {
 }
 
 impl Mounts {
+    /// Nothing of the host, nor a volume that stays, is shown inside.
+    pub(super) fn is_empty(&self) -> bool {
+        self.volume.is_empty() && self.mount.is_empty()
+    }
+
     /// Those that show something, and those in memory.
     pub(super) fn split(&self) -> Result<(Vec<Volume>, Vec<Tmpfs>)> {
         let (mut volumes, mut tmpfs) = (self.volume.clone(), self.tmpfs.clone());

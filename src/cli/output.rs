@@ -80,8 +80,13 @@ pub(super) fn line(text: impl Display) -> Result<()> {
 
 /// Text on standard output, as it is.
 pub(super) fn text(text: &str) -> Result<()> {
+    bytes(text.as_bytes())
+}
+
+/// The same of what need not be UTF-8.
+pub(super) fn bytes(bytes: &[u8]) -> Result<()> {
     let mut out = io::stdout().lock();
-    out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(|e| match e.kind() {
+    out.write_all(bytes).and_then(|()| out.flush()).map_err(|e| match e.kind() {
         // Left as it is, for is_broken_pipe.
         io::ErrorKind::BrokenPipe => e.into(),
         _ => Error::from_io("write to standard output", e).into(),
@@ -172,6 +177,12 @@ pub(super) fn size(bytes: u64) -> String {
 pub(super) fn ago(then: Timestamp) -> String {
     let seconds = Timestamp::now().as_second().saturating_sub(then.as_second()).max(0);
     format!("{} ago", duration(seconds.unsigned_abs()))
+}
+
+/// In how long, in the largest unit that says something.
+pub(super) fn until(then: Timestamp) -> String {
+    let seconds = then.as_second().saturating_sub(Timestamp::now().as_second()).max(0);
+    format!("in {}", duration(seconds.unsigned_abs()))
 }
 
 /// Seconds in the largest unit that says something.

@@ -7,10 +7,12 @@ use clap::{Args, ValueEnum};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use tupper::container::{self, Container, State};
+use tupper::network::Port;
 use tupper::store::Store;
 
 use super::filter::{Filter, Filters};
 use super::output::{self, Listing};
+use super::port::Published;
 
 #[derive(Debug, Args)]
 #[command(after_help = "Examples: tupper ps -a --filter label=team=web --filter status=exited; tupper ps -lq")]
@@ -56,9 +58,13 @@ enum Key {
 
 impl Ps {
     pub(super) fn run(self, root: &Path) -> Result<()> {
-        let containers = super::open(root)?.map(|store| self.select(&store)).transpose()?.unwrap_or_default();
+        let store = super::open(root)?;
+        let containers = store.as_ref().map(|store| self.select(store)).transpose()?.unwrap_or_default();
+        let published = store.as_ref().map(Published::new).transpose()?;
+        let ports = |container: &Container| published.as_ref().map(|all| all.of(container)).unwrap_or_default();
         let titles = ["CONTAINER ID", "IMAGE", "COMMAND", "CREATED", "STATUS", "PORTS", "NAMES"];
-        let row = |container: &Container| vec![row(container, self.listing.no_trunc)];
+        let row = |container: &Container| vec![row(container, &ports(container), self.listing.no_trunc)];
+        let summary = |container: &Container| summary(container, &ports(container));
         self.listing.print(&containers, |container| container.id, summary, &titles, row)
     }
 
@@ -89,7 +95,7 @@ impl Key {
     }
 }
 
-fn row(container: &Container, whole: bool) -> Vec<String> {
+fn row(container: &Container, ports: &[Port], whole: bool) -> Vec<String> {
     let mut command = container.spec.args.join(" ");
     if !whole && command.chars().count() > 20 {
         command = command.chars().take(17).collect::<String>() + "...";
@@ -100,7 +106,7 @@ fn row(container: &Container, whole: bool) -> Vec<String> {
         command,
         output::ago(container.created),
         status(container),
-        String::new(),
+        super::port::summary(ports),
         container.name.as_ref().map(ToString::to_string).unwrap_or_default(),
     ]
 }
@@ -121,7 +127,7 @@ fn status(container: &Container) -> String {
 }
 
 /// podman-ps(1), `--format json`.
-fn summary(container: &Container) -> Value {
+fn summary(container: &Container, ports: &[Port]) -> Value {
     let (pid, started, finished, exit_code) = super::container::life(&container.state);
     json!({
         "Id": container.id,
@@ -140,6 +146,8 @@ fn summary(container: &Container) -> Value {
         "StartedAt": started.map(|time| time.as_second()),
         "Labels": container.spec.labels,
         "Mounts": container.spec.volumes.iter().map(|volume| &volume.destination).collect::<Vec<_>>(),
+        "Networks": container.spec.network.joined().map(|join| &join.name).into_iter().collect::<Vec<_>>(),
+        "Ports": super::port::listing(ports),
         "Pid": pid,
         "Restarts": container.restarts,
     })

@@ -3,6 +3,7 @@
 use std::io::IsTerminal;
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
 use clap::{Args, ValueEnum};
@@ -10,7 +11,8 @@ use tupper::container::{self, Options};
 use tupper::error::{Error, Kind};
 use tupper::image;
 use tupper::name::ObjectName;
-use tupper::sandbox::{self, Exit, LogDriver, Network, Restart, Users};
+use tupper::sandbox::{self, Exit, LogDriver, Restart, Users};
+use tupper::snapshot::{Keep, TIME_TO_LIVE};
 use tupper::store::Store;
 
 use super::attach::{Attaching, parted};
@@ -28,9 +30,18 @@ struct Flags {
     /// Let the command read standard input
     #[arg(long, short)]
     interactive: bool,
-    /// Remove the container when its command ends
-    #[arg(long)]
-    rm: bool,
+    /// Remove the container when its command ends; =on-success: what a failed one changed goes to the trash
+    #[arg(
+        long,
+        value_name = "always|on-success",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "always",
+        hide_possible_values = true
+    )]
+    rm: Option<Rm>,
+    #[command(flatten)]
+    after: After,
     #[command(flatten)]
     keeping: Keeping,
     #[command(flatten)]
@@ -40,6 +51,39 @@ struct Flags {
     name: Option<ObjectName>,
     #[command(flatten)]
     inside: Inside,
+}
+
+/// When a throwaway container leaves nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Rm {
+    /// Whatever its command's status is.
+    Always,
+    /// When that is 0.
+    OnSuccess,
+}
+
+/// What becomes of what a throwaway container did.
+#[derive(Debug, Default, Args)]
+struct After {
+    /// Keep what it did as a snapshot of this name
+    #[arg(long, value_name = "NAME")]
+    keep: Option<ObjectName>,
+    /// How long --rm=on-success keeps what a failed one changed in the trash [default: 1h]
+    #[arg(long, value_name = "DURATION", value_parser = super::health::duration)]
+    ttl: Option<Duration>,
+}
+
+impl After {
+    fn keep(self, rm: Option<Rm>) -> Result<Option<Keep>> {
+        match (self.keep, rm) {
+            (Some(_), None) => bail!("--keep goes with --rm: what stays is kept as it is"),
+            (Some(_), Some(Rm::OnSuccess)) => bail!("--keep and --rm=on-success: one or the other"),
+            _ if self.ttl.is_some() && rm != Some(Rm::OnSuccess) => bail!("--ttl goes with --rm=on-success"),
+            (Some(name), Some(Rm::Always)) => Ok(Some(Keep::As(name))),
+            (None, Some(Rm::OnSuccess)) => Ok(Some(Keep::IfFailed(self.ttl.unwrap_or(TIME_TO_LIVE)))),
+            (None, _) => Ok(None),
+        }
+    }
 }
 
 /// What becomes of a container that stays.
@@ -91,9 +135,19 @@ struct Inside {
     /// Run a PID 1 that forwards signals and reaps, and the command below it
     #[arg(long)]
     init: bool,
-    /// The network
-    #[arg(long, value_name = "none|host", default_value = "none", value_parser = network)]
-    network: Network,
+    /// For --rm and shell: take a snapshot that is ready, and have others made for the next
+    #[arg(
+        long,
+        value_name = "on|off",
+        default_value = "on",
+        env = "TUPPER_POOL",
+        hide_default_value = true,
+        hide_env = true,
+        hide_possible_values = true
+    )]
+    pool: Pool,
+    #[command(flatten)]
+    networking: super::networking::Networking,
     #[command(flatten)]
     users: super::users::UserFlags,
     /// Who makes the container's cgroup: tupper, or systemd as a scope in machine.slice
@@ -103,6 +157,16 @@ struct Inside {
     security: super::security::SecurityFlags,
     #[command(flatten)]
     resources: Resources,
+    /// Limit of what it may take of the disk, such as 10g, where simple quotas of btrfs are on
+    #[arg(long, value_name = "SIZE", value_parser = bytes, help_heading = "Limits")]
+    size_limit: Option<u64>,
+}
+
+/// Whether ready snapshots are used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Pool {
+    On,
+    Off,
 }
 
 /// How steps are explained.
@@ -128,7 +192,7 @@ struct Command {
     /// Replace the image's entrypoint: a program, or a JSON list
     #[arg(long, value_name = "PROGRAM", value_parser = entrypoint)]
     entrypoint: Option<Entrypoint>,
-    /// An image, a snapshot or a container, by name or id
+    /// An image, a snapshot or a container, by name or id; or a subvolume beside the store, by its path: /srv/root, ./root
     #[arg(value_name = "IMAGE|SNAPSHOT")]
     source: String,
     /// The command and its arguments, instead of the image's
@@ -158,6 +222,9 @@ pub(super) struct Run {
 impl Run {
     pub(super) fn run(self, root: &Path) -> Result<ExitCode> {
         let create = create(self.flags, self.command)?;
+        if create.keep.is_some() && self.detach {
+            bail!("--keep and --rm=on-success are for a container in the foreground");
+        }
         let throwaway = create.auto_remove && !self.detach;
         if throwaway || self.explaining.explain == Some(Explain::Only) {
             return run(root, &create, self.explaining.explain);
@@ -184,6 +251,9 @@ pub(super) struct Create {
 impl Create {
     pub(super) fn run(self, root: &Path) -> Result<()> {
         let create = create(self.flags, self.command)?;
+        if create.keep.is_some() {
+            bail!("--keep and --rm=on-success are for `run`, in the foreground");
+        }
         output::line(container::create(&super::open_to_make(root)?, &create)?)
     }
 }
@@ -191,11 +261,22 @@ impl Create {
 #[derive(Debug, Args)]
 #[command(after_help = "Examples: tupper shell debian:12; tupper shell debian:12 apt-get --version")]
 pub(super) struct Shell {
+    /// =on-success: what it changed goes to the trash if it failed
+    #[arg(
+        long,
+        value_name = "always|on-success",
+        require_equals = true,
+        default_value = "always",
+        hide_possible_values = true
+    )]
+    rm: Rm,
+    #[command(flatten)]
+    after: After,
     #[command(flatten)]
     inside: Inside,
     #[command(flatten)]
     explaining: Explaining,
-    /// An image or a snapshot; by default the only image, or the one used last
+    /// An image or a snapshot, or the path of a subvolume; by default the only image, or the one used last
     #[arg(value_name = "IMAGE|SNAPSHOT")]
     source: Option<String>,
     /// A command instead of a shell
@@ -207,17 +288,21 @@ impl Shell {
     pub(super) fn run(self, root: &Path) -> Result<ExitCode> {
         let source = match self.source {
             Some(source) => source,
-            None => default_image(&super::open_existing(root)?)?,
+            None => default_image(&super::open_existing(root)?, "shell")?,
         };
         let terminal = std::io::stdin().is_terminal() && std::io::stdout().is_terminal();
+        let mut inside = self.inside;
+        // What is written elsewhere than in the throwaway outlives it, and with it the reasons for which it is synced.
+        inside.security.suppress_sync.get_or_insert(inside.mounts.is_empty());
         let flags = Flags {
             tty: terminal,
             interactive: true,
-            rm: true,
+            rm: Some(self.rm),
+            after: self.after,
             keeping: Keeping::default(),
             notes: Notes::default(),
             name: None,
-            inside: self.inside,
+            inside,
         };
         // A login shell: bash where the image has it, else sh.
         let shell = "if [ -x /bin/bash ]; then exec /bin/bash -l; else exec /bin/sh -l; fi";
@@ -230,18 +315,19 @@ impl Shell {
     }
 }
 
-fn default_image(store: &Store) -> Result<String> {
+/// The only image, or the one used last: what a verb takes that was told of none.
+pub(super) fn default_image(store: &Store, verb: &str) -> Result<String> {
     let images = image::list(store)?;
     let id = match images.as_slice() {
         [] => {
-            let error = Error::new(Kind::NotFound, "shell: no image in the store yet");
+            let error = Error::new(Kind::NotFound, format!("{verb}: no image in the store yet"));
             return Err(error.with_hint("`tupper image import` makes one").into());
         }
         [one] => Some(one.id),
         _ => store.last_image()?,
     };
     id.map(|id| format!("image:{id}")).ok_or_else(|| {
-        Error::new(Kind::Invalid, "shell: several images, and none was used yet")
+        Error::new(Kind::Invalid, format!("{verb}: several images, and none was used yet"))
             .with_hint("name one of `tupper image ls`")
             .into()
     })
@@ -249,15 +335,19 @@ fn default_image(store: &Store) -> Result<String> {
 
 fn create(flags: Flags, command: Command) -> Result<container::Create> {
     let inside = flags.inside;
-    if flags.rm && flags.keeping.restart.is_some_and(|restart| restart != Restart::No) {
+    if flags.rm.is_some() && flags.keeping.restart.is_some_and(|restart| restart != Restart::No) {
         bail!("--rm and --restart: what goes at its end cannot be started again");
     }
     let term = std::env::var("TERM").ok();
     let (volumes, tmpfs) = inside.mounts.split()?;
+    let chosen = inside.networking.chosen()?;
     Ok(container::Create {
         source: command.source,
         name: flags.name,
-        auto_remove: flags.rm,
+        auto_remove: flags.rm.is_some(),
+        keep: flags.after.keep(flags.rm)?,
+        warm: inside.pool == Pool::On,
+        size_limit: inside.size_limit,
         id_file: flags.notes.cidfile.clone(),
         term,
         options: Options {
@@ -276,7 +366,12 @@ fn create(flags: Flags, command: Command) -> Result<container::Create> {
             image_volumes: inside.mounts.image_volumes(),
             limits: inside.resources.limits()?,
             cgroup_manager: inside.cgroup_manager.into(),
-            network: inside.network,
+            ports: inside.networking.ports(),
+            publish_all: inside.networking.publish_all(),
+            dns: inside.networking.dns(),
+            hosts: inside.networking.hosts(),
+            network: chosen.mode,
+            network_of: chosen.of,
             users: inside.users.users(inside.security.privileged),
             security: inside.security.security()?,
             restart: flags.keeping.restart.unwrap_or_default(),
@@ -361,14 +456,6 @@ fn entrypoint(text: &str) -> Result<Entrypoint> {
         false if text.is_empty() => Vec::new(),
         false => vec![text.to_string()],
     }))
-}
-
-fn network(text: &str) -> Result<Network> {
-    match text {
-        "none" => Ok(Network::None),
-        "host" => Ok(Network::Host),
-        _ => bail!("not none or host"),
-    }
 }
 
 /// Bytes with a unit in powers of 1024, as podman and docker read them.

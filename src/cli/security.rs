@@ -21,6 +21,10 @@ pub(super) struct SecurityFlags {
     /// Let it do to the host what root may: all capabilities and devices, nothing hidden, no user namespace
     #[arg(long)]
     pub(super) privileged: bool,
+    /// Answer fsync and its like without doing them: faster, and what it wrote outlives no power cut before it is kept. The default
+    /// of shell without volumes
+    #[arg(long, value_name = "yes|no", num_args = 0..=1, require_equals = true, default_missing_value = "yes", value_parser = yes_or_no)]
+    pub(super) suppress_sync: Option<bool>,
     /// A limit of setrlimit(2), such as nofile=1024:4096; -1 for none
     #[arg(long, value_name = "NAME=SOFT[:HARD]", value_parser = ulimit)]
     ulimit: Vec<ResourceLimit>,
@@ -32,6 +36,7 @@ impl SecurityFlags {
             cap_add: self.cap_add,
             cap_drop: self.cap_drop,
             privileged: self.privileged,
+            suppress_sync: self.suppress_sync.unwrap_or_default(),
             ulimits: self.ulimit,
             ..Security::default()
         };
@@ -51,6 +56,14 @@ impl SecurityFlags {
         }
         security.check()?;
         Ok(security)
+    }
+}
+
+fn yes_or_no(text: &str) -> Result<bool> {
+    match text {
+        "yes" | "true" => Ok(true),
+        "no" | "false" => Ok(false),
+        _ => Err(anyhow!("not yes or no")),
     }
 }
 

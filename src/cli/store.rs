@@ -17,6 +17,8 @@ pub(super) enum Verb {
     Init(Init),
     /// Say where the store is, what it is and how full
     Info(Info),
+    /// Say what images, snapshots and containers hold: alone, with others, and what removing one gives back
+    Df(super::df::Df),
     /// Look for what killed commands left and for damage; changes nothing
     Check(Check),
     /// Remove what killed commands left; every verb that writes does so by itself when it sees a sign of it
@@ -30,6 +32,7 @@ impl Verb {
         match self {
             Verb::Init(verb) => verb.run(root)?,
             Verb::Info(verb) => verb.run(root)?,
+            Verb::Df(verb) => verb.run(root)?,
             Verb::Check(verb) => return verb.run(root),
             Verb::Gc(verb) => return verb.run(root),
             Verb::Umount => Store::unmount(root)?,

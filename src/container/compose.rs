@@ -12,9 +12,9 @@ use serde::{Deserialize, Serialize};
 use super::health::HealthOptions;
 use crate::error::{Error, Kind, Result};
 use crate::name::Id;
+use crate::network::{Dns, HostEntry, Mode, Port, Transport};
 use crate::sandbox::{
-    self, CgroupManager, DeviceRequest, Limits, LogDriver, Network, Restart, Security, Signal, Spec, Tmpfs, Users,
-    Volume,
+    self, CgroupManager, DeviceRequest, Limits, LogDriver, Restart, Security, Signal, Spec, Tmpfs, Users, Volume,
 };
 
 /// The search path of a container whose image sets none (podman's default).
@@ -55,7 +55,17 @@ pub struct Options {
     /// Who makes its cgroup.
     pub cgroup_manager: CgroupManager,
     /// Which network it has.
-    pub network: Network,
+    pub network: Mode,
+    /// That of this container, by name or id.
+    pub network_of: Option<String>,
+    /// Its ports that are reached at ports of the host.
+    pub ports: Vec<Port>,
+    /// So are all that the image exposes, at ports that are free.
+    pub publish_all: bool,
+    /// Who it asks for names.
+    pub dns: Dns,
+    /// More lines of its /etc/hosts.
+    pub hosts: Vec<HostEntry>,
     /// Which users and groups of the host are behind those inside.
     pub users: Users,
     /// What it may do.
@@ -145,7 +155,10 @@ pub(super) fn compose(options: &Options, image: Option<&Config>, id: &Id, term: 
         tmpfs,
         limits: options.limits.clone(),
         cgroup_manager: options.cgroup_manager,
-        network: options.network,
+        network: options.network.clone(),
+        ports: ports(options, image)?,
+        dns: options.dns.clone(),
+        hosts: options.hosts.clone(),
         users: options.users.clone(),
         security: options.security.clone(),
         restart: options.restart,
@@ -173,6 +186,38 @@ fn declared_volumes(image: Option<&Config>) -> Vec<PathBuf> {
     });
     paths.sort();
     paths
+}
+
+/// The ports to publish: those that a person names, and where that is wanted those that the image exposes.
+fn ports(options: &Options, image: Option<&Config>) -> Result<Vec<Port>> {
+    let mut ports = options.ports.clone();
+    if options.publish_all {
+        let exposed = image.and_then(|config| config.exposed_ports().as_deref()).unwrap_or_default();
+        for text in exposed {
+            let (first, count, transport) = exposed_port(text)
+                .ok_or_else(|| Error::new(Kind::Invalid, format!("the image exposes the port {text:?}: not a port")))?;
+            let named = |port: &Port| {
+                port.transport == transport && (port.container..port.container + port.count).contains(&first)
+            };
+            if !ports.iter().any(named) {
+                ports.push(Port { address: None, host: 0, container: first, count, transport });
+            }
+        }
+    }
+    if !ports.is_empty() && options.network.joined().is_none() {
+        // podman says so, too: "Port mappings have been discarded".
+        log::warn!("published ports do nothing with --network none, host and container");
+        ports.clear();
+    }
+    Ok(ports)
+}
+
+/// `80`, `80/udp` or `8000-8010/tcp`: OCI image-spec config.md, ExposedPorts.
+fn exposed_port(text: &str) -> Option<(u16, u16, Transport)> {
+    let (range, transport) = text.split_once('/').unwrap_or((text, "tcp"));
+    let (first, last) = range.split_once('-').unwrap_or((range, range));
+    let (first, last): (u16, u16) = (first.parse().ok()?, last.parse().ok()?);
+    (first > 0 && last >= first).then_some((first, last - first + 1, transport.parse().ok()?))
 }
 
 fn stop_signal(options: &Options, image: Option<&Config>) -> Result<Option<Signal>> {

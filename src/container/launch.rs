@@ -3,11 +3,11 @@
 use std::os::fd::AsFd;
 
 use super::life::{
-    Create, Narrate, Prepared, make, narrate_afterwards, narrate_removal, narrate_snapshot, plan, prepare,
+    Create, Narrate, Prepared, make, narrate_afterwards, narrate_removal, narrate_snapshot, plan_at, prepare,
 };
 use super::monitor::{self, Attach, Event};
 use super::session::{Attachment, Parted, Session};
-use super::{Container, State, volumes};
+use super::{Container, State, networks, size, volumes};
 use crate::error::{Context, Error, Kind, Result};
 use crate::kernel::socket;
 use crate::name::Id;
@@ -89,12 +89,22 @@ pub fn start(
         _ => e,
     };
     let active = Active::open(store, found).map_err(busy).call_context(doing)?;
-    let Container { spec, auto_remove, .. } = container;
+    let Container { spec, auto_remove, size_limit, .. } = container;
     volumes::require(store, &spec).context(doing)?;
     let root = active.rootfs(spec.read_only).context(doing)?;
+    if let Some(limit) = size_limit {
+        // A rollback may have given it another subvolume.
+        if let Some(narrate) = narrate {
+            size::narrate(&root.path, limit, narrate);
+        }
+        size::ensure(store, root.dir.as_fd(), limit).context(doing)?;
+    }
     let planned = match narrate {
         Some(_) => planned(store, &spec, &root, found, narrate).call_context(doing)?,
-        None => None,
+        None => {
+            networks::check(store, &found.id, &spec).context(doing)?;
+            None
+        }
     };
     let session = boot(store, found, active, &spec, attachment, narrate.is_some()).call_context(doing)?;
     let removes = auto_remove.then(|| store.rootfs_path(found.shelf, &found.id));
@@ -122,8 +132,9 @@ fn planned(
     found: Found,
     narrate: Option<Narrate<'_>>,
 ) -> Result<Option<Plan>> {
-    let (plan, _ids) = plan(store, spec, root, found)?;
-    Ok(narrate.map(|_| plan))
+    networks::check(store, &found.id, spec)?;
+    let planned = plan_at(store, spec, root, found, None)?;
+    Ok(narrate.map(|_| planned.plan))
 }
 
 /// Hands the container, and its lock, to a monitor, and waits until its command runs.

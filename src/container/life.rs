@@ -2,23 +2,24 @@
 
 use std::fs::File;
 use std::io::Write;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use super::compose::{Options, compose};
 use super::record::{Life, Record};
 use super::stop::kill;
-use super::{State, health, leftover, names, volumes};
+use super::{State, health, leftover, names, networks, pause, size, volumes};
 use crate::error::{Context, Error, Kind, Result};
 use crate::kernel::process;
 use crate::name::{Id, ObjectName};
+use crate::network::{self, Member, Membership, Mode, Network};
 use crate::rootfs::Rootfs;
-use crate::sandbox::{self, Exit, Facts, Maps, Plan, Shell, Spec, Streams};
-use crate::snapshot::{self, Resolved};
-use crate::store::{Found, IdLease, Running, Shelf, Store};
-use crate::subvolume::{Active, New, Place};
+use crate::sandbox::{self, Exit, Facts, Maps, Plan, Shell, Spec, Step, Streams};
+use crate::snapshot::{self, Keep, Resolved};
+use crate::store::{Found, IdLease, Running, Shelf, Store, record};
+use crate::subvolume::{Active, New, Place, pool};
 
 /// Told of each step as it is done: in words, and as the command that a person would type for it, and in which shell.
 pub type Narrate<'a> = &'a dyn Fn(Shell, &str, &str);
@@ -26,12 +27,18 @@ pub type Narrate<'a> = &'a dyn Fn(Shell, &str, &str);
 /// What a new container is made of.
 #[derive(Debug, Clone, Default)]
 pub struct Create {
-    /// An image, a snapshot or a container, by name or id.
+    /// An image, a snapshot or a container, by name or id, or a subvolume by its path.
     pub source: String,
     /// Its name; by default one is made up.
     pub name: Option<ObjectName>,
     /// It goes when its command ends.
     pub auto_remove: bool,
+    /// And its tree is kept. For one in the foreground.
+    pub keep: Option<Keep>,
+    /// A snapshot that is ready will do, for one in the foreground that goes: not durable, and faster.
+    pub warm: bool,
+    /// The most bytes of the disk that may be charged to it, by simple quotas that somebody turned on.
+    pub size_limit: Option<u64>,
     /// A file that its id is written to, and that must not be there yet.
     pub id_file: Option<PathBuf>,
     /// The kind of the caller's terminal.
@@ -72,13 +79,33 @@ pub fn create(store: &Store, create: &Create) -> Result<Id> {
 pub fn run(store: &Store, create: &Create, narrate: Option<Narrate<'_>>) -> Result<Exit> {
     let doing = || format!("container from {}", create.source);
     let mut prepared = prepare(store, create, create.auto_remove).context(doing)?;
+    if let Some(Keep::As(name)) = &create.keep {
+        store.require_free(name).context(doing)?;
+    }
     // Its life is not written when it starts, so one that is killed is seen as started, and goes.
     prepared.record.started = Some(prepared.record.created);
     let root = prepared.resolved.parent.rootfs(&prepared.path, prepared.spec.read_only).context(doing)?;
     // Before anything is made on the host for it; the intent lasts until all of that is gone.
     let _intent = store.intend().context(doing)?;
-    let (plan, _ids) = plan(store, &prepared.spec, &root, prepared.found).call_context(doing)?;
-    let place = Place::claim(store, prepared.found).context(doing)?;
+    let tell = narrate.map(network_narrate);
+    let Planned { plan, network, beside, ids: _ids } = plan(
+        store,
+        &prepared.spec,
+        prepared.record.name.as_ref(),
+        &root,
+        prepared.found,
+        tell.as_ref().map(|tell| tell as _),
+    )
+    .call_context(doing)?;
+    // A story is told of a snapshot that is made.
+    let pooled = prepared.resolved.layer.filter(|_| create.warm && create.auto_remove && narrate.is_none());
+    let asked = pooled.and_then(|chain| {
+        // One that is made will do as well.
+        let asked = pool::take(store, &chain, &prepared.resolved.parent);
+        asked.inspect_err(|e| log::debug!("{e}")).ok()
+    });
+    let refill = pooled.filter(|_| asked.as_ref().is_some_and(|asked| asked.low));
+    let place = Place::ready_or_claim(store, prepared.found, asked).context(doing)?;
     if let Some(narrate) = narrate {
         volumes::narrate(store, &prepared, narrate).context(doing)?;
         narrate_snapshot(&prepared, narrate);
@@ -92,30 +119,47 @@ pub fn run(store: &Store, create: &Create, narrate: Option<Narrate<'_>>) -> Resu
     let started = match narrate {
         Some(narrate) => {
             let rootfs = make_rootfs().call_context(doing)?;
-            start_sandbox(&plan, None, || Ok(rootfs), Some(narrate))
+            start_sandbox(&plan, None, network.as_ref(), beside, || Ok(rootfs), Some(narrate))
         }
-        None => start_sandbox(&plan, None, make_rootfs, None),
+        None => start_sandbox(&plan, None, network.as_ref(), beside, make_rootfs, None),
     }
     .call_context(doing);
-    match (active, started) {
+    let exit = match (active, started) {
         (Some(active), started) => {
             provided.keep();
-            conclude(store, active, &prepared, &plan, started, narrate)
+            conclude(store, active, &prepared, (&plan, network), (started, create.keep.as_ref()), narrate)
         }
         (None, Err(cause)) => Err(cause),
         (None, Ok(_)) => Err(Error::new(Kind::Io, "the container started without its root")),
+    };
+    if let (Some(chain), Ok(_)) = (refill, &exit)
+        && let Err(e) = pool::refill_later(store, &chain, &sandbox::candidates(&prepared.spec.args, &prepared.spec.env))
+    {
+        log::debug!("{e}");
     }
+    exit
 }
 
 /// Narrates what [`run`] would do, and does nothing.
 pub fn explain(store: &Store, create: &Create, narrate: Narrate<'_>) -> Result<()> {
     let prepared = prepare(store, create, create.auto_remove)?;
     let root = prepared.resolved.parent.rootfs(&prepared.path, prepared.spec.read_only)?;
-    let (plan, _ids) = plan(store, &prepared.spec, &root, prepared.found)?;
+    let Prepared { spec, record, found, .. } = &prepared;
+    let tell = network_narrate(narrate);
+    let explained = networks::explain(store, &found.id, record.name.as_ref(), spec, &tell)?;
+    let place = explained.as_ref().map(|explained| (&explained.network, &explained.member));
+    let Planned { plan, .. } = plan_at(store, spec, &root, *found, place)?;
     volumes::narrate(store, &prepared, narrate)?;
     narrate_snapshot(&prepared, narrate);
-    plan.steps().iter().for_each(|step| narrate(step.shell(), &step.describe(), &step.command()));
+    for step in plan.steps() {
+        narrate(step.shell(), &step.describe(), &step.command());
+        if matches!(step, Step::Clone { .. }) {
+            let steps = explained.iter().flat_map(|explained| &explained.steps);
+            steps.for_each(|(words, command)| tell(words, command));
+        }
+    }
     narrate_afterwards(&plan, narrate);
+    explained.iter().flat_map(|explained| &explained.afterwards).for_each(|(words, command)| tell(words, command));
     if create.auto_remove {
         narrate_removal(&prepared.path, narrate);
     }
@@ -187,11 +231,25 @@ pub(super) fn open_process(store: &Store, id: &Id, running: &Running) -> Result<
 pub(super) fn prepare(store: &Store, create: &Create, throwaway: bool) -> Result<Prepared> {
     let found = Found { shelf: Shelf::Containers, id: store.new_id()? };
     let resolved = snapshot::resolve(store, &create.source)?;
+    if resolved.source.id.is_none() {
+        // Nobody has asked what lies in it until now.
+        snapshot::warn_of_nested(&resolved)?;
+    }
     let config = resolved.image.as_ref().and_then(|image| image.config.config().as_ref());
     let mut spec = compose(&create.options, config, &found.id, create.term.as_deref())?;
     let declared = resolved.image.as_ref().and_then(|image| image.health.as_ref());
     spec.health = health::decide(&create.options.health, declared)?;
+    if let Some(text) = &create.options.network_of {
+        let other = store.find_among(text, &[Shelf::Containers]).context(|| format!("--network container:{text}"))?;
+        spec.network = Mode::Container(other.id);
+    }
+    if let Some(join) = spec.network.joined() {
+        network::find(store, join.name.as_str())?;
+    }
     volumes::decide(store, &mut spec)?;
+    if let Some(limit) = create.size_limit {
+        size::check(store, limit, &spec.security)?;
+    }
     let name = match &create.name {
         Some(name) => Some(name.clone()),
         // Nobody has the time to call a throwaway by its name.
@@ -204,6 +262,7 @@ pub(super) fn prepare(store: &Store, create: &Create, throwaway: bool) -> Result
         source: resolved.source.clone(),
         image: resolved.image.as_ref().map(|image| image.id),
         auto_remove: create.auto_remove,
+        size_limit: create.size_limit,
         started: None,
         ended: None,
     };
@@ -220,6 +279,11 @@ pub(super) fn make<'a>(store: &'a Store, prepared: &mut Prepared, mut place: Pla
     }
     let spec = serde_json::to_vec(&prepared.spec).map_err(|e| Error::new(Kind::Invalid, e.to_string()))?;
     let id_file = prepared.id_file.as_deref().map(IdFile::make).transpose()?;
+    // A host that cannot freeze can run a copy yet.
+    let held = pause::hold_source(store, &prepared.record.source).unwrap_or_else(|e| {
+        log::warn!("{}: taken as it is while it runs: {e}", prepared.record.source.name);
+        None
+    });
     let active = loop {
         let new =
             New { name: prepared.record.name.as_ref(), record: &prepared.record, read_only: false, spec: Some(&spec) };
@@ -231,9 +295,14 @@ pub(super) fn make<'a>(store: &'a Store, prepared: &mut Prepared, mut place: Pla
             made => break made?,
         }
     };
-    if let Some(id_file) = id_file
-        && let Err(e) = id_file.write(&prepared.found.id)
-    {
+    drop(held);
+    let rest = || {
+        if let Some(limit) = prepared.record.size_limit {
+            size::ensure(store, active.rootfs(false)?.dir.as_fd(), limit)?;
+        }
+        id_file.map_or(Ok(()), |id_file| id_file.write(&prepared.found.id))
+    };
+    if let Err(e) = rest() {
         active.remove(store)?;
         return Err(e);
     }
@@ -272,21 +341,69 @@ impl Drop for IdFile<'_> {
     }
 }
 
-/// The plan, and the range of ids that it counts on, if the container is to have one of its own.
-pub(super) fn plan(store: &Store, spec: &Spec, root: &Rootfs, found: Found) -> Result<(Plan, Option<IdLease>)> {
-    let lease = spec.users.wants_range().then(|| store.lease_ids(&found.id)).transpose()?;
-    let leased = lease.as_ref().map(|lease| Maps::range(lease.uid, lease.gid));
-    let facts = Facts::gather(spec, root, &leftover::cgroup_name(store, &found.id), leased.as_ref())?;
-    Ok((sandbox::plan(spec, &facts)?, lease))
+/// What a container is about to run by, and what it has of the host for as long.
+pub(super) struct Planned {
+    pub plan: Plan,
+    /// Being in its network.
+    pub network: Option<Membership>,
+    /// The first process of the container whose network it has.
+    pub beside: Option<OwnedFd>,
+    /// Its range of ids, if it is to have one of its own.
+    pub ids: Option<IdLease>,
+}
+
+/// Joins its network, and plans.
+pub(super) fn plan(
+    store: &Store,
+    spec: &Spec,
+    name: Option<&ObjectName>,
+    root: &Rootfs,
+    found: Found,
+    narrate: Option<network::Narrate<'_>>,
+) -> Result<Planned> {
+    let network = networks::join(store, &found.id, name, spec, narrate)?;
+    let place = network.as_ref().map(|membership| (membership.network(), &membership.member));
+    plan_at(store, spec, root, found, place).map(|planned| Planned { network, ..planned })
+}
+
+/// The plan for a container that has its place in a network, or none.
+pub(super) fn plan_at(
+    store: &Store,
+    spec: &Spec,
+    root: &Rootfs,
+    found: Found,
+    place: Option<(&Network, &Member)>,
+) -> Result<Planned> {
+    let other = networks::beside(store, spec)?;
+    let ids = (spec.users.wants_range() && other.is_none()).then(|| store.lease_ids(&found.id)).transpose()?;
+    let leased = ids.as_ref().map(|lease| Maps::range(lease.uid, lease.gid));
+    let of_other = other.as_ref().and_then(|other| other.place.as_ref());
+    let place = place.or(of_other.map(|(network, member)| (network, member)));
+    let beside = other.as_ref().map(|other| other.pid);
+    let cgroup = leftover::cgroup_name(store, &found.id);
+    let facts = Facts::gather(spec, root, &cgroup, leased.as_ref(), place, beside)?;
+    let plan = sandbox::plan(spec, &facts)?;
+    Ok(Planned { plan, network: None, beside: other.map(|other| other.process), ids })
 }
 
 pub(super) fn start_sandbox(
     plan: &Plan,
     streams: Option<Streams>,
+    network: Option<&Membership>,
+    beside: Option<OwnedFd>,
     rootfs: impl FnOnce() -> Result<Rootfs>,
     narrate: Option<Narrate<'_>>,
 ) -> Result<sandbox::Running> {
-    sandbox::start(plan, streams, rootfs, &|step| {
+    let prepare = |pid| {
+        let rootfs = rootfs()?;
+        if let Some(network) = network {
+            let tell = narrate.map(network_narrate);
+            let namespace = process::open_namespace(pid, "net")?;
+            network.connect(namespace.as_fd(), tell.as_ref().map(|tell| tell as _))?;
+        }
+        Ok(rootfs)
+    };
+    sandbox::start(plan, streams, beside, prepare, &|step| {
         if let Some(narrate) = narrate {
             narrate(step.shell(), &step.describe(), &step.command());
         }
@@ -298,8 +415,8 @@ fn conclude(
     store: &Store,
     active: Active,
     prepared: &Prepared,
-    plan: &Plan,
-    started: Result<sandbox::Running>,
+    (plan, network): (&Plan, Option<Membership>),
+    (started, keep): (Result<sandbox::Running>, Option<&Keep>),
     narrate: Option<Narrate<'_>>,
 ) -> Result<Exit> {
     let id = &prepared.found.id;
@@ -309,21 +426,54 @@ fn conclude(
     };
     let exit = started.and_then(|running| supervise(running).call_context(|| format!("container {}", id.short())));
     store.forget_running(id);
-    if let Some(narrate) = narrate {
-        narrate_afterwards(plan, narrate);
-        narrate_removal(&prepared.path, narrate);
-    }
     // Who waits for it has it open, and reads how it ended.
     let noted = exit.as_ref().map_or(Ok(()), |exit| {
         let mut life = Life { started: prepared.record.started, ..Life::default() };
         life.end(exit);
         life.write(active.dir())
     });
+    if let (Some(keep), Ok(exit)) = (keep, &exit)
+        && let Err(e) = keep_tree(store, prepared, keep, exit)
+    {
+        // Better a container that nobody wanted than work that is lost.
+        let stays = Record { auto_remove: false, ..prepared.record.clone() };
+        record::write(active.dir(), &stays).unwrap_or_else(|e| log::warn!("keep container {}: {e}", id.short()));
+        log::warn!("keep what was done: {e}; the container stays: {id}");
+        return Ok(*exit);
+    }
+    if let Some(narrate) = narrate {
+        narrate_afterwards(plan, narrate);
+        narrate_leaving(network.as_ref(), narrate);
+        narrate_removal(&prepared.path, narrate);
+    }
     for e in [noted, volumes::remove_with(store, active, &prepared.spec)].into_iter().filter_map(Result::err) {
         // Neither the command's end nor the reason why it did not run is less true for that.
         log::warn!("clean up after container {}: {e}", id.short());
     }
     exit
+}
+
+/// Makes what a container did a snapshot, if that is what `keep` says of one that ended so.
+fn keep_tree(store: &Store, prepared: &Prepared, keep: &Keep, exit: &Exit) -> Result<()> {
+    let Prepared { found, resolved, .. } = prepared;
+    match keep {
+        Keep::As(name) => {
+            let id = snapshot::keep(store, found.id, resolved, Some(name), None)?;
+            log::info!("kept as snapshot {name}, {}", id.short());
+        }
+        Keep::IfFailed(time) if exit.code() != 0 && snapshot::has_changed(store, found.id, resolved)? => {
+            let trashed = (exit.code(), Timestamp::now() + *time);
+            let id = snapshot::keep(store, found.id, resolved, None, Some(trashed))?;
+            log::info!(
+                "status {}: what it changed is in the trash for {:#}; `tupper snapshot trash restore {}` brings it back",
+                exit.code(),
+                SignedDuration::try_from(*time).unwrap_or(SignedDuration::MAX),
+                id.short()
+            );
+        }
+        Keep::IfFailed(_) => {}
+    }
+    Ok(())
 }
 
 pub(super) fn narrate_snapshot(prepared: &Prepared, narrate: Narrate<'_>) {
@@ -333,15 +483,28 @@ pub(super) fn narrate_snapshot(prepared: &Prepared, narrate: Narrate<'_>) {
         &format!("make a copy-on-write snapshot of {} {}", source.kind, source.name),
         &format!(
             "mkdir -p {} && btrfs subvolume snapshot {} {}",
-            prepared.path.parent().unwrap_or(Path::new("/")).display(),
-            path.display(),
-            prepared.path.display()
+            sandbox::quote(prepared.path.parent().unwrap_or(Path::new("/"))),
+            sandbox::quote(path),
+            sandbox::quote(&prepared.path)
         ),
     );
+    if let Some(limit) = prepared.record.size_limit {
+        size::narrate(&prepared.path, limit, narrate);
+    }
 }
 
 pub(super) fn narrate_afterwards(plan: &Plan, narrate: Narrate<'_>) {
     plan.afterwards().iter().for_each(|(words, command)| narrate(Shell::Host, words, command));
+}
+
+/// A network's steps are all typed on the host.
+pub(super) fn network_narrate(narrate: Narrate<'_>) -> impl Fn(&str, &str) {
+    move |words, command| narrate(Shell::Host, words, command)
+}
+
+fn narrate_leaving(network: Option<&Membership>, narrate: Narrate<'_>) {
+    let steps = network.into_iter().flat_map(Membership::afterwards);
+    steps.for_each(|(words, command)| narrate(Shell::Host, &words, &command));
 }
 
 pub(super) fn narrate_removal(path: &Path, narrate: Narrate<'_>) {

@@ -17,11 +17,13 @@ mod life;
 mod logs;
 mod monitor;
 mod names;
+mod networks;
 mod pause;
 mod processes;
 mod record;
 mod rename;
 mod session;
+mod size;
 mod stats;
 mod stop;
 mod top;
@@ -43,10 +45,13 @@ pub(crate) use leftover::{Leftover, clear, leftovers, orphans};
 pub use life::{Create, Narrate, Removal, create, explain, remove, run};
 pub use logs::{Entry, Selection, logs};
 pub use monitor::{Stream, VERB as MONITOR, monitor};
-pub use pause::{pause, unpause};
+pub use networks::{containers_of, remove_network, unused_networks};
+pub(crate) use pause::thaw_left;
+pub use pause::{pause, snapshot, unpause};
 pub use record::Ended;
 pub use rename::rename;
 pub use session::{Attachment, DetachKeys, Parted};
+pub use size::charged;
 pub use stats::{Stats, running, stats};
 pub use stop::{PATIENCE, Stopping, begin_stop, kill_with, wait};
 pub use top::{DEFAULT as DEFAULT_DESCRIPTORS, Table, descriptors, top};
@@ -109,6 +114,8 @@ pub struct Container {
     pub image: Option<Id>,
     /// It goes when its command ends.
     pub auto_remove: bool,
+    /// The most bytes of the disk that may be charged to it.
+    pub size_limit: Option<u64>,
     /// What it runs.
     pub spec: Spec,
     /// What it is doing.
@@ -185,6 +192,7 @@ fn open_among(store: &Store, id: &Id, freezers: &Freezers) -> Result<Container> 
             source: record.source,
             image: record.image,
             auto_remove: record.auto_remove,
+            size_limit: record.size_limit,
             spec,
             restarts: life.restarts,
             stopped: life.stopped,

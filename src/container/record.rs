@@ -24,6 +24,9 @@ pub(super) struct Record {
     /// The image at the root of where it came from.
     pub image: Option<Id>,
     pub auto_remove: bool,
+    /// The most bytes that may be charged to its subvolume.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub size_limit: Option<u64>,
     /// It is started by whoever makes it, so that one that is to go at its end and does not run can go.
     pub started: Option<Timestamp>,
     /// How it ended: kept here until November 2026, and read where there is no [`Life`].

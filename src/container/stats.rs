@@ -15,7 +15,8 @@ use super::{Container, leftover, top};
 use crate::error::Result;
 use crate::kernel::cgroup;
 use crate::name::{Id, ObjectName};
-use crate::sandbox::{self, Network};
+use crate::network::Mode;
+use crate::sandbox;
 use crate::store::Store;
 
 /// What a container has used and uses.
@@ -100,7 +101,7 @@ fn of(store: &Store, container: &Container, first: i32) -> Result<Stats> {
         memory: counted(&["memory.current", "memory.usage_in_bytes"])
             .unwrap_or_else(|| processes.iter().map(proportional_memory).sum()),
         memory_limit: limit.min(host),
-        network: (container.spec.network != Network::Host).then(|| traffic(first)),
+        network: (container.spec.network != Mode::Host).then(|| traffic(first)),
         blocks: cgroups.iter().find_map(|dir| blocks(dir)).unwrap_or_else(|| {
             let moved: Vec<(u64, u64)> = processes.iter().map(moved).collect();
             (moved.iter().map(|(read, _)| read).sum(), moved.iter().map(|(_, written)| written).sum())

@@ -18,8 +18,8 @@ pub enum Change {
     Entrypoint(Vec<String>),
     /// `ENV K=V …` or `ENV K V`.
     Env(Vec<(String, String)>),
-    /// `EXPOSE PORT[/PROTOCOL]`.
-    Expose(String),
+    /// `EXPOSE PORT[/PROTOCOL]…`.
+    Expose(Vec<String>),
     /// `LABEL`, in the same two forms.
     Label(Vec<(String, String)>),
     /// `STOPSIGNAL SIGNAL`.
@@ -49,7 +49,10 @@ impl FromStr for Change {
             "CMD" => Change::Cmd(command(rest).ok_or_else(|| bad("not a JSON list of strings"))?),
             "ENTRYPOINT" => Change::Entrypoint(command(rest).ok_or_else(|| bad("not a JSON list of strings"))?),
             "ENV" => Change::Env(pairs(rest).map_err(bad)?),
-            "EXPOSE" => Change::Expose(if rest.contains('/') { value() } else { format!("{}/tcp", value()) }),
+            "EXPOSE" => {
+                let port = |port: &str| if port.contains('/') { port.to_string() } else { format!("{port}/tcp") };
+                Change::Expose(value().split_whitespace().map(port).collect())
+            }
             "LABEL" => Change::Label(pairs(rest).map_err(bad)?),
             "STOPSIGNAL" => Change::StopSignal(value()),
             "USER" => Change::User(value()),
@@ -191,7 +194,7 @@ fn apply(mut config: Config, change: &Change) -> Config {
             }
             config.set_env(Some(variables))
         }
-        Change::Expose(port) => config.set_exposed_ports(with(config.exposed_ports(), [port])),
+        Change::Expose(ports) => config.set_exposed_ports(with(config.exposed_ports(), ports)),
         Change::Label(pairs) => {
             let mut labels: HashMap<String, String> = config.labels().clone().unwrap_or_default();
             labels.extend(pairs);
@@ -217,8 +220,8 @@ mod tests {
             (r#"CMD=["sh"]"#, Change::Cmd(strings(&["sh"]))),
             ("cmd echo hi", Change::Cmd(strings(&["/bin/sh", "-c", "echo hi"]))),
             ("ENTRYPOINT /init", Change::Entrypoint(strings(&["/bin/sh", "-c", "/init"]))),
-            ("EXPOSE 80", Change::Expose("80/tcp".into())),
-            ("EXPOSE 53/udp", Change::Expose("53/udp".into())),
+            ("EXPOSE 80", Change::Expose(strings(&["80/tcp"]))),
+            ("EXPOSE 53/udp 80", Change::Expose(strings(&["53/udp", "80/tcp"]))),
             ("USER 1:2", Change::User("1:2".into())),
             (r#"VOLUME ["/a", "/b"]"#, Change::Volume(strings(&["/a", "/b"]))),
             ("WORKDIR /srv", Change::Workdir("/srv".into())),

@@ -80,8 +80,9 @@ fn run(store: &Store, import: &Import, progress: Progress) -> Result<Id> {
             draft.finish()?;
             let publishing = store.lock_shelf(Shelf::Images)?;
             let made = draft.seal(claim, &layer)?;
-            // No command but gc would look for it.
-            image.publish(names, &[made], publishing).inspect_err(|_| discard(store, &[chain]))
+            let published = image.publish(names, &[made], publishing);
+            // No command but gc would look for it. It is held no more: what is held is kept for who builds on it.
+            published.inspect_err(|_| discard(store, &[chain]))
         }
     }
 }

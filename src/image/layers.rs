@@ -12,7 +12,7 @@ use crate::error::{Context, Kind, Result};
 use crate::kernel::flock;
 use crate::name::{Id, ImageName};
 use crate::store::{Shelf, Store, record};
-use crate::subvolume::remove_object;
+use crate::subvolume::{pool, remove_object};
 
 /// What no image keeps, and what images are still to get.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -76,6 +76,41 @@ fn used_layers(store: &Store) -> Result<HashSet<Id>> {
         use_chain(store, Image::open(store, &id)?.chain, &mut used)?;
     }
     Ok(used)
+}
+
+/// A layer that images stand on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Standing {
+    /// Those images.
+    pub images: Vec<Id>,
+    /// It stays when they go, for a while: one that is unfinished stands on it, too.
+    pub waited_for: bool,
+}
+
+/// The layers that these images stand on, as far as they are there.
+pub(crate) fn standing(store: &Store, images: &[Id]) -> Result<HashMap<Id, Standing>> {
+    let mut standing: HashMap<Id, Standing> = HashMap::new();
+    for id in images {
+        let chain = match Image::open(store, id).and_then(|image| chain_of(store, image.chain)) {
+            Err(e) if e.kind() == Kind::NotFound => continue, // removed while we looked
+            chain => chain?,
+        };
+        for layer in chain {
+            let entry = standing.entry(layer).or_insert(Standing { images: Vec::new(), waited_for: false });
+            entry.images.push(*id);
+        }
+    }
+    let mut waited_for = HashSet::new();
+    for chain in store.ids(Shelf::Layers)?.into_iter().filter(|chain| !standing.contains_key(chain)) {
+        match layer_record(store, &chain) {
+            Ok(Some(record)) if record.unfinished.is_some() => use_chain(store, chain, &mut waited_for)?,
+            Ok(_) => {}
+            Err(e) if e.kind() == Kind::NotFound => {} // removed while we looked
+            Err(e) => return Err(e),
+        }
+    }
+    standing.iter_mut().for_each(|(chain, layer)| layer.waited_for = waited_for.contains(chain));
+    Ok(standing)
 }
 
 /// The layers that no image stands on, directly or on one above. The caller holds the lock on images.
@@ -145,6 +180,8 @@ pub(super) fn remove_layer(store: &Store, chain: &Id) -> Result<()> {
         return Ok(());
     }
     remove_object(store, Shelf::Layers, chain, dir.as_fd()).context(doing)?.clear();
+    // What shares its extents would keep them.
+    pool::forget(store, Some(chain)).unwrap_or_else(|e| log::warn!("remove layer {}: {e}", chain.short()));
     Ok(())
 }
 

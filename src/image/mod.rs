@@ -28,7 +28,7 @@ pub use config::Change;
 pub(crate) use draft::finish_names;
 pub use history::{Made, history};
 pub use import::{Import, import};
-pub(crate) use layers::{Unused, unused};
+pub(crate) use layers::{Standing, Unused, standing, unused};
 pub use load::{Load, Loaded, load};
 pub use progress::{LayerProgress, Progress, Step};
 pub use pull::pull;
@@ -132,6 +132,11 @@ impl Image {
         serde_json::from_slice(&json).map_err(|e| Error::new(Kind::Store, format!("read config.json: {e}")))
     }
 
+    /// The chain id of its top layer.
+    pub(crate) fn layer(&self) -> Id {
+        self.chain
+    }
+
     /// What snapshots of it are made of.
     pub(crate) fn parent(&self, store: &Store) -> Result<Parent> {
         Sealed::open(store, &self.chain)?.into_parent().context(|| format!("image {}", self.id.short()))
@@ -192,6 +197,28 @@ pub fn find(store: &Store, text: &str) -> Result<Image> {
     let mut image = Image::open(store, &found.id)?;
     image.names = names_of(&store.tags()?, &found.id);
     Ok(image)
+}
+
+/// What an image is called that goes with an entry of `staging/`.
+pub(crate) fn name_going_with(entry: &str) -> Result<ImageName> {
+    let (kind, id) = entry.split_once('-').unwrap_or((entry, "none"));
+    format!("localhost/tupper-{kind}:{}", id.get(..12).unwrap_or(id)).parse()
+}
+
+/// The image that goes with this entry of `staging/`, if there is one.
+pub(crate) fn going_with(store: &Store, entry: &str) -> Result<Option<Id>> {
+    match store.tagged(&name_going_with(entry)?)? {
+        Some(id) if store.exists(Shelf::Images, &id)? => Ok(Some(id)),
+        _ => Ok(None),
+    }
+}
+
+/// Removes the image that goes with this entry of `staging/`, if there is one.
+pub(crate) fn remove_going_with(store: &Store, entry: &str) -> Result<()> {
+    match going_with(store, entry)? {
+        Some(_) => remove(store, &name_going_with(entry)?.to_string(), true, false).map(drop),
+        None => Ok(()),
+    }
 }
 
 /// Every image, newest first.

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crate::error::Result;
 use crate::layer::{Limits, Watch};
 use crate::store::Store;
+use crate::subvolume;
 
 /// The limits on an image that this store may take: where they leave it open how large it may be, that is a share of what
 /// the store has free now.
@@ -14,7 +15,7 @@ pub(super) fn limits(store: &Store, limits: &Limits) -> Result<Limits> {
         Some(_) => limits.clone(),
         None => {
             // What was removed a moment ago may not have been given back yet.
-            store.relieve();
+            subvolume::relieve(store);
             Limits { bytes: Some(store.space()?.available / 5 * 4), of_free: true, ..limits.clone() }
         }
     })

@@ -1,10 +1,11 @@
 //! Subvolumes: create, snapshot, seal, inspect, list what is nested, destroy.
 //!
-//! libbtrfsutil (the `btrfsutil` crate) does what it does well: create, destroy, read-only flag and info. It takes
-//! paths, so descriptors go in through /proc/self/fd, which no rename can redirect. Two things are ioctls of our own:
+//! libbtrfsutil (the `btrfsutil` crate) does what it does well: create, destroy and the read-only flag. It takes
+//! paths, so descriptors go in through /proc/self/fd, which no rename can redirect. Three things are ioctls of our own:
 //! the snapshot (the crate waits for whatever commit is running after it has made one, which undoes the sharing of
-//! commits between creators; btrfs_wait_for_commit with transid 0, fs/btrfs/transaction.c), and the listing of nested
-//! subvolumes (the crate's iterator resolves what it finds against the working directory).
+//! commits between creators; btrfs_wait_for_commit with transid 0, fs/btrfs/transaction.c), the listing of nested
+//! subvolumes (the crate's iterator resolves what it finds against the working directory), and what is known of one (the
+//! crate reads the root tree, which is as old as the last commit).
 
 use std::ffi::OsStr;
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -30,6 +31,8 @@ pub(crate) struct Info {
     pub parent_uuid: Option<[u8; 16]>,
     /// The generation of its last change that reached the disk.
     pub generation: u64,
+    /// The generation of its last change, on the disk or not yet. What is written in a file counts when it is written back.
+    pub changed: u64,
 }
 
 /// `struct btrfs_ioctl_vol_args_v2`, include/uapi/linux/btrfs.h.
@@ -45,6 +48,25 @@ struct VolArgsV2 {
 const BTRFS_SUBVOL_RDONLY: u64 = 1 << 1;
 nix::ioctl_write_ptr!(snap_create_v2, 0x94, 23, VolArgsV2);
 nix::ioctl_none!(sync, 0x94, 8);
+
+/// `struct btrfs_ioctl_get_subvol_info_args`.
+#[repr(C)]
+struct SubvolInfoArgs {
+    treeid: u64,
+    name: [u8; 256],
+    parent_id: u64,
+    dirid: u64,
+    generation: u64,
+    flags: u64,
+    uuid: [u8; 16],
+    parent_uuid: [u8; 16],
+    received_uuid: [u8; 16],
+    ctransid: u64,
+    /// otransid, stransid and rtransid, and their times.
+    rest: [u64; 3 + 4 * 2],
+    reserved: [u64; 8],
+}
+nix::ioctl_read!(get_subvol_info, 0x94, 60, SubvolInfoArgs);
 
 /// `struct btrfs_ioctl_get_subvol_rootref_args`.
 #[repr(C)]
@@ -72,6 +94,99 @@ struct InoLookupUserArgs {
     path: [u8; 3824],
 }
 nix::ioctl_readwrite!(ino_lookup_user, 0x94, 62, InoLookupUserArgs);
+
+/// `struct btrfs_ioctl_fs_info_args`, of which the UUID and the node size are asked for.
+#[repr(C)]
+struct FsInfoArgs {
+    devices: [u64; 2],
+    fsid: [u8; 16],
+    nodesize: u32,
+    rest: [u32; 247],
+}
+nix::ioctl_read!(fs_info, 0x94, 31, FsInfoArgs);
+
+/// `struct btrfs_ioctl_space_args` with room for as many `struct btrfs_ioctl_space_info` as a filesystem has: one for each kind
+/// of data and profile, and one for the reserve.
+#[repr(C)]
+struct SpaceArgs {
+    slots: u64,
+    found: u64,
+    spaces: [SpaceInfo; SPACES],
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct SpaceInfo {
+    flags: u64,
+    total: u64,
+    used: u64,
+}
+nix::ioctl_readwrite!(space_info, 0x94, 20, [u64; 2]);
+
+/// Room for every kind with every profile, which a balance has at most.
+const SPACES: usize = 64;
+/// include/uapi/linux/btrfs_tree.h: BTRFS_BLOCK_GROUP_DATA, BTRFS_SPACE_INFO_GLOBAL_RSV.
+const DATA: u64 = 1 << 0;
+const RESERVE: u64 = 1 << 49;
+
+/// `struct btrfs_ioctl_qgroup_limit_args`, with its `struct btrfs_qgroup_limit`.
+#[repr(C)]
+struct QgroupLimitArgs {
+    qgroup: u64,
+    flags: u64,
+    most_referenced: u64,
+    most_exclusive: u64,
+    reserved: [u64; 2],
+}
+nix::ioctl_read!(qgroup_limit, 0x94, 43, QgroupLimitArgs);
+
+/// BTRFS_QGROUP_LIMIT_MAX_RFER.
+const MOST_REFERENCED: u64 = 1 << 0;
+
+/// What a filesystem says is in use, in bytes, one copy of each counted.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct InUse {
+    /// By data; on a small filesystem that mixes both, by metadata, too.
+    pub data: u64,
+    /// By trees.
+    pub metadata: u64,
+}
+
+/// BTRFS_IOC_SPACE_INFO: what is in use as of the last commit, and of what was freed since.
+pub(crate) fn in_use(fd: BorrowedFd<'_>) -> Result<InUse> {
+    let mut args =
+        SpaceArgs { slots: SPACES as u64, found: 0, spaces: [SpaceInfo { flags: 0, total: 0, used: 0 }; SPACES] };
+    // SAFETY: the structure begins with a btrfs_ioctl_space_args, behind which there is room for as many of its entries as
+    // that says; all of it lives through the call.
+    #[expect(unsafe_code, reason = "neither the crate nor nix has this ioctl")]
+    let result = unsafe { space_info(fd.as_raw_fd(), (&raw mut args).cast()) };
+    result.map_err(|e| failed(format_args!("ask what is in use on the filesystem of {}", name_of(fd)), e))?;
+    let mut in_use = InUse::default();
+    for space in args.spaces.iter().take(usize::try_from(args.found).unwrap_or(SPACES)) {
+        match space.flags {
+            flags if flags & RESERVE != 0 => {} // in the metadata already
+            flags if flags & DATA != 0 => in_use.data += space.used,
+            _ => in_use.metadata += space.used,
+        }
+    }
+    Ok(in_use)
+}
+
+/// BTRFS_IOC_QGROUP_LIMIT: no more bytes than these may be charged to a subvolume; without a number, any. Wants quotas that
+/// are on, and CAP_SYS_ADMIN in the host's user namespace.
+pub(crate) fn limit_size(subvolume: BorrowedFd<'_>, limit: Option<u64>) -> Result<()> {
+    let mut args = QgroupLimitArgs {
+        qgroup: 0, // that of the subvolume
+        flags: MOST_REFERENCED,
+        most_referenced: limit.unwrap_or(u64::MAX), // which takes a limit away (CLEAR_VALUE, fs/btrfs/qgroup.c)
+        most_exclusive: 0,
+        reserved: [0; 2],
+    };
+    // SAFETY: the structure has the layout of btrfs_ioctl_qgroup_limit_args and lives through the call, which only reads it.
+    #[expect(unsafe_code, reason = "the crate's own qgroup calls use memory that they have freed")]
+    let result = unsafe { qgroup_limit(subvolume.as_raw_fd(), &raw mut args) };
+    result.map(drop).map_err(|e| failed(format_args!("limit the size of the subvolume {}", name_of(subvolume)), e))
+}
 
 /// Makes an empty subvolume `name` in `parent`. Not durable until the next commit.
 pub(crate) fn create(parent: BorrowedFd<'_>, name: &str) -> Result<()> {
@@ -125,14 +240,37 @@ pub(crate) fn is_subvolume(directory: BorrowedFd<'_>) -> Result<bool> {
     Ok(super::fs::filesystem(directory)?.btrfs && super::fs::metadata(directory)?.st_ino == 256)
 }
 
+/// The UUID of the btrfs that something open lies on. That of statfs(2) differs from subvolume to subvolume (btrfs_statfs,
+/// fs/btrfs/super.c).
+pub(crate) fn filesystem_uuid(fd: BorrowedFd<'_>) -> Result<[u8; 16]> {
+    filesystem(fd).map(|found| found.fsid)
+}
+
+fn filesystem(fd: BorrowedFd<'_>) -> Result<FsInfoArgs> {
+    let mut args = FsInfoArgs { devices: [0; 2], fsid: [0; 16], nodesize: 0, rest: [0; 247] };
+    // SAFETY: the structure has the size and layout of btrfs_ioctl_fs_info_args and lives through the call.
+    #[expect(unsafe_code, reason = "neither the crate nor nix has this ioctl")]
+    let result = unsafe { fs_info(fd.as_raw_fd(), &raw mut args) };
+    let doing = || format!("read what is known of the filesystem of {}", name_of(fd));
+    result.map_err(|e| failed(doing(), e))?;
+    Ok(args)
+}
+
 /// What the kernel knows of the subvolume whose top directory is open.
 pub(crate) fn info(subvolume: BorrowedFd<'_>) -> Result<Info> {
-    let found = open(subvolume)?.info().map_err(|e| library_failed("read what is known of", name_of(subvolume), &e))?;
+    // SAFETY: integers and arrays of them, for which zeros are a value.
+    #[expect(unsafe_code, reason = "the kernel fills it")]
+    let mut found: SubvolInfoArgs = unsafe { std::mem::zeroed() };
+    // SAFETY: the structure has the size and layout of btrfs_ioctl_get_subvol_info_args and lives through the call.
+    #[expect(unsafe_code, reason = "the crate reads what was last committed")]
+    let result = unsafe { get_subvol_info(subvolume.as_raw_fd(), &raw mut found) };
+    result.map_err(|e| failed(format_args!("read what is known of {}", name_of(subvolume)), e))?;
     Ok(Info {
-        id: found.id,
-        uuid: *found.uuid.as_bytes(),
-        parent_uuid: found.parent_uuid.map(|uuid| *uuid.as_bytes()),
+        id: found.treeid,
+        uuid: found.uuid,
+        parent_uuid: Some(found.parent_uuid).filter(|uuid| *uuid != [0; 16]),
         generation: found.generation,
+        changed: found.ctransid,
     })
 }
 
@@ -207,6 +345,11 @@ pub(crate) fn reclaim(fd: BorrowedFd<'_>) -> Result<()> {
     unsafe { sync(fd.as_raw_fd()) }
         .map(drop)
         .map_err(|e| failed(format_args!("sync the filesystem of {}", name_of(fd)), e))
+}
+
+/// BTRFS_IOC_FS_INFO: the bytes in a node of the filesystem's trees.
+pub(crate) fn node_size(fd: BorrowedFd<'_>) -> Result<u32> {
+    filesystem(fd).map(|found| found.nodesize)
 }
 
 /// mount(2) of a btrfs on a device, as the store's raw mount: noatime (a read must not copy metadata), and nosuid and

@@ -110,11 +110,15 @@ fn is_gone(e: &Error) -> bool {
     e.kind() == Kind::NotFound || e.errno() == Some(Errno::ENODEV as i32)
 }
 
-/// Ten seconds at most: a process that waits for a dead network filesystem freezes when that comes back.
+/// Ten seconds at most: a process that waits for a dead network filesystem freezes when that comes back. A signal that
+/// [asks to stop](signal::noted_termination) ends the wait.
 fn wait_for(directory: &Path, name: &str, holds: impl Fn(&str) -> bool) -> Result<()> {
     for _ in 0..10_000 {
         if holds(&read(&directory.join(name))?) {
             return Ok(());
+        }
+        if signal::noted_termination().is_some() {
+            return Err(failed(format_args!("freeze {}", directory.display()), Errno::EINTR));
         }
         std::thread::sleep(std::time::Duration::from_millis(1));
     }

@@ -94,9 +94,7 @@ impl Directory {
     /// Its inode number, and when it was accessed and modified.
     pub(crate) fn metadata(&self) -> Result<(u64, Time, Time)> {
         let found = stat::fstat(&self.fd).doing("stat")?;
-        let time = |seconds, nanoseconds: i64| Time { seconds, nanoseconds: u32::try_from(nanoseconds).unwrap_or(0) };
-        let (accessed, modified) =
-            (time(found.st_atime, found.st_atime_nsec), time(found.st_mtime, found.st_mtime_nsec));
+        let (accessed, modified) = Time::of(&found);
         Ok((found.st_ino, accessed, modified))
     }
 

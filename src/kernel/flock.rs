@@ -60,6 +60,18 @@ pub(crate) fn lock<D: Display>(fd: BorrowedFd<'_>, how: Lock, what: impl FnOnce(
     })
 }
 
+/// Waits until nobody has the lock of the open file behind `fd`, however long that is: nobody is told.
+pub(crate) fn await_free(fd: BorrowedFd<'_>) -> Result<()> {
+    wait(fd, libc::LOCK_EX)
+        .and_then(|()| flock(fd, libc::LOCK_UN))
+        .map_err(|e| failed(format_args!("wait for the lock of {}", fs::name_of(fd)), e))
+}
+
+/// Gives the lock of the open file behind `fd` back.
+pub(crate) fn unlock(fd: BorrowedFd<'_>) -> Result<()> {
+    flock(fd, libc::LOCK_UN).map_err(|e| failed(format_args!("unlock {}", fs::name_of(fd)), e))
+}
+
 /// Takes the lock of the open file behind `fd` for itself; [`Kind::InUse`], at once, when somebody has it.
 pub(crate) fn try_lock(fd: BorrowedFd<'_>) -> Result<()> {
     flock(fd, libc::LOCK_EX | libc::LOCK_NB).map_err(|e| failed(format_args!("lock {}", fs::name_of(fd)), e))

@@ -207,6 +207,11 @@ pub(crate) fn metadata(fd: BorrowedFd<'_>) -> Result<libc::stat> {
 
 /// The names in a directory, `.` and `..` left out, in no order.
 pub(crate) fn list(at: BorrowedFd<'_>, path: impl AsRef<Path>) -> Result<Vec<OsString>> {
+    Ok(list_numbered(at, path)?.into_iter().map(|(name, _)| name).collect())
+}
+
+/// The same with the inode numbers that the directory has for them: at a mount point that is another than stat(2) tells.
+pub(crate) fn list_numbered(at: BorrowedFd<'_>, path: impl AsRef<Path>) -> Result<Vec<(OsString, u64)>> {
     let path = path.as_ref();
     let fail = |e| failed("list", at, path, e);
     let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
@@ -216,7 +221,7 @@ pub(crate) fn list(at: BorrowedFd<'_>, path: impl AsRef<Path>) -> Result<Vec<OsS
         let entry = entry.map_err(fail)?;
         match entry.file_name().to_bytes() {
             b"." | b".." => {}
-            name => names.push(OsString::from_vec(name.to_vec())),
+            name => names.push((OsString::from_vec(name.to_vec()), entry.ino())),
         }
     }
     Ok(names)
@@ -290,6 +295,15 @@ pub(crate) fn set_xattr(fd: BorrowedFd<'_>, name: &str, value: &[u8]) -> Result<
     #[expect(unsafe_code, reason = "nix has no xattr calls")]
     let result = unsafe { libc::fsetxattr(fd.as_raw_fd(), c_name.as_ptr(), value.as_ptr().cast(), value.len(), 0) };
     Errno::result(result).map(drop).map_err(|e| failed(&format!("set xattr {name} of"), fd, THIS, e))
+}
+
+/// fremovexattr(2).
+pub(crate) fn remove_xattr(fd: BorrowedFd<'_>, name: &str) -> Result<()> {
+    let c_name = c_string(OsStr::new(name))?;
+    // SAFETY: the name is a C string; the descriptor is borrowed, so open.
+    #[expect(unsafe_code, reason = "nix has no xattr calls")]
+    let result = unsafe { libc::fremovexattr(fd.as_raw_fd(), c_name.as_ptr()) };
+    Errno::result(result).map(drop).map_err(|e| failed(&format!("remove xattr {name} of"), fd, THIS, e))
 }
 
 /// fgetxattr(2); `None` when the attribute is not there.
@@ -410,4 +424,11 @@ pub(crate) fn unnamed_file(at: BorrowedFd<'_>) -> Result<std::fs::File> {
 /// fcntl(2) F_DUPFD_CLOEXEC.
 pub(crate) fn duplicate(fd: BorrowedFd<'_>) -> Result<OwnedFd> {
     fd.try_clone_to_owned().map_err(Error::from).context(|| "duplicate a descriptor")
+}
+
+/// Gives a file [without a name](unnamed_file) one, which nothing may have yet: linkat(2), by the way of /proc that its manual gives.
+pub(crate) fn name_file(file: BorrowedFd<'_>, at: BorrowedFd<'_>, name: &str) -> Result<()> {
+    let path = path_of(file);
+    unistd::linkat(CWD, &path, at, name, fcntl::AtFlags::AT_SYMLINK_FOLLOW)
+        .map_err(|e| failed("name a file", at, Path::new(name), e))
 }

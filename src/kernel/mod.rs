@@ -12,12 +12,14 @@ pub(crate) mod flock;
 pub(crate) mod fs;
 pub(crate) mod loopdev;
 pub(crate) mod mount;
+pub(crate) mod netlink;
 pub(crate) mod node;
 pub(crate) mod process;
 pub(crate) mod resolve;
 pub(crate) mod seccomp;
 pub(crate) mod signal;
 pub(crate) mod socket;
+pub(crate) mod trees;
 pub(crate) mod tty;
 
 use std::fmt::Display;

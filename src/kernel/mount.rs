@@ -208,6 +208,42 @@ pub(crate) fn points() -> Result<Vec<PathBuf>> {
     Ok(table.lines().filter_map(|line| line.split(' ').nth(4)).map(unescape).collect())
 }
 
+/// A mount, as proc_pid_mountinfo(5) tells of it.
+#[derive(Debug, Clone)]
+pub(crate) struct Mounted {
+    /// What is mounted: a device.
+    pub source: String,
+    /// The type of its filesystem.
+    pub kind: String,
+    /// Its options and those of its filesystem, without the ones that only say which part of it is mounted.
+    pub options: Vec<String>,
+}
+
+/// The mount that `fd` was opened through.
+pub(crate) fn holding(fd: BorrowedFd<'_>) -> Result<Mounted> {
+    let table = "/proc/self/mountinfo";
+    let about = format!("/proc/self/fdinfo/{}", fd.as_raw_fd());
+    let info = std::fs::read_to_string(&about).context(|| format!("read {about}"))?;
+    let id = info.lines().find_map(|line| line.strip_prefix("mnt_id:")).unwrap_or_default().trim();
+    let mounts = std::fs::read_to_string(table).context(|| format!("read {table}"))?;
+    let line = mounts.lines().find(|line| line.split(' ').next() == Some(id));
+    line.and_then(mounted).ok_or_else(|| failed(format_args!("find the mount {id} in {table}"), Errno::ENOENT))
+}
+
+/// A line of mountinfo. The optional fields end with a hyphen.
+fn mounted(line: &str) -> Option<Mounted> {
+    let (before, after) = line.split_once(" - ")?;
+    let mut after = after.split(' ');
+    let (kind, source, of_filesystem) = (after.next()?, after.next()?, after.next()?);
+    let mut options: Vec<String> = Vec::new();
+    for option in before.split(' ').nth(5)?.split(',').chain(of_filesystem.split(',')) {
+        if !option.starts_with("subvol") && !options.iter().any(|there| there == option) {
+            options.push(option.to_string());
+        }
+    }
+    Some(Mounted { source: unescape(source).display().to_string(), kind: kind.to_string(), options })
+}
+
 /// The processes that stand in what is mounted at `at` or have something open in it, as far as they can be seen: those
 /// of other mount namespaces have other paths.
 pub(crate) fn users(at: &Path) -> Vec<i32> {
@@ -251,5 +287,16 @@ mod tests {
     fn mount_points_are_escaped() {
         assert_eq!(unescape("/mnt/a\\040b\\134c"), Path::new("/mnt/a b\\c"));
         assert!(points().expect("a table").contains(&PathBuf::from("/proc")));
+    }
+
+    #[test]
+    fn a_mount_is_told_by_its_line() {
+        let line = "36 35 0:31 /fs /mnt rw,noatime shared:1 master:2 - btrfs /dev/a\\040b rw,ssd,subvolid=5,subvol=/";
+        let found = mounted(line).expect("a line");
+        assert_eq!((found.source.as_str(), found.kind.as_str()), ("/dev/a b", "btrfs"));
+        assert_eq!(found.options, ["rw", "noatime", "ssd"]);
+        assert!(mounted("36 35 0:31 / /mnt rw").is_none());
+        let proc = std::fs::File::open("/proc/self/status").expect("a file");
+        assert_eq!(holding(proc.as_fd()).expect("its mount").kind, "proc");
     }
 }

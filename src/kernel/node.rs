@@ -96,6 +96,12 @@ impl Time {
     fn spec(self) -> TimeSpec {
         TimeSpec::new(self.seconds, i64::from(self.nanoseconds))
     }
+
+    /// When something was accessed, and when it was modified.
+    pub(crate) fn of(found: &libc::stat) -> (Time, Time) {
+        let time = |seconds, nanoseconds: i64| Time { seconds, nanoseconds: u32::try_from(nanoseconds).unwrap_or(0) };
+        (time(found.st_atime, found.st_atime_nsec), time(found.st_mtime, found.st_mtime_nsec))
+    }
 }
 
 /// What an operation works on: an open file, or a name that is not followed should it be a symbolic link.

@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::ffi::{CStr, CString};
+use std::io::Read;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::time::{Duration, Instant};
 
@@ -36,7 +37,9 @@ pub(crate) fn clone3(namespaces: CloneFlags, cgroup: Option<BorrowedFd<'_>>) -> 
     #[expect(unsafe_code, reason = "a C struct whose unset fields must be zero")]
     let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
     args.flags = u64::from(namespaces.bits().unsigned_abs()) | u64::from(libc::CLONE_PIDFD.unsigned_abs());
-    args.exit_signal = u64::from(libc::SIGCHLD.unsigned_abs());
+    if !namespaces.contains(CloneFlags::CLONE_PARENT) {
+        args.exit_signal = u64::from(libc::SIGCHLD.unsigned_abs());
+    }
     args.pidfd = (&raw mut pidfd).addr() as u64;
     if let Some(cgroup) = cgroup {
         args.flags |= CLONE_INTO_CGROUP;
@@ -156,21 +159,21 @@ pub(crate) fn set_name(name: &CStr) {
 
 /// close_range(2): every descriptor but 0, 1, 2 and `kept` is closed now, whoever owns it in this process. Only a
 /// process that never returns to its owners may do that.
-pub(crate) fn close_descriptors_but(kept: BorrowedFd<'_>) -> Result<()> {
-    let kept = kept.as_raw_fd().unsigned_abs();
-    if kept > 3 {
-        close_range(3, kept - 1)?;
+pub(crate) fn close_descriptors_but(kept: &[BorrowedFd<'_>]) -> Result<()> {
+    let mut kept: Vec<libc::c_uint> = kept.iter().map(|fd| fd.as_raw_fd().unsigned_abs()).collect();
+    kept.sort_unstable();
+    let mut first = 3;
+    for kept in kept.into_iter().filter(|kept| *kept >= 3) {
+        if kept > first {
+            close_range(first, kept - 1)?;
+        }
+        first = kept + 1;
     }
-    close_range(kept.max(2) + 1, libc::c_uint::MAX)
-}
-
-/// [`close_descriptors_but`] 0, 1 and 2 alone.
-pub(crate) fn close_descriptors() -> Result<()> {
-    close_range(3, libc::c_uint::MAX)
+    close_range(first, libc::c_uint::MAX)
 }
 
 fn close_range(first: libc::c_uint, last: libc::c_uint) -> Result<()> {
-    // SAFETY: integers only. Descriptors closed here are not used again: see the two callers.
+    // SAFETY: integers only. Descriptors closed here are not used again: see the caller.
     #[expect(unsafe_code, reason = "nix has no close_range")]
     let result = unsafe { libc::close_range(first, last, 0) };
     Errno::result(result).map(drop).map_err(|e| failed("close descriptors", e))
@@ -295,55 +298,109 @@ fn exec_sealed(args: &[CString], env: &[CString]) -> Error {
 /// Returns the number of the process, which is this one's to [wait] for.
 ///
 /// In the new process, `fail` is told why it does not run the program, and the first of what it was given.
-pub(crate) fn respawn<const N: usize>(
+pub(crate) fn respawn(
     args: &[CString],
-    given: [BorrowedFd<'_>; N],
+    given: &[BorrowedFd<'_>],
     ends_with_us: bool,
     fail: impl FnOnce(BorrowedFd<'_>, Error),
 ) -> Result<i32> {
     require_single_thread()?;
-    let Some(pid) = fork()? else {
-        // Copies above the numbers that they will have, so that none is in the way of another.
-        let end = 3 + i32::try_from(N).unwrap_or(0);
-        let copy = |fd: BorrowedFd<'_>| nix::fcntl::fcntl(fd, nix::fcntl::FcntlArg::F_DUPFD_CLOEXEC(end));
-        let run = || -> Result<Infallible> {
-            signal::default_signals()?;
-            new_session()?;
-            if ends_with_us {
-                die_with_parent()?;
-            }
-            nix::unistd::chdir("/").map_err(|e| failed("change to the root directory", e))?;
-            let null = nix::fcntl::open("/dev/null", OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty())
-                .map_err(|e| failed("open /dev/null", e))?;
-            replace_stdio(null.as_fd(), 0)?;
-            replace_stdio(null.as_fd(), 1)?;
-            let copies = given.iter().map(|fd| copy(*fd).map_err(|e| failed("copy a descriptor", e)));
-            for (copy, number) in copies.collect::<Result<Vec<RawFd>>>()?.into_iter().zip(3..) {
-                // SAFETY: it was just made, and this process never returns to whoever owns the number.
-                #[expect(unsafe_code, reason = "fcntl returns a raw descriptor")]
-                replace_stdio(unsafe { BorrowedFd::borrow_raw(copy) }, number)?;
-            }
-            Err(exec_sealed(args, &[]))
-        };
-        let first = given.first().and_then(|fd| copy(*fd).ok());
-        let error = match run() {
-            Ok(infallible) => match infallible {},
-            Err(e) => e,
-        };
-        if let Some(first) = first {
-            // SAFETY: as above.
-            #[expect(unsafe_code, reason = "fcntl returns a raw descriptor")]
-            fail(unsafe { BorrowedFd::borrow_raw(first) }, error);
+    match fork()? {
+        None => run_again(args, given, ends_with_us, fail),
+        Some(pid) => Ok(pid),
+    }
+}
+
+/// [`respawn`] as nobody's child: whoever goes on running need not [wait] for it.
+pub(crate) fn respawn_orphan(args: &[CString], given: &[BorrowedFd<'_>]) -> Result<i32> {
+    orphan(|| run_again(args, given, false, |_, _| {}))
+}
+
+/// Has this process keep nothing of who made it but some descriptors: in a session of its own, at the root directory, with nothing
+/// to read and nobody who reads what it says.
+pub(crate) fn leave_all(kept: &[BorrowedFd<'_>]) -> Result<()> {
+    close_descriptors_but(kept)?;
+    signal::default_signals()?;
+    new_session()?;
+    nix::unistd::chdir("/").map_err(|e| failed("change to the root directory", e))?;
+    let null = null()?;
+    (0..=2).try_for_each(|number| replace_stdio(null.as_fd(), number))
+}
+
+fn null() -> Result<OwnedFd> {
+    nix::fcntl::open("/dev/null", OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty())
+        .map_err(|e| failed("open /dev/null", e))
+}
+
+/// Does something in a process that is nobody's child, and returns the number of that.
+pub(crate) fn orphan(act: impl FnOnce()) -> Result<i32> {
+    require_single_thread()?;
+    let (read, write) = pipe()?;
+    if let Some(pid) = fork()? {
+        drop(write);
+        let number = read_number(read);
+        reap_helper(pid);
+        return number.ok_or_else(|| failed("fork", Errno::EAGAIN));
+    }
+    if let Ok(Some(pid)) = fork() {
+        let _ = nix::unistd::write(&write, &pid.to_ne_bytes());
+        exit_now(0);
+    }
+    drop((read, write));
+    act();
+    exit_now(0)
+}
+
+/// What a new process does to [become](respawn) this program.
+fn run_again(
+    args: &[CString],
+    given: &[BorrowedFd<'_>],
+    ends_with_us: bool,
+    fail: impl FnOnce(BorrowedFd<'_>, Error),
+) -> ! {
+    // Copies above the numbers that they will have, so that none is in the way of another.
+    let end = 3 + i32::try_from(given.len()).unwrap_or(0);
+    let copy = |fd: BorrowedFd<'_>| nix::fcntl::fcntl(fd, nix::fcntl::FcntlArg::F_DUPFD_CLOEXEC(end));
+    let run = || -> Result<Infallible> {
+        signal::default_signals()?;
+        new_session()?;
+        if ends_with_us {
+            die_with_parent()?;
         }
-        exit_now(125);
+        nix::unistd::chdir("/").map_err(|e| failed("change to the root directory", e))?;
+        let null = null()?;
+        replace_stdio(null.as_fd(), 0)?;
+        replace_stdio(null.as_fd(), 1)?;
+        let copies = given.iter().map(|fd| copy(*fd).map_err(|e| failed("copy a descriptor", e)));
+        for (copy, number) in copies.collect::<Result<Vec<RawFd>>>()?.into_iter().zip(3..) {
+            // SAFETY: it was just made, and this process never returns to whoever owns the number.
+            #[expect(unsafe_code, reason = "fcntl returns a raw descriptor")]
+            replace_stdio(unsafe { BorrowedFd::borrow_raw(copy) }, number)?;
+        }
+        Err(exec_sealed(args, &[]))
     };
-    Ok(pid)
+    let first = given.first().and_then(|fd| copy(*fd).ok());
+    let error = match run() {
+        Ok(infallible) => match infallible {},
+        Err(e) => e,
+    };
+    if let Some(first) = first {
+        // SAFETY: as above.
+        #[expect(unsafe_code, reason = "fcntl returns a raw descriptor")]
+        fail(unsafe { BorrowedFd::borrow_raw(first) }, error);
+    }
+    exit_now(125)
 }
 
 /// What [`respawn`] gave this process; everything else that it may have inherited is closed. Only for a process that
 /// has opened nothing yet.
 pub(crate) fn given<const N: usize>() -> Result<[OwnedFd; N]> {
-    close_range(3 + u32::try_from(N).unwrap_or(0), libc::c_uint::MAX)?;
+    given_all(N)?.try_into().map_err(|_| failed("take what was given", Errno::EBADF))
+}
+
+/// [`given`], for as many as there are.
+pub(crate) fn given_all(count: usize) -> Result<Vec<OwnedFd>> {
+    close_range(3 + u32::try_from(count).unwrap_or(0), libc::c_uint::MAX)?;
     let mut number = 3;
     let take = || {
         // SAFETY: an integer only: a number that is no descriptor is refused.
@@ -356,14 +413,12 @@ pub(crate) fn given<const N: usize>() -> Result<[OwnedFd; N]> {
         number += 1;
         Ok(fd)
     };
-    let taken: Vec<OwnedFd> = std::iter::repeat_with(take).take(N).collect::<Result<_>>()?;
-    taken.try_into().map_err(|_| failed("take what was given", Errno::EBADF))
+    std::iter::repeat_with(take).take(count).collect()
 }
 
 /// Standard error goes nowhere from here on.
 pub(crate) fn silence() -> Result<()> {
-    let null = nix::fcntl::open("/dev/null", OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty());
-    replace_stdio(null.map_err(|e| failed("open /dev/null", e))?.as_fd(), 2)
+    replace_stdio(null()?.as_fd(), 2)
 }
 
 /// The inode of a process's namespace, which is its identity: namespaces(7).
@@ -381,7 +436,8 @@ fn namespace_at(path: &str) -> Result<u64> {
     Ok(found.st_ino)
 }
 
-/// setns(2) of namespaces of the process behind `pidfd`, by their names in /proc/PID/ns, all of them or none.
+/// setns(2) of namespaces of the process behind `pidfd`, by their names in /proc/PID/ns, all of them or none; or of the one that it
+/// is a descriptor of.
 pub(crate) fn join(pidfd: BorrowedFd<'_>, names: &[&str]) -> Result<()> {
     let flag = |name: &&str| match *name {
         "user" => CloneFlags::CLONE_NEWUSER,
@@ -398,6 +454,74 @@ pub(crate) fn join(pidfd: BorrowedFd<'_>, names: &[&str]) -> Result<()> {
         return Ok(());
     }
     nix::sched::setns(pidfd, flags).map_err(|e| failed(format_args!("setns {}", names.join(", ")), e))
+}
+
+/// [`clone3`] of a process that is in some of the namespaces of the process behind `pidfd`, by their names in /proc/PID/ns, and whose
+/// new ones belong to its user namespace, if that is among them.
+///
+/// This process could not come back from a user namespace, so another enters it and makes the new one, which is this one's child all
+/// the same: clone(2), CLONE_PARENT.
+pub(crate) fn clone_beside(
+    pidfd: BorrowedFd<'_>,
+    names: &[&str],
+    namespaces: CloneFlags,
+    cgroup: Option<BorrowedFd<'_>>,
+) -> Result<Cloned> {
+    let (read, write) = pipe()?;
+    let Some(helper) = fork()? else {
+        drop(read);
+        let number = match join(pidfd, names).and_then(|()| clone3(namespaces | CloneFlags::CLONE_PARENT, cgroup)) {
+            Ok(Cloned::Child) => return Ok(Cloned::Child),
+            Ok(Cloned::Parent { pid, .. }) => pid,
+            Err(_) => -(Errno::last() as i32),
+        };
+        let _ = nix::unistd::write(&write, &number.to_ne_bytes());
+        exit_now(0);
+    };
+    drop(write);
+    let number = read_number(read);
+    reap_helper(helper);
+    match number {
+        Some(pid @ 1..) => {
+            let gone = || failed("clone3", Errno::ESRCH);
+            Ok(Cloned::Parent { pid, pidfd: open(pid)?.ok_or_else(gone)? })
+        }
+        Some(errno) => {
+            Err(failed(format_args!("clone3 in the namespaces {}", names.join(", ")), Errno::from_raw(-errno)))
+        }
+        None => Err(failed("fork", Errno::EAGAIN)),
+    }
+}
+
+fn read_number(pipe: OwnedFd) -> Option<i32> {
+    let mut number = [0; 4];
+    std::fs::File::from(pipe).read_exact(&mut number).ok().map(|()| i32::from_ne_bytes(number))
+}
+
+/// Waits for a child that has nothing to say any more.
+fn reap_helper(pid: i32) {
+    // SAFETY: an integer and no status.
+    #[expect(unsafe_code, reason = "nix's waitpid wants a status")]
+    while unsafe { libc::waitpid(pid, std::ptr::null_mut(), 0) } < 0 && Errno::last() == Errno::EINTR {}
+}
+
+/// Opens a namespace of a process that cannot go meanwhile: namespaces(7).
+pub(crate) fn open_namespace(pid: i32, name: &str) -> Result<OwnedFd> {
+    let path = format!("/proc/{pid}/ns/{name}");
+    nix::fcntl::open(path.as_str(), OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())
+        .map_err(|e| failed(format_args!("open {path}"), e))
+}
+
+/// Does something in a network namespace, and comes back.
+pub(crate) fn inside_network<T>(namespace: BorrowedFd<'_>, act: impl FnOnce() -> Result<T>) -> Result<T> {
+    let ours = "/proc/thread-self/ns/net";
+    let ours = nix::fcntl::open(ours, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())
+        .map_err(|e| failed(format_args!("open {ours}"), e))?;
+    join(namespace, &["net"])?;
+    let done = act();
+    // It cannot fail: this process was there before.
+    nix::sched::setns(ours, CloneFlags::CLONE_NEWNET).map_err(|e| failed("setns to the own network namespace", e))?;
+    done
 }
 
 /// [`clone3`] of a process in the pid namespace of the process behind `pidfd`, and in no other new one. Children that come
@@ -586,9 +710,7 @@ pub(crate) fn write_id_maps(pid: i32, uids: &str, gids: &str) -> Result<OwnedFd>
         let file = nix::fcntl::open(format!("/proc/{pid}/{name}").as_str(), flags, Mode::empty()).map_err(fail)?;
         nix::unistd::write(&file, text.as_bytes()).map_err(fail)?;
     }
-    let path = format!("/proc/{pid}/ns/user");
-    nix::fcntl::open(path.as_str(), OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())
-        .map_err(|e| failed(format_args!("open {path}"), e))
+    open_namespace(pid, "user")
 }
 
 /// An execve failed because there is no such program, as exec(3) sees it.

@@ -224,6 +224,13 @@ pub(crate) fn read_in_root(root: BorrowedFd<'_>, path: &Path, limit: u64) -> Res
     fs::read_small_fd(fd, path, limit)
 }
 
+/// Has a regular file inside `root` read into the page cache, links followed inside it: posix_fadvise(2), POSIX_FADV_WILLNEED.
+pub(crate) fn read_ahead_in_root(root: BorrowedFd<'_>, path: &Path) -> Result<()> {
+    let fd = fs::open_in_root(root, path, OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY)?;
+    fcntl::posix_fadvise(&fd, 0, 0, fcntl::PosixFadviseAdvice::POSIX_FADV_WILLNEED)
+        .map_err(|e| failed(format_args!("read {} ahead", path.display()), e))
+}
+
 /// Makes `path` the working directory of this process; links are followed, /proc's magic ones are not.
 pub(crate) fn change_directory(path: &Path) -> Result<()> {
     let fail = |e| failed(format_args!("change the directory to {}", path.display()), e);

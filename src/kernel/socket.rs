@@ -2,16 +2,19 @@
 //! interface.
 
 use std::io::{IoSlice, IoSliceMut};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::sys::socket::{
-    self, AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixAddr,
+    self, AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockProtocol, SockType,
+    SockaddrStorage, UnixAddr,
 };
 
 use super::failed;
+use super::netlink::nftables::Transport;
 use super::tty::Transfer;
-use crate::error::Result;
+use crate::error::{Error, Kind, Result};
 
 /// The largest message, in bytes.
 pub(crate) const MESSAGE: usize = 8192;
@@ -157,6 +160,112 @@ fn descriptors(message: &socket::RecvMsg<'_, '_, UnixAddr>) -> Result<Vec<OwnedF
         }
     }
     Ok(all)
+}
+
+/// A port of this host that is taken without being used, so that nobody else gets it.
+#[derive(Debug)]
+pub(crate) struct Held {
+    /// Bound but not listening: whoever wants the port for himself needs SO_REUSEADDR on both (socket(7)).
+    pub(crate) socket: OwnedFd,
+    /// The port.
+    pub(crate) port: u16,
+    /// It is one of IPv6 addresses alone.
+    pub(crate) six: bool,
+}
+
+/// Takes ports of this host: the first of `count`, which is `first` or any that is free for 0, and what holds them. Without an
+/// address it is every one, of IPv4 and of IPv6 where there is that.
+pub(crate) fn hold_ports(
+    transport: Transport,
+    address: Option<IpAddr>,
+    first: u16,
+    count: u16,
+) -> Result<(u16, Vec<Held>)> {
+    // Several in a row that are free are found by trying.
+    let mut turns = if first == 0 { 64 } else { 1 };
+    loop {
+        turns -= 1;
+        let hold = || -> Result<_> {
+            let mut held = hold_port(transport, address, first)?;
+            let start = held.first().map_or(first, |held| held.port);
+            for n in 1..count {
+                let port = start.checked_add(n).ok_or_else(|| in_use(transport, address, u16::MAX))?;
+                held.extend(hold_port(transport, address, port)?);
+            }
+            Ok((start, held))
+        };
+        match hold() {
+            Err(e) if e.kind() == Kind::InUse && turns > 0 => {}
+            other => return other,
+        }
+    }
+}
+
+fn hold_port(transport: Transport, address: Option<IpAddr>, port: u16) -> Result<Vec<Held>> {
+    let hold = |address: IpAddr, port| match bind(transport, SocketAddr::new(address, port), false) {
+        Ok((socket, port)) => Ok(Some(Held { socket, port, six: address.is_ipv6() })),
+        Err(Errno::EADDRINUSE) => Err(in_use(transport, Some(address).filter(|a| !a.is_unspecified()), port)),
+        // A host without IPv6.
+        Err(Errno::EAFNOSUPPORT | Errno::EADDRNOTAVAIL) if address == IpAddr::V6(Ipv6Addr::UNSPECIFIED) => Ok(None),
+        Err(e) => Err(failed(format_args!("take port {port}/{transport} of {address}"), e)),
+    };
+    if let Some(address) = address {
+        return Ok(hold(address, port)?.into_iter().collect());
+    }
+    let four = hold(IpAddr::V4(Ipv4Addr::UNSPECIFIED), port)?;
+    let port = four.as_ref().map_or(port, |held| held.port);
+    let six = hold(IpAddr::V6(Ipv6Addr::UNSPECIFIED), port)?;
+    Ok(four.into_iter().chain(six).collect())
+}
+
+fn in_use(transport: Transport, address: Option<IpAddr>, port: u16) -> Error {
+    let of = address.map(|address| format!(" of {address}")).unwrap_or_default();
+    Error::new(Kind::InUse, format!("port {port}/{transport}{of}: somebody has it already"))
+}
+
+/// A socket bound to an address, and its port; `early` if the address may come later (ip(7), IP_FREEBIND).
+fn bind(transport: Transport, address: SocketAddr, early: bool) -> Result<(OwnedFd, u16), Errno> {
+    let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    let (kind, protocol) = match transport {
+        Transport::Tcp => (SockType::Stream, SockProtocol::Tcp),
+        Transport::Udp => (SockType::Datagram, SockProtocol::Udp),
+        // Nothing of the host's listens on it through this kernel's sockets unless it has the module; the rules alone do.
+        Transport::Sctp => (SockType::Datagram, SockProtocol::Udp),
+    };
+    let socket = socket::socket(family, kind, SockFlag::SOCK_CLOEXEC, protocol)?;
+    if address.is_ipv6() {
+        socket::setsockopt(&socket, socket::sockopt::Ipv6V6Only, &true)?;
+    }
+    if early {
+        socket::setsockopt(&socket, socket::sockopt::IpFreebind, &true)?;
+    }
+    socket::bind(socket.as_raw_fd(), &SockaddrStorage::from(address))?;
+    let bound: SockaddrStorage = socket::getsockname(socket.as_raw_fd())?;
+    let port = bound.as_sockaddr_in().map(|a| a.port()).or(bound.as_sockaddr_in6().map(|a| a.port()));
+    Ok((socket, port.unwrap_or(address.port())))
+}
+
+/// Has a socket listen that [holds](hold_ports) a port.
+pub(crate) fn listen_held(socket: BorrowedFd<'_>) -> Result<()> {
+    socket::listen(&socket, socket::Backlog::MAXCONN).map_err(|e| failed("listen", e))
+}
+
+/// A UDP socket and a TCP socket that listens, at one free port of an address that may come later.
+pub(crate) fn name_server(address: Ipv4Addr) -> Result<(OwnedFd, OwnedFd, u16)> {
+    let bind_both = || {
+        let (udp, port) = bind(Transport::Udp, SocketAddr::new(address.into(), 0), true)?;
+        let (tcp, _) = bind(Transport::Tcp, SocketAddr::new(address.into(), port), true)?;
+        socket::listen(&tcp, socket::Backlog::MAXCONN)?;
+        Ok((udp, tcp, port))
+    };
+    let mut turns = 16;
+    loop {
+        turns -= 1;
+        match bind_both() {
+            Err(Errno::EADDRINUSE) if turns > 0 => {}
+            other => return other.map_err(|e| failed(format_args!("listen at {address}"), e)),
+        }
+    }
 }
 
 /// Brings `lo` up in this network namespace: netdevice(7), SIOCSIFFLAGS.

@@ -555,14 +555,7 @@ fn existing(name: &[u8], path: &[u8]) -> Result<Frame> {
     }
     let attributed = if link { [name, b"/."].concat() } else { name.to_vec() };
     let default_acl = node::has_xattr(&attributed, c"system.posix_acl_default").map_err(fail)?;
-    let time = |seconds, nanoseconds: i64| Time { seconds, nanoseconds: u32::try_from(nanoseconds).unwrap_or(0) };
-    Ok(Frame {
-        end: 0,
-        times: Some((time(found.st_atime, found.st_atime_nsec), time(found.st_mtime, found.st_mtime_nsec))),
-        link,
-        setgid: found.st_mode & 0o2000 != 0,
-        default_acl,
-    })
+    Ok(Frame { end: 0, times: Some(Time::of(&found)), link, setgid: found.st_mode & 0o2000 != 0, default_acl })
 }
 
 fn write_sparse<R: BufRead>(

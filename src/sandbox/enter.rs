@@ -152,7 +152,7 @@ impl Child {
             // Not at exec: until then /proc/self/fd/N in the path of the command or of its interpreter would lead to
             // what the caller has open (CVE-2024-21626). The socket closes at exec, and leads nowhere.
             Step::CloseDescriptors => {
-                self.take_streams().and_then(|()| process::close_descriptors_but(self.inherited.socket.as_fd()))
+                self.take_streams().and_then(|()| process::close_descriptors_but(&[self.inherited.socket.as_fd()]))
             }
             // Its errors name the command, which is what the person typed.
             Step::Exec { args, env, .. } => return exec(args, env),
@@ -262,9 +262,9 @@ impl Child {
     fn open_terminal(&mut self, owner: u32, console: bool) -> Result<()> {
         let (devpts, _) = self.place(Path::new("/dev/pts"))?;
         let pty = tty::open_pty(devpts)?;
-        if let Some(size) = self.inherited.window {
-            tty::set_window_size(pty.master.as_fd(), size)?;
-        }
+        // Programs that page their output wait for a key where a window has no lines.
+        let size = self.inherited.window.unwrap_or(WindowSize { rows: 24, columns: 80 });
+        tty::set_window_size(pty.master.as_fd(), size)?;
         resolve::change_owner(pty.slave.as_fd(), owner)?;
         if console {
             let node = mount::clone_tree(devpts, &pty.name, false)?;
@@ -376,9 +376,8 @@ fn exec(args: &[String], env: &[String]) -> Result<()> {
     let name = args.first().map_or("", String::as_str);
     let c_strings = |words: &[String]| words.iter().map(|w| fs::c_string(w.as_ref())).collect::<Result<Vec<CString>>>();
     let (c_args, c_env) = (c_strings(args)?, c_strings(env)?);
-    let path = env.iter().find_map(|e| e.strip_prefix("PATH=")).unwrap_or(DEFAULT_PATH);
     let mut refused = None;
-    for candidate in candidates(name, path) {
+    for candidate in candidates(args, env) {
         let failed = process::exec(&fs::c_string(candidate.as_ref())?, &c_args, &c_env);
         if !process::is_missing(failed) {
             refused = refused.or(Some(failed));
@@ -395,8 +394,10 @@ fn exec(args: &[String], env: &[String]) -> Result<()> {
     }
 }
 
-/// The paths at which to look for `name`.
-fn candidates(name: &str, path: &str) -> Vec<String> {
+/// The paths at which to look for a command's program, in this order.
+pub(crate) fn candidates(args: &[String], env: &[String]) -> Vec<String> {
+    let name = args.first().map_or("", String::as_str);
+    let path = env.iter().find_map(|e| e.strip_prefix("PATH=")).unwrap_or(DEFAULT_PATH);
     if name.is_empty() {
         return Vec::new();
     }
@@ -412,6 +413,7 @@ mod tests {
 
     #[test]
     fn a_command_is_looked_for_in_path() {
+        let candidates = |name: &str, path: &str| candidates(&[name.to_string()], &[format!("PATH={path}")]);
         assert_eq!(candidates("ls", "/bin:/usr/bin"), ["/bin/ls", "/usr/bin/ls"]);
         // An empty element is the working directory: environ(7).
         assert_eq!(candidates("ls", "/bin:"), ["/bin/ls", "ls"]);

@@ -103,7 +103,7 @@ pub fn plan_exec(spec: &Spec, inside: &Inside, stays: bool) -> Result<Plan> {
         require_mapped(maps, &inside.user)?;
     }
     let capabilities = spec.security.capabilities(inside.capabilities)?;
-    let filter = seccomp::filter(spec.security.seccomp(), capabilities, inside.kernel)?;
+    let filter = seccomp::filter(&spec.security, capabilities, inside.kernel)?;
     let dies = (!stays).then_some(Step::DieWithParent);
     let mut steps = Vec::new();
     let owner = inside.maps.as_ref().map_or(Some(inside.user.uid), |maps| maps.uid(inside.user.uid)).unwrap_or(0);

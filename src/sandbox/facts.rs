@@ -8,13 +8,14 @@ use super::devices::{DeviceRule, requested};
 use super::limits::Limits;
 use super::seccomp::Seccomp;
 use super::security::{ALL_CAPABILITIES, Security};
-use super::spec::{CgroupManager, Network, Spec};
+use super::spec::{CgroupManager, Spec};
 use super::step::CapabilitySet;
 use super::user::{self, User};
-use super::users::{Maps, Users};
+use super::users::{Maps, Users, maps_of};
 use crate::error::{Context, Kind, Result};
 use crate::kernel::resolve::Target;
 use crate::kernel::{capability, cgroup, fs, mount, node, process, resolve};
+use crate::network::{self, Files, Member, Mode, Network, Who};
 use crate::rootfs::Rootfs;
 
 /// The largest file read from a root or from the host's /etc, in bytes.
@@ -60,16 +61,16 @@ pub struct Facts {
     pub user: User,
     /// What stands behind the users and groups inside; without it they are the host's.
     pub maps: Option<Maps>,
+    /// The process whose network it is to have, and with that its users.
+    pub beside: Option<i32>,
     /// For each volume, whether it is a directory.
     pub volume_directories: Vec<bool>,
     /// Where the root lies, for people.
     pub rootfs: PathBuf,
     /// The root is to be mounted read-only whatever the spec says.
     pub rootfs_read_only: bool,
-    /// The host's /etc/resolv.conf.
-    pub resolv_conf: Vec<u8>,
-    /// The host's /etc/hosts, for a sandbox on the host's network.
-    pub hosts: Option<Vec<u8>>,
+    /// Its /etc/hosts and /etc/resolv.conf.
+    pub files: Files,
     /// Paths to mask that this kernel has.
     pub masked: Vec<Masked>,
     /// Paths to make read-only that this kernel has.
@@ -138,26 +139,33 @@ pub struct Masked {
 
 impl Facts {
     /// Reads them for the sandbox whose cgroups are named `cgroup` and which was given the range `leased`, if it
-    /// [wants](super::Users::wants_range) one.
+    /// [wants](super::Users::wants_range) one, and the `place` in a network, if it is to be in one; `beside` is the process
+    /// whose network it is to have.
     ///
     /// # Errors
     ///
     /// A user or group that the root does not have; a passwd or group file in the root that is no regular file or
     /// larger than 1 MiB; a host without /proc.
-    pub fn gather(spec: &Spec, rootfs: &Rootfs, cgroup: &str, leased: Option<&Maps>) -> Result<Facts> {
-        let hosts = (spec.network == Network::Host).then(|| read_host("/etc/hosts")).flatten();
+    pub fn gather(
+        spec: &Spec,
+        rootfs: &Rootfs,
+        cgroup: &str,
+        leased: Option<&Maps>,
+        place: Option<(&Network, &Member)>,
+        beside: Option<i32>,
+    ) -> Result<Facts> {
         Ok(Facts {
             cgroup: Path::new(GROUP).join(cgroup),
             hierarchies: hierarchies()?,
             disks: disks(&spec.limits)?,
             systemd: spec.cgroup_manager == CgroupManager::Systemd && runs_systemd(),
             user: who(spec, rootfs)?,
-            maps: spec.users.maps(leased),
+            maps: beside.map_or_else(|| spec.users.maps(leased), maps_of),
+            beside,
             volume_directories: spec.volumes.iter().map(|v| resolve::probe(&v.source) != Some(Target::File)).collect(),
             rootfs: rootfs.path.clone(),
             rootfs_read_only: rootfs.read_only,
-            resolv_conf: read_host("/etc/resolv.conf").unwrap_or_default(),
-            hosts,
+            files: files(spec, place)?,
             masked: masked(&spec.security, rootfs),
             read_only: protected(READ_ONLY, &spec.security).filter(|p| resolve::probe(p).is_some()).collect(),
             capabilities: match spec.security.asks_for_more() {
@@ -278,10 +286,17 @@ fn read_optional(rootfs: &Rootfs, path: &Path) -> Result<String> {
     }
 }
 
+fn files(spec: &Spec, place: Option<(&Network, &Member)>) -> Result<Files> {
+    let of_host = spec.network == Mode::Host;
+    let hosts = if of_host { read_host("/etc/hosts") } else { String::new() };
+    let Spec { hostname, dns, hosts: entries, .. } = spec;
+    network::files(&Who { hostname, place, of_host, dns, entries }, &hosts, &read_host("/etc/resolv.conf"))
+}
+
 /// A file of the host, links followed; a host without it has nothing to say.
-fn read_host(path: &str) -> Option<Vec<u8>> {
-    let bytes = std::fs::read(path).ok()?;
-    (bytes.len() as u64 <= FILE_LIMIT).then_some(bytes)
+fn read_host(path: &str) -> String {
+    let bytes = std::fs::read(path).ok().filter(|bytes| bytes.len() as u64 <= FILE_LIMIT);
+    String::from_utf8_lossy(&bytes.unwrap_or_default()).into_owned()
 }
 
 /// The hierarchies in this process's mountinfo, with the unified one's controllers from its cgroup.controllers.

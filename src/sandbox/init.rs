@@ -29,7 +29,7 @@ fn run(command: i32, null: BorrowedFd<'_>) -> ! {
             process::exit_now(125);
         }
     }
-    if process::close_descriptors().is_err() {
+    if process::close_descriptors_but(&[]).is_err() {
         process::exit_now(125);
     }
     loop {

@@ -8,7 +8,7 @@ use super::facts::{Device, Facts};
 use super::freezer;
 use super::scope::Scope;
 use super::seccomp::{self, Filter};
-use super::spec::{Network, Spec, Tmpfs, invalid};
+use super::spec::{Spec, Tmpfs, invalid};
 use super::step::{Attributes, CapabilitySet, Side, Step};
 use super::user::User;
 use super::users::Maps;
@@ -66,10 +66,10 @@ pub fn plan(spec: &Spec, facts: &Facts) -> Result<Plan> {
     let capabilities = spec.security.capabilities(facts.capabilities)?;
     // In a user namespace, all of them are not enough to make a node, but to lift `nodev` from a mount that has some.
     let all_devices = spec.security.privileged && facts.maps.is_none();
-    let filter = seccomp::filter(spec.security.seccomp(), capabilities, facts.kernel)?;
+    let filter = seccomp::filter(&spec.security, capabilities, facts.kernel)?;
     let given: Vec<DeviceRule> = facts.given.iter().map(|(_, rule)| *rule).collect();
     let cgroups = plan_cgroups(spec, device_rules(capabilities, all_devices, &given), facts.ground())?;
-    let own_network = spec.network == Network::None;
+    let own_network = spec.network.is_own();
     let read_only = spec.read_only || facts.rootfs_read_only;
 
     let mut steps = cgroups.steps;
@@ -80,7 +80,12 @@ pub fn plan(spec: &Spec, facts: &Facts) -> Result<Plan> {
     let trees = plan_trees(spec, facts, &cgroups.places, kernel);
     steps.extend(trees.iter().map(Tree::clone_step));
     plan_streams(&mut steps, spec, facts);
-    steps.push(Step::Clone { users: facts.maps.is_some(), network: own_network, cgroup: cgroups.unified });
+    steps.push(Step::Clone {
+        users: facts.maps.is_some() && facts.beside.is_none(),
+        network: own_network,
+        beside: facts.beside.map(|pid| (pid, facts.maps.is_some())),
+        cgroup: cgroups.unified,
+    });
     steps.push(Step::DieWithParent);
     steps.extend(cgroups.attach.into_iter().map(|directory| Step::Attach { directory }));
     steps.extend([Step::NewSession, Step::SetUmask(0), Step::SetHostname(spec.hostname.clone())]);
@@ -197,13 +202,16 @@ fn root_attributes(spec: &Spec, facts: &Facts) -> Attributes {
 
 /// What the parent does when the new process asks for its root. Returns the steps that attach what it made.
 fn plan_parent(steps: &mut Vec<Step>, spec: &Spec, facts: &Facts, trees: &[Tree], scope: Option<Scope>) -> Vec<Step> {
-    let own_network = spec.network == Network::None;
+    let own_network = spec.network.is_own();
     let sys = if spec.security.privileged { HARMLESS } else { HARMLESS_READ_ONLY };
     let mapped = facts.maps.is_some();
     let owner = facts.outside(0, 0);
     steps.push(Step::AwaitRoot);
     steps.extend(scope.map(Step::StartScope));
-    steps.extend(facts.maps.clone().map(Step::WriteIdMaps));
+    steps.extend(facts.maps.clone().map(|maps| match facts.beside {
+        Some(pid) => Step::ShareUsers { pid },
+        None => Step::WriteIdMaps(maps),
+    }));
     // By the parent, who may raise one: setrlimit(2), CAP_SYS_RESOURCE, in the host's user namespace.
     steps.extend(spec.security.ulimits.iter().cloned().map(Step::SetResourceLimit));
     steps.push(Step::CloneRoot { path: facts.rootfs.clone(), attributes: root_attributes(spec, facts), mapped });
@@ -321,9 +329,9 @@ fn plan_private(steps: &mut Vec<Step>, spec: &Spec, facts: &Facts, trees: &[Tree
         directories.push("cgroup".to_string());
         directories.extend(several.iter().map(|name| format!("cgroup/{name}")));
     }
-    let resolv_conf = ("resolv.conf".to_string(), facts.resolv_conf.clone());
+    let resolv_conf = ("resolv.conf".to_string(), facts.files.resolv_conf.clone().into_bytes());
     let hostname = ("hostname".to_string(), format!("{}\n", spec.hostname).into_bytes());
-    let hosts = ("hosts".to_string(), facts.hosts.clone().unwrap_or_else(|| own_hosts(&spec.hostname)));
+    let hosts = ("hosts".to_string(), facts.files.hosts.clone().into_bytes());
     steps.push(Step::MakePrivateFiles { directories, files: vec![hosts, hostname, resolv_conf] });
     if !several.is_empty() {
         steps.push(Step::BindPrivate {
@@ -334,10 +342,6 @@ fn plan_private(steps: &mut Vec<Step>, spec: &Spec, facts: &Facts, trees: &[Tree
         });
     }
     steps.extend(trees.iter().enumerate().filter(|(_, tree)| tree.cgroup).map(|(i, tree)| tree.attach_step(i, facts)));
-}
-
-fn own_hosts(hostname: &str) -> Vec<u8> {
-    format!("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n127.0.1.1\t{hostname}\n").into_bytes()
 }
 
 /// Volumes and tmpfs, outer ones first, so that an inner one is not hidden.

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::error::Kind;
+use crate::network::{Files, Mode};
 use crate::sandbox::facts::{Disk, Hierarchy, Masked};
 use crate::sandbox::limits::Limits;
 use crate::sandbox::rlimit::ResourceLimit;
@@ -35,11 +36,14 @@ pub(super) fn facts(hierarchies: Vec<Hierarchy>) -> Facts {
         systemd: true,
         user: User { uid: 0, gid: 0, groups: Vec::new(), home: Some("/root".into()) },
         maps: Some(Maps::range(231_072, 231_072)),
+        beside: None,
         volume_directories: Vec::new(),
         rootfs: "/store/c1/rootfs".into(),
         rootfs_read_only: false,
-        resolv_conf: b"nameserver 192.0.2.1\n".to_vec(),
-        hosts: None,
+        files: Files {
+            hosts: "127.0.0.1\tlocalhost\n127.0.1.1\tbox\n".into(),
+            resolv_conf: "nameserver 192.0.2.1\n".into(),
+        },
         masked: vec![
             Masked { path: "/proc/kcore".into(), directory: false },
             Masked { path: "/sys/firmware".into(), directory: true },
@@ -111,7 +115,7 @@ fn the_default_posture_on_a_unified_host() {
         "++ mkdir -p dev/pts && mount -t devpts -o nosuid,noexec,newinstance,ptmxmode=0666,mode=0620,gid=5 devpts dev/pts",
         "++ mkdir -p dev/shm && mount -t tmpfs -o nosuid,nodev,noexec,mode=1777,size=65536k tmpfs dev/shm",
         "++ mkdir -p dev/mqueue && mount -t mqueue -o nosuid,nodev,noexec mqueue dev/mqueue",
-        "++ mount -t tmpfs -o nosuid,nodev,noexec,mode=0755 tmpfs /dev && mkdir -p /dev/empty && printf '127.0.0.1\\tlocalhost\\n::1\\tlocalhost ip6-localhost ip6-loopback\\n127.0.1.1\\tbox\\n' > /dev/hosts && printf 'box\\n' > /dev/hostname && printf 'nameserver 192.0.2.1\\n' > /dev/resolv.conf",
+        "++ mount -t tmpfs -o nosuid,nodev,noexec,mode=0755 tmpfs /dev && mkdir -p /dev/empty && printf '127.0.0.1\\tlocalhost\\n127.0.1.1\\tbox\\n' > /dev/hosts && printf 'box\\n' > /dev/hostname && printf 'nameserver 192.0.2.1\\n' > /dev/resolv.conf",
         "++ mkdir -p sys/fs/cgroup && mount --rbind -o ro,nosuid,nodev,noexec /sys/fs/cgroup/tupper/c1 sys/fs/cgroup",
         "++ mount --bind dev/null proc/kcore",
         "++ mount --bind -o ro,nosuid,nodev,noexec /dev/empty sys/firmware",
@@ -274,7 +278,7 @@ fn what_a_spec_adds_and_takes_away() {
     let cases: &[Case<'_>] = &[
         (
             "host network",
-            Spec { network: Network::Host, ..spec() },
+            Spec { network: Mode::Host, ..spec() },
             &base,
             &["nsenter --target $BOX --mount --user sh -c 'mkdir -p /mnt/sys' && \
                  nsenter --target $BOX --mount mount -t sysfs -o nosuid,nodev,noexec sysfs /mnt/sys && \
@@ -464,7 +468,7 @@ fn who_is_not_mapped_cannot_run_anything() {
 #[test]
 fn a_spec_is_a_document() {
     let spec: Spec = serde_json::from_str(r#"{"args":["a"],"network":"host","limits":{"pids":7}}"#).expect("it parses");
-    assert_eq!((spec.network, spec.limits.pids, spec.cwd.to_str()), (Network::Host, Some(7), Some("/")));
+    assert_eq!((&spec.network, spec.limits.pids, spec.cwd.to_str()), (&Mode::Host, Some(7), Some("/")));
     assert_eq!(spec.users, Users::Auto, "what is not said is the default");
     let text = serde_json::to_string(&spec).expect("it prints");
     assert_eq!(serde_json::from_str::<Spec>(&text).expect("it parses again"), spec);

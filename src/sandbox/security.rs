@@ -47,6 +47,8 @@ pub struct Security {
     pub apparmor: Option<String>,
     /// Which system calls are made; where it is privileged, all unless a profile is asked for.
     pub seccomp: Seccomp,
+    /// fsync(2) and its like are answered without being done: systemd-nspawn(1), `--suppress-sync=`.
+    pub suppress_sync: bool,
     /// What setrlimit(2) limits.
     pub ulimits: Vec<ResourceLimit>,
     /// None of the above, every device of the host's, /sys and the cgroups writable.
@@ -63,6 +65,7 @@ impl Default for Security {
             unmask: Vec::new(),
             apparmor: None,
             seccomp: Seccomp::Default,
+            suppress_sync: false,
             ulimits: Vec::new(),
             privileged: false,
         }

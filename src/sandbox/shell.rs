@@ -81,14 +81,21 @@ impl Step {
                 format!("{} && {}", make(&place, true), bind(directory, &place, false, false, *attributes))
             }
             Step::CloneTree { .. } | Step::MapTree { .. } => "# mounted where it is attached".into(),
+            Step::ShareUsers { .. } => "# they are".into(),
             Step::OwnStreams { uid } => format!("chown --dereference {uid} /proc/self/fd/[012]"),
-            Step::Clone { users, network, cgroup } => {
+            Step::Clone { users, network, beside, cgroup } => {
+                let enter = beside.map(|(pid, users)| {
+                    // Ids of the namespace are those of its root, as which everything is made.
+                    let users = if users { " --user" } else { "" };
+                    format!("nsenter --target {pid}{users} --net --preserve-credentials --keep-caps ")
+                });
+                let enter = enter.unwrap_or_default();
                 // What execve(2) leaves to a user who is not mapped yet is what is ambient: capabilities(7).
                 let users = if *users { " --user --keep-caps" } else { "" };
                 let network = if *network { " --net" } else { "" };
                 let join = cgroup.as_ref().map(|c| format!("echo $$ > {}/cgroup.procs && ", quote(c)));
                 let join = join.unwrap_or_default();
-                format!("{join}unshare{users} --mount --pid --fork --kill-child --uts --ipc{network} sh")
+                format!("{join}{enter}unshare{users} --mount --pid --fork --kill-child --uts --ipc{network} sh")
             }
             Step::Attach { directory } => format!("echo 0 > {}/tasks", quote(directory)),
             Step::DieWithParent => "setpriv --pdeathsig KILL sh".into(),
@@ -330,7 +337,7 @@ fn print(bytes: &[u8]) -> String {
 }
 
 /// A word for a POSIX shell: as it is, or quoted; a step is one line, whatever an argument holds.
-fn quote(word: impl AsRef<OsStr>) -> String {
+pub(crate) fn quote(word: impl AsRef<OsStr>) -> String {
     let word = word.as_ref().to_string_lossy();
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:,@%+".contains(c);
     if !word.is_empty() && word.chars().all(plain) {

@@ -12,6 +12,7 @@ use super::signals::Signal;
 use super::users::Users;
 use crate::error::{Error, Kind};
 use crate::name::VolumeName;
+use crate::network::{Dns, HostEntry, Mode, Port};
 
 /// A process in its own namespaces: what it runs and what it may use.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,7 +45,13 @@ pub struct Spec {
     /// Who makes its cgroup.
     pub cgroup_manager: CgroupManager,
     /// Which network it has.
-    pub network: Network,
+    pub network: Mode,
+    /// Its ports that are reached at ports of the host.
+    pub ports: Vec<Port>,
+    /// Who it asks for names.
+    pub dns: Dns,
+    /// More lines of its /etc/hosts.
+    pub hosts: Vec<HostEntry>,
     /// Which users and groups of the host are behind those inside.
     pub users: Users,
     /// What it may do.
@@ -83,7 +90,10 @@ impl Default for Spec {
             tmpfs: Vec::new(),
             limits: Limits::default(),
             cgroup_manager: CgroupManager::default(),
-            network: Network::None,
+            network: Mode::None,
+            ports: Vec::new(),
+            dns: Dns::default(),
+            hosts: Vec::new(),
             users: Users::Auto,
             security: Security::default(),
             restart: Restart::No,
@@ -186,17 +196,6 @@ pub struct Tmpfs {
     /// suid nosuid nodev`; by default `rw,noexec,nosuid,nodev,mode=1777`.
     #[serde(default)]
     pub options: String,
-}
-
-/// Which network the sandbox has.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Network {
-    /// A network namespace of its own with nothing but loopback.
-    #[default]
-    None,
-    /// The host's.
-    Host,
 }
 
 /// When a command is started again that has ended: podman-run(1), `--restart`.

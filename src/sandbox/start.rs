@@ -26,8 +26,10 @@ use crate::rootfs::Rootfs;
 ///
 /// The command reads and writes `streams`, or this process's own; a terminal that the plan makes is over both.
 ///
-/// `rootfs` is called once the new process exists, so that making the root and preparing the namespaces for it happen at
-/// the same time; when it fails the process is killed and its error returned.
+/// `rootfs` is called once the new process exists, with its number, so that making the root, and whatever is to be in its namespaces,
+/// happens while it prepares them; when it fails the process is killed and its error returned.
+///
+/// `beside` is the process whose network it is to have, if the plan says so.
 ///
 /// `narrate` is also called in the new process, which shares no memory with this one and whose standard error is
 /// this one's until it becomes the command. The calling process must have a single thread; the signals that
@@ -40,10 +42,11 @@ use crate::rootfs::Rootfs;
 pub fn start(
     plan: &Plan,
     streams: Option<Streams>,
-    rootfs: impl FnOnce() -> Result<Rootfs>,
+    beside: Option<OwnedFd>,
+    rootfs: impl FnOnce(i32) -> Result<Rootfs>,
     narrate: &dyn Fn(&Step),
 ) -> Result<Running> {
-    start_with(plan, streams, None, Some(rootfs), narrate)
+    start_with(plan, streams, beside, Some(rootfs), narrate)
 }
 
 /// Starts the planned command in the sandbox of the `first` process, which the plan was made for.
@@ -53,14 +56,14 @@ pub fn start(
 /// As [`start`], and [`Kind::NotFound`] when the sandbox has ended.
 pub fn enter(plan: &Plan, first: OwnedFd, streams: Option<Streams>, narrate: &dyn Fn(&Step)) -> Result<Running> {
     exec::lives(first.as_fd())?;
-    start_with(plan, streams, Some(first), None::<fn() -> Result<Rootfs>>, narrate)
+    start_with(plan, streams, Some(first), None::<fn(i32) -> Result<Rootfs>>, narrate)
 }
 
 fn start_with(
     plan: &Plan,
     streams: Option<Streams>,
     first: Option<OwnedFd>,
-    rootfs: Option<impl FnOnce() -> Result<Rootfs>>,
+    rootfs: Option<impl FnOnce(i32) -> Result<Rootfs>>,
     narrate: &dyn Fn(&Step),
 ) -> Result<Running> {
     process::require_single_thread()?;
@@ -92,7 +95,14 @@ fn start_with(
     };
     let process = Process { pid, pidfd, reaped: false };
 
-    let rootfs = rootfs.map(|make| make()).transpose()?;
+    let rootfs = match rootfs.map(|make| make(pid)).transpose() {
+        Ok(rootfs) => rootfs,
+        Err(e) => {
+            drop(process);
+            // That the new process is not there is the consequence of what it reported.
+            return Err(first_failure(socket.as_fd())?.unwrap_or(e));
+        }
+    };
     let mut terminal = None;
     while let Some(report) = report::receive(socket.as_fd())? {
         match report {
@@ -115,6 +125,16 @@ fn start_with(
     host.cgroups.directories.extend(plan.freezer.clone());
     let (interactive, counters) = (plan.interactive, plan.counters.clone());
     Ok(Running { process, cgroups: host.cgroups, terminal, interactive, counters, signals })
+}
+
+/// What a process that has ended said went wrong, if it did.
+fn first_failure(socket: BorrowedFd<'_>) -> Result<Option<Error>> {
+    while let Some(report) = report::receive(socket)? {
+        if let Report::Failed(error) = report {
+            return Ok(Some(error));
+        }
+    }
+    Ok(None)
 }
 
 /// The standard streams of a command.
@@ -190,10 +210,18 @@ impl Host {
                 Ok(())
             }
             Step::OwnStreams { uid } => self.own_streams(*uid),
-            Step::Clone { users, network, cgroup } => {
+            Step::Clone { users, network, beside, cgroup } => {
                 let cgroup = cgroup.as_deref().map(cgroup::open).transpose()?;
+                let cgroup = cgroup.as_ref().map(OwnedFd::as_fd);
                 let namespaces = process::sandbox_namespaces(*users, *network);
-                let cloned = process::clone3(namespaces, cgroup.as_ref().map(OwnedFd::as_fd));
+                let cloned = match beside {
+                    None => process::clone3(namespaces, cgroup),
+                    Some((_, users)) => {
+                        let other = self.first.as_ref().ok_or_else(|| early("there is no process to be beside"))?;
+                        let names = if *users { &["user", "net"][..] } else { &["net"][..] };
+                        process::clone_beside(other.as_fd(), names, namespaces, cgroup)
+                    }
+                };
                 self.child = Some(cloned.map_err(|e| if *users { no_user_namespace(e) } else { e })?);
                 Ok(())
             }
@@ -244,6 +272,10 @@ impl Handover<'_> {
         match step {
             Step::WriteIdMaps(maps) => {
                 self.users = Some(process::write_id_maps(self.pid, &text(&maps.uids), &text(&maps.gids))?);
+                Ok(())
+            }
+            Step::ShareUsers { pid } => {
+                self.users = Some(process::open_namespace(*pid, "user")?);
                 Ok(())
             }
             Step::StartScope(scope) => {

@@ -90,6 +90,8 @@ pub enum Step {
         users: bool,
         /// A network namespace too.
         network: bool,
+        /// In the network namespace of this process, and in its user namespace if that is another than the host's.
+        beside: Option<(i32, bool)>,
         /// The v2 cgroup to make it in.
         cgroup: Option<PathBuf>,
     },
@@ -108,6 +110,11 @@ pub enum Step {
     MakePrivate,
     /// Asks the parent for the root. Until here the process needs none, so the parent can make it meanwhile.
     AwaitRoot,
+    /// The user namespace is that of this process.
+    ShareUsers {
+        /// The process.
+        pid: i32,
+    },
     /// Says which ids of the host are behind those of the user namespace.
     WriteIdMaps(Maps),
     /// Clones the mount that the root is on and hands it to the new process, which has asked for it by then.
@@ -362,6 +369,7 @@ impl Step {
             | Step::CloneInside { .. } => Side::Before,
             Step::StartScope(_)
             | Step::WriteIdMaps(_)
+            | Step::ShareUsers { .. }
             | Step::CloneRoot { .. }
             | Step::MapTree { .. }
             | Step::MakeFilesystem { .. }
@@ -403,11 +411,12 @@ impl Step {
             }
             Step::CloneTree { source, .. } => format!("clone the mount of {}", source.display()),
             Step::CloneRoot { path, .. } => format!("clone the mount of the root {}", path.display()),
-            Step::Clone { users, network, cgroup } => {
+            Step::Clone { users, network, beside, cgroup } => {
+                let beside = beside.map(|(pid, _)| format!(", beside process {pid}")).unwrap_or_default();
                 let users = if *users { "user, " } else { "" };
                 let network = if *network { ", network" } else { "" };
                 let cgroup = cgroup.as_ref().map(|c| format!(", in cgroup {}", c.display())).unwrap_or_default();
-                format!("new namespaces: {users}mount, pid, uts, ipc{network}{cgroup}")
+                format!("new namespaces: {users}mount, pid, uts, ipc{network}{beside}{cgroup}")
             }
             Step::Attach { directory } => format!("put the process into {}", directory.display()),
             Step::DieWithParent => "end when the parent ends".into(),
@@ -415,6 +424,7 @@ impl Step {
             Step::SetUmask(mask) => format!("set the file mode mask to {mask:04o}"),
             Step::MakePrivate => "make every mount private".into(),
             Step::AwaitRoot => "wait for the root".to_string(),
+            Step::ShareUsers { pid } => format!("map ids as process {pid} has them"),
             Step::WriteIdMaps(_) => "map the users and groups inside to those of the host".into(),
             Step::MapTree { source, .. } => format!("map the users and groups of {}", source.display()),
             Step::MakeFilesystem { kind, destination, .. } => format!("make a {kind} for {}", destination.display()),

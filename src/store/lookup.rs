@@ -186,15 +186,19 @@ impl Store {
         self.claim_name_in(&names, name, object)
     }
 
+    /// Whether a name could be claimed now; else the error that says whose it is.
+    pub(crate) fn require_free(&self, name: &ObjectName) -> Result<()> {
+        match link_target(&self.shelf(Shelf::Names)?, OsStr::new(name.as_str()))? {
+            Some(owner) if self.is_alive(owner)? => Err(taken(name, owner)),
+            _ => Ok(()),
+        }
+    }
+
     /// [`claim_name`](Store::claim_name) in the shelf that the caller has locked.
     pub(crate) fn claim_name_in(&self, names: &OwnedFd, name: &ObjectName, object: Found) -> Result<()> {
         if let Some(owner) = link_target(names, OsStr::new(name.as_str()))? {
             if self.is_alive(owner)? {
-                return Err(Error::new(
-                    Kind::AlreadyExists,
-                    format!("name {name}: taken by {} {}", kind_word(owner.shelf), owner.id.short()),
-                )
-                .with_hint("choose another name, or remove that first"));
+                return Err(taken(name, owner));
             }
             fs::unlink(names.as_fd(), name.as_str())?;
         }
@@ -398,6 +402,11 @@ fn replace(from_at: &OwnedFd, from: &str, to_at: &OwnedFd, to: &str) -> Result<(
         // The cause is what counts; a link that stays is removed by the next gc.
         let _ = fs::unlink(from_at.as_fd(), from);
     })
+}
+
+fn taken(name: &ObjectName, owner: Found) -> Error {
+    let message = format!("name {name}: taken by {} {}", kind_word(owner.shelf), owner.id.short());
+    Error::new(Kind::AlreadyExists, message).with_hint("choose another name, or remove that first")
 }
 
 /// What a link of the store leads to; `None` when it is not there, or leads to no object.

@@ -14,10 +14,14 @@
 //!     containers/ID/rootfs    the same with a container's record and spec
 //!     names/NAME              symlink to ../snapshots/ID or ../containers/ID
 //!     volumes/ID/rootfs       a named volume, ID the sha256 of its name; xattr record on ID/
+//!     networks/NAME           a network that people made: a document
+//!     pool/CHAIN-NONCE/rootfs a snapshot of a layer that a throwaway container will take; subvolume/pool.rs tells its rules
 //!     staging/ANY             what is under way: drafts, and intents; staging.rs tells their rules
 //!     trash/SHELF-ID-NONCE    on its way out
 //!     last                    symlink to the image that was used last, for a `shell` without IMAGE
+//! /run/tupper/networks/       networks in use: network/used.rs tells what lies there
 //! /run/tupper/UUID/ID.json    what runs now: gone after a reboot, and worthless without its process
+//! /run/tupper/UUID/ID.freezing  its lock allows to freeze a container that runs, and to let it go on
 //! ```
 //!
 //! Invariants:
@@ -27,9 +31,10 @@
 //! - Publishing and removing is one rename of that directory, all within the one subvolume `fs/`.
 //! - Locks are flocks on directories: on an object's own (in use, being made, being removed), on `images/` (names and
 //!   layers change), on `names/` (a name is freed or changed, or a stale one replaced), on `containers/` (what was decided about one is changed), on `staging/` (shared: an entry is made;
-//!   exclusive: somebody looks for what is left), on `trash/` (a command tidies up before its own work), on ROOT (the store
+//!   exclusive: somebody looks for what is left), on `pool/` (its snapshots are made, or cleared), on `trash/` (a command tidies up before its own work), on ROOT (the store
 //!   is being made or mounted). They die with their holder. Who holds `images/` may take `staging/`, who holds an object's
 //!   may take `names/`; otherwise nobody waits for one of these shelves while it holds another.
+//!   Who holds `images/` or an object's may take `pool/`, whose holder waits for no other.
 //!   Who makes a layer, or holds those below it, may take `images/` and `staging/`; who holds `images/` only tries a layer's lock.
 //! - Whatever is under way has an entry in `staging/` or `trash/` from before it changes anything else until after. An
 //!   entry whose lock is free was left by somebody who was killed.
@@ -47,6 +52,7 @@ use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -55,7 +61,8 @@ pub(crate) use id_lease::IdLease;
 pub use lookup::Found;
 pub(crate) use lookup::{Named, kind_word};
 pub use run_state::Running;
-pub(crate) use staging::{Left, trash_name};
+pub(crate) use run_state::{Freezing, boot_id};
+pub(crate) use staging::{Left, SCRATCH, lock_if_free, trash_name};
 
 use crate::error::{Context, Error, Kind, Result};
 use crate::kernel::flock::{self, Lock};
@@ -87,13 +94,17 @@ pub enum Shelf {
     Names,
     /// Named volumes, by the sha256 of the name.
     Volumes,
+    /// Networks by name.
+    Networks,
+    /// Snapshots of layers that are ready before somebody wants them.
+    Pool,
     /// Drafts.
     Staging,
     /// Objects on their way out.
     Trash,
 }
 
-const SHELVES: [Shelf; 9] = [
+const SHELVES: [Shelf; 11] = [
     Shelf::Images,
     Shelf::Layers,
     Shelf::Tags,
@@ -101,6 +112,8 @@ const SHELVES: [Shelf; 9] = [
     Shelf::Containers,
     Shelf::Names,
     Shelf::Volumes,
+    Shelf::Networks,
+    Shelf::Pool,
     Shelf::Staging,
     Shelf::Trash,
 ];
@@ -116,6 +129,8 @@ impl Shelf {
             Shelf::Containers => "containers",
             Shelf::Names => "names",
             Shelf::Volumes => "volumes",
+            Shelf::Networks => "networks",
+            Shelf::Pool => "pool",
             Shelf::Staging => "staging",
             Shelf::Trash => "trash",
         }
@@ -310,6 +325,16 @@ impl Store {
             return Err(Error::new(Kind::Unsupported, message));
         }
         let _making = embedded::lock(root)?;
+        // A command that has ended may have left somebody for a moment who makes snapshots for the pool.
+        if let Some(pool) = fs::open_directory_if_any(fs::CWD, root.join("fs").join(Shelf::Pool.as_str()))? {
+            flock::lock(pool.as_fd(), Lock::Exclusive, || Shelf::Pool)?;
+        }
+        for _ in 0..10 {
+            match embedded::unmount(root) {
+                Err(e) if e.kind() == Kind::InUse => std::thread::sleep(Duration::from_millis(5)),
+                other => return other,
+            }
+        }
         embedded::unmount(root)
     }
 
@@ -365,13 +390,9 @@ impl Store {
         Err(Error::new(Kind::Store, message).with_hint(way_out(self.embedded)))
     }
 
-    /// On a filesystem that is nearly full, has the space of what was removed given back now: whoever removes something
-    /// there needs it sooner than within the 30 seconds until the next commit.
-    pub(crate) fn relieve(&self) {
-        let scarce = self.space().is_ok_and(|space| space.available < space.size / NEARLY_FULL);
-        if scarce && let Err(e) = self.reclaim() {
-            log::debug!("give space back: {e}");
-        }
+    /// Whether the filesystem is nearly full.
+    pub(crate) fn is_scarce(&self) -> bool {
+        self.space().is_ok_and(|space| space.available < space.size / NEARLY_FULL)
     }
 }
 

@@ -131,19 +131,30 @@ pub(crate) enum Identity {
 
 /// Records which subvolume the object's `rootfs` is or will be.
 pub(crate) fn write_identity(object: BorrowedFd<'_>, identity: Identity) -> Result<()> {
-    let (what, uuid) = match identity {
-        Identity::Itself(uuid) => ("uuid", uuid),
-        Identity::ChildOf(uuid) => ("child-of", uuid),
-    };
-    fs::set_xattr(object, SUBVOLUME, format!("{what}:{}", uuid_text(&uuid)).as_bytes())
-        .context(|| "record the subvolume")
+    write_identities(object, &[identity])
 }
 
-/// Whether this subvolume is the one that the store recorded for the object.
+/// Records which subvolumes the object's `rootfs` may be.
+pub(crate) fn write_identities(object: BorrowedFd<'_>, identities: &[Identity]) -> Result<()> {
+    let words: Vec<String> = identities.iter().map(ToString::to_string).collect();
+    fs::set_xattr(object, SUBVOLUME, words.join(" ").as_bytes()).context(|| "record the subvolume")
+}
+
+impl std::fmt::Display for Identity {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Identity::Itself(uuid) => write!(f, "uuid:{}", uuid_text(uuid)),
+            Identity::ChildOf(uuid) => write!(f, "child-of:{}", uuid_text(uuid)),
+        }
+    }
+}
+
+/// Whether this subvolume is one that the store recorded for the object.
 pub(crate) fn identity_matches(object: BorrowedFd<'_>, rootfs: BorrowedFd<'_>) -> Result<bool> {
     let Some(recorded) = fs::get_xattr(object, SUBVOLUME)? else { return Ok(false) };
     let info = btrfs::info(rootfs)?;
-    let itself = format!("uuid:{}", uuid_text(&info.uuid));
-    let child = info.parent_uuid.map(|uuid| format!("child-of:{}", uuid_text(&uuid)));
-    Ok(recorded == itself.as_bytes() || child.is_some_and(|child| recorded == child.as_bytes()))
+    let itself = Identity::Itself(info.uuid).to_string();
+    let child = info.parent_uuid.map(|uuid| Identity::ChildOf(uuid).to_string());
+    let is_it = |word: &[u8]| word == itself.as_bytes() || child.as_ref().is_some_and(|child| word == child.as_bytes());
+    Ok(recorded.split(|byte| *byte == b' ').any(is_it))
 }

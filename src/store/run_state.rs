@@ -6,6 +6,8 @@
 
 use std::fs;
 use std::io::{Seek, Write};
+use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
@@ -15,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Store;
 use crate::error::{Context, Error, Result};
+use crate::kernel::flock::{self, Lock};
 use crate::name::Id;
 
 /// What belongs to the host and ends with its boot.
@@ -25,6 +28,13 @@ const DRAFT: &str = "new";
 
 /// The extension of the file that says how well a container is.
 const HEALTH: &str = "health";
+
+/// The extension of the file whose lock allows to freeze a container or to let it go on, and which is not empty while that
+/// is for a moment only.
+const FREEZING: &str = "freezing";
+
+/// What a file of that kind holds while its container is frozen for a moment.
+const FOR_A_MOMENT: &[u8] = b"1";
 
 /// A running container's first process.
 #[derive(Debug, Clone, Serialize, Deserialize, PartialEq, Eq)]
@@ -104,6 +114,7 @@ impl Store {
         let path = self.run_path(id);
         let _ = fs::remove_file(path.with_extension(DRAFT));
         let _ = fs::remove_file(path.with_extension(HEALTH));
+        let _ = fs::remove_file(path.with_extension(FREEZING));
         let _ = fs::remove_file(&path);
         if let Some(directory) = path.parent() {
             let _ = fs::remove_dir(directory);
@@ -113,7 +124,7 @@ impl Store {
     /// The file that notes the container as running, if there is one, true or not.
     pub(crate) fn run_state(&self, id: &Id) -> Option<PathBuf> {
         let path = self.run_path(id);
-        let noted = path.exists() || [DRAFT, HEALTH].iter().any(|kind| path.with_extension(kind).exists());
+        let noted = path.exists() || [DRAFT, HEALTH, FREEZING].iter().any(|kind| path.with_extension(kind).exists());
         noted.then_some(path)
     }
 
@@ -123,9 +134,91 @@ impl Store {
         files.filter_map(|file| Path::new(&file.file_name()).file_stem()?.to_str()?.parse().ok()).collect()
     }
 
+    /// The right to freeze a running container and to let it go on, as soon as nobody else has it.
+    pub(crate) fn lock_freezing(&self, id: &Id) -> Result<Freezing> {
+        let path = self.run_path(id).with_extension(FREEZING);
+        let doing = || format!("open {}", path.display());
+        loop {
+            let opened = fs::File::options().read(true).write(true).create(true).truncate(false).open(&path);
+            let file = opened.map_err(Error::from).context(doing)?;
+            flock::lock(file.as_fd(), Lock::Exclusive, || format!("container {}", id.short()))?;
+            // Otherwise whoever had it has taken it away.
+            if is_at(&file, &path) {
+                let for_a_moment = file.metadata().map_err(Error::from).context(doing)?.len() > 0;
+                return Ok(Freezing { file, path, for_a_moment });
+            }
+        }
+    }
+
+    /// The containers whose [`lock_freezing`](Store::lock_freezing) somebody left who was killed, and whether they are frozen,
+    /// or were about to be. Of one that is not, that may be about to be locked.
+    pub(crate) fn left_freezing(&self) -> Result<Vec<(Id, bool)>> {
+        let mut left = Vec::new();
+        for id in self.run_states() {
+            let Ok(file) = fs::File::open(self.run_path(&id).with_extension(FREEZING)) else { continue };
+            // Under the lock nobody changes it: what it says before and after is so in between.
+            let for_a_moment = || file.metadata().is_ok_and(|found| found.len() > 0);
+            let before = for_a_moment();
+            if flock::is_free(file.as_fd())? && for_a_moment() == before {
+                left.push((id, before));
+            }
+        }
+        left.sort_unstable();
+        left.dedup();
+        Ok(left)
+    }
+
     fn run_path(&self, id: &Id) -> PathBuf {
         PathBuf::from(RUN).join(self.uuid()).join(format!("{id}.json"))
     }
+}
+
+/// The right to freeze a container and to let it go on, until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Freezing {
+    file: fs::File,
+    path: PathBuf,
+    for_a_moment: bool,
+}
+
+impl Freezing {
+    /// It is frozen, or about to be, by somebody who is to let it go on; if that is not who asks, by one who was killed.
+    pub(crate) fn is_for_a_moment(&self) -> bool {
+        self.for_a_moment
+    }
+
+    /// Says that it is, so that somebody else lets it go on if this process cannot; or that it is not.
+    pub(crate) fn set_for_a_moment(&mut self, now: bool) -> Result<()> {
+        if now == self.for_a_moment {
+            return Ok(());
+        }
+        let written = match now {
+            true => self.file.write_all(FOR_A_MOMENT),
+            false => self.file.set_len(0).and_then(|()| self.file.rewind()),
+        };
+        written.map_err(Error::from).context(|| format!("write {}", self.path.display()))?;
+        self.for_a_moment = now;
+        Ok(())
+    }
+}
+
+impl Drop for Freezing {
+    fn drop(&mut self) {
+        if self.for_a_moment || !is_at(&self.file, &self.path) {
+            return;
+        }
+        // Who waits for its lock makes another.
+        match fs::remove_file(&self.path) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => log::warn!("remove {}: {e}", self.path.display()),
+            _ => {}
+        }
+    }
+}
+
+/// Whether the open file is the one at this path.
+fn is_at(file: &fs::File, path: &Path) -> bool {
+    let number = |found: &fs::Metadata| (found.dev(), found.ino());
+    matches!((file.metadata(), fs::metadata(path)), (Ok(ours), Ok(there)) if number(&ours) == number(&there))
 }
 
 /// The process that a run state's file notes, if it is alive.
@@ -135,8 +228,10 @@ pub(super) fn running(path: &Path) -> Option<Running> {
     alive.then_some(running)
 }
 
+/// The number of this boot: random(4), "/proc interfaces".
+///
 /// It is what it was as long as this process lives.
-fn boot_id() -> Option<String> {
+pub(crate) fn boot_id() -> Option<String> {
     static BOOT: OnceLock<Option<String>> = OnceLock::new();
     let read = || Some(fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?.trim().to_string());
     BOOT.get_or_init(read).clone()

@@ -26,6 +26,9 @@ use crate::name::Id;
 /// is left for a while: each command begins to look elsewhere.
 const LOOK: usize = 16;
 
+/// How the names of drafts begin that are room for a measurement; snapshots and an image may go with one.
+pub(crate) const SCRATCH: &str = "bench";
+
 /// While it lives, something is under way. Dropped when that has ended, well or not.
 #[derive(Debug)]
 pub(crate) struct Intent {
@@ -93,6 +96,15 @@ impl Store {
     pub(crate) fn make_draft_named(&self, name: &str) -> Result<OwnedFd> {
         let staging = self.staging(Lock::Shared)?;
         make_locked(&staging, name).context(|| format!("make the draft {name}"))
+    }
+
+    /// Whether there is a draft of this name.
+    pub(crate) fn has_draft(&self, name: &str) -> Result<bool> {
+        let name = Path::new(name);
+        match name.components().count() {
+            1 => fs::exists_at(self.shelf(Shelf::Staging)?.as_fd(), name),
+            _ => Ok(false),
+        }
     }
 
     /// Says that snapshots or containers are about to be made, or to run.
@@ -249,7 +261,7 @@ fn make_locked(at: &OwnedFd, name: &str) -> Result<OwnedFd> {
 }
 
 /// The directory, locked, if there is one and nobody holds it.
-fn lock_if_free(at: &OwnedFd, name: &str) -> Result<Option<OwnedFd>> {
+pub(crate) fn lock_if_free(at: &OwnedFd, name: &str) -> Result<Option<OwnedFd>> {
     let dir = match fs::open_directory(at.as_fd(), name) {
         Ok(dir) => dir,
         Err(e) if e.kind() == Kind::NotFound => return Ok(None),

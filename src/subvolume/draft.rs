@@ -45,27 +45,31 @@ impl<'a> Draft<'a> {
     /// An empty one. Its top directory is of 1970, as umoci leaves it: in an archive that says nothing of the top it would
     /// otherwise be of the moment, and one image would be two trees.
     pub(crate) fn create(store: &'a Store) -> Result<Draft<'a>> {
-        Draft::make(store, |dir| {
-            btrfs::create(dir, ROOTFS)?;
-            let rootfs = fs::open_directory(dir, ROOTFS)?;
+        Draft::make(store, "draft", |dir| {
+            let rootfs = fresh(dir)?;
             let epoch = Time { seconds: 0, nanoseconds: 0 };
             node::set_times(Target::Open(rootfs.as_fd()), epoch, epoch).map_err(|failure| failure.of(b"."))?;
-            record::write_identity(dir, Identity::Itself(btrfs::info(rootfs.as_fd())?.uuid))?;
             Ok(rootfs)
         })
     }
 
+    /// An empty one that will never be anything else: room for what goes with it, however it ends. Its name begins with
+    /// `kind`.
+    pub(crate) fn scratch(store: &'a Store, kind: &str) -> Result<Draft<'a>> {
+        Draft::make(store, kind, fresh)
+    }
+
     /// A writable snapshot of a layer.
     pub(crate) fn on(store: &'a Store, parent: &Parent) -> Result<Draft<'a>> {
-        Draft::make(store, |dir| {
+        Draft::make(store, "draft", |dir| {
             record::write_identity(dir, Identity::ChildOf(parent.uuid))?;
             btrfs::snapshot(parent.rootfs.as_fd(), dir, ROOTFS, false)?;
             fs::open_directory(dir, ROOTFS)
         })
     }
 
-    fn make(store: &'a Store, make: impl FnOnce(BorrowedFd<'_>) -> Result<OwnedFd>) -> Result<Draft<'a>> {
-        let (name, dir) = store.make_draft("draft")?;
+    fn make(store: &'a Store, kind: &str, make: impl FnOnce(BorrowedFd<'_>) -> Result<OwnedFd>) -> Result<Draft<'a>> {
+        let (name, dir) = store.make_draft(kind)?;
         match make(dir.as_fd()) {
             Ok(rootfs) => Ok(Draft { store, name, dir, rootfs }),
             Err(e) => {
@@ -74,6 +78,11 @@ impl<'a> Draft<'a> {
             }
         }
         .context(|| "make a draft subvolume")
+    }
+
+    /// What it is called in `staging/`.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
     }
 
     /// Its top directory.
@@ -144,6 +153,14 @@ impl<'a> Draft<'a> {
         btrfs::set_read_only(self.rootfs.as_fd(), true).context(|| "seal the draft")?;
         claim.publish()
     }
+}
+
+/// An empty subvolume, recorded as the draft's own.
+fn fresh(dir: BorrowedFd<'_>) -> Result<OwnedFd> {
+    btrfs::create(dir, ROOTFS)?;
+    let rootfs = fs::open_directory(dir, ROOTFS)?;
+    record::write_identity(dir, Identity::Itself(btrfs::info(rootfs.as_fd())?.uuid))?;
+    Ok(rootfs)
 }
 
 /// Ends the write-back of a draft, whichever way its filling ends.

@@ -15,6 +15,8 @@
 //!   only when it is the one that the store recorded.
 
 mod draft;
+pub(crate) mod pool;
+mod preread;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -23,6 +25,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 pub(crate) use draft::{Claim, Draft, Held, Turn};
+use pool::{Asked, Taken};
 
 use crate::error::{Context, Error, Kind, Result};
 use crate::kernel::flock::{self, Lock};
@@ -77,12 +80,18 @@ impl Parent {
         btrfs::nested(self.rootfs.as_fd())
     }
 
+    /// A writable snapshot of it that no record tells of, as `name` in a draft.
+    pub(crate) fn snapshot(&self, directory: BorrowedFd<'_>, name: &str) -> Result<()> {
+        btrfs::snapshot(self.rootfs.as_fd(), directory, name, false)
+    }
+
     /// It as a root to look at, as if it lay at `path`.
     pub(crate) fn rootfs(&self, path: &Path, read_only: bool) -> Result<Rootfs> {
         Ok(Rootfs { dir: fs::duplicate(self.rootfs.as_fd())?, path: path.to_path_buf(), read_only })
     }
 
-    fn of(rootfs: OwnedFd) -> Result<Parent> {
+    /// The subvolume whose top directory this is, the store's or not.
+    pub(crate) fn of(rootfs: OwnedFd) -> Result<Parent> {
         let uuid = btrfs::info(rootfs.as_fd())?.uuid;
         Ok(Parent { rootfs, uuid })
     }
@@ -95,6 +104,17 @@ pub(crate) struct Place<'a> {
     found: Found,
     /// Taken when the place is filled.
     dir: Option<OwnedFd>,
+    /// The ready snapshot that is to be here, still in the pool.
+    ready: Option<Ready>,
+}
+
+#[derive(Debug)]
+struct Ready {
+    /// Its name in the pool.
+    name: String,
+    rootfs: OwnedFd,
+    /// It is nobody else's any more.
+    marked_down: bool,
 }
 
 /// What an [`Active`] is made with, beside its place and its parent.
@@ -112,7 +132,18 @@ pub(crate) struct New<'a, T> {
 impl<'a> Place<'a> {
     /// Claims the place of `found`. The caller has said that it [intends](Store::intend) to.
     pub(crate) fn claim(store: &'a Store, found: Found) -> Result<Place<'a>> {
-        Ok(Place { store, found, dir: Some(store.claim(found)?) })
+        Ok(Place { store, found, dir: Some(store.claim(found)?), ready: None })
+    }
+
+    /// The place of `found` for a snapshot that is ready, if one was: filled with that, it is not durable. Else it is claimed.
+    pub(crate) fn ready_or_claim(store: &'a Store, found: Found, asked: Option<Asked>) -> Result<Place<'a>> {
+        match asked.and_then(|asked| asked.taken) {
+            Some(Taken { name, dir, rootfs }) => {
+                let ready = Ready { name, rootfs, marked_down: false };
+                Ok(Place { store, found, dir: Some(dir), ready: Some(ready) })
+            }
+            None => Place::claim(store, found),
+        }
     }
 
     /// Makes a snapshot of `parent` there: durable, with its record and name, when this returns.
@@ -129,24 +160,51 @@ impl<'a> Place<'a> {
         Ok(Active { found: self.found, dir, rootfs, path })
     }
 
-    fn snapshot<T: Serialize>(&self, dir: &OwnedFd, parent: &Parent, new: &New<'_, T>) -> Result<OwnedFd> {
+    fn snapshot<T: Serialize>(&mut self, dir: &OwnedFd, parent: &Parent, new: &New<'_, T>) -> Result<OwnedFd> {
+        match &mut self.ready {
+            Some(ready) => {
+                pool::mark_down(dir)?;
+                ready.marked_down = true;
+            }
+            None => record::write_identity(dir.as_fd(), Identity::ChildOf(parent.uuid))?,
+        }
         record::write(dir.as_fd(), new.record)?;
-        record::write_identity(dir.as_fd(), Identity::ChildOf(parent.uuid))?;
         if let Some(spec) = new.spec {
             record::write_spec(dir.as_fd(), spec)?;
         }
         if let Some(name) = new.name {
             self.store.claim_name(name, self.found)?;
         }
-        btrfs::snapshot(parent.rootfs.as_fd(), dir.as_fd(), ROOTFS, new.read_only)?;
-        fs::open_directory(dir.as_fd(), ROOTFS)
+        if let Some(ready) = &self.ready {
+            let (pool, shelf) = (self.store.shelf(Shelf::Pool)?, self.store.shelf(self.found.shelf)?);
+            fs::rename(pool.as_fd(), &ready.name, shelf.as_fd(), self.found.id.to_string())?;
+        }
+        match self.ready.take() {
+            Some(ready) => Ok(ready.rootfs),
+            None => {
+                btrfs::snapshot(parent.rootfs.as_fd(), dir.as_fd(), ROOTFS, new.read_only)?;
+                fs::open_directory(dir.as_fd(), ROOTFS)
+            }
+        }
+    }
+
+    /// Takes away what came to nothing.
+    fn clear(&self, dir: BorrowedFd<'_>) -> Result<()> {
+        match &self.ready {
+            None => clear_unfinished(self.store, self.found, dir),
+            Some(ready) if ready.marked_down => {
+                release_name(self.store, self.found, dir);
+                clear(&self.store.shelf(Shelf::Pool)?, &ready.name)
+            }
+            Some(_) => Ok(()), // the next may have it
+        }
     }
 }
 
 impl Drop for Place<'_> {
     fn drop(&mut self) {
         if let Some(dir) = self.dir.take()
-            && let Err(e) = clear_unfinished(self.store, self.found, dir.as_fd())
+            && let Err(e) = self.clear(dir.as_fd())
         {
             log::warn!("remove {}: {e}", self.found.path());
         }
@@ -209,9 +267,19 @@ impl Active {
             return Err(Error::new(Kind::Store, message));
         }
         discard(store, self.found, self.dir.as_fd())?.clear();
-        store.relieve();
+        relieve(store);
         Ok(())
     }
+}
+
+/// On a filesystem that is nearly full, has the space of what was removed given back now, and that of what is only ready: whoever
+/// removes something there needs it sooner than within the 30 seconds until the next commit.
+pub(crate) fn relieve(store: &Store) {
+    if !store.is_scarce() {
+        return;
+    }
+    let given = pool::forget(store, None).and_then(|()| store.reclaim());
+    given.unwrap_or_else(|e| log::debug!("give space back: {e}"));
 }
 
 /// An object that is gone and still lies in the trash, locked, as the sign that more of it has to go.

@@ -295,6 +295,6 @@ pub(crate) fn remove(store: &Store, name: &VolumeName) -> Result<()> {
     let found = place(name);
     let dir = store.open_object(found.shelf, &found.id).context(doing)?;
     subvolume::remove_object(store, found.shelf, &found.id, dir.as_fd()).map(Removed::clear).context(doing)?;
-    store.relieve();
+    subvolume::relieve(store);
     Ok(())
 }

@@ -70,9 +70,24 @@ sweeps! {
     // Each of them is whole or not there; how many are is another matter.
     snapshot_create_of_many: Sweep::of("snapshot create --count 3 base")
         .or("snapshot create --count 2 base").or("snapshot create base");
+    snapshot_create_of_a_running_container: Sweep::of("snapshot create web copy").beside("run --name web base sleep 600")
+        // The cgroup of v1's freezer is made when a container is frozen for the first time, and goes with it.
+        .or_as_if("it was frozen and went on", |scene| {
+            scene.ok("pause web");
+            scene.ok("unpause web");
+        });
+    snapshot_prune: Sweep::of("snapshot prune --force --filter name=one --filter name=two --keep-last 1")
+        .after("snapshot create base one").after("snapshot create base two").after("snapshot create base three");
     snapshot_rm: Sweep::of("snapshot rm web").after("snapshot create base web");
     snapshot_rm_of_two: Sweep::of("snapshot rm one two")
         .after("snapshot create base one").after("snapshot create base two").or("snapshot rm one");
+
+    rollback: Sweep::of("snapshot rollback web keep").after("create --name web base true");
+    rollback_of_a_snapshot: Sweep::of("snapshot rollback web base").after("snapshot create keep web");
+    keep: Sweep::of("run --rm --network none --keep web base true");
+    bench_snapshot: Sweep::of("bench snapshot --source base --count 1 --live 1 --against overlay,btrfs-progs");
+    bench_snapshot_interrupted: Sweep::of("bench snapshot --source base --count 1 --live 1 --against overlay").interrupted();
+    bench_import: Sweep::of("bench import --count 1 tiny.tar");
 
     create: Sweep::of("create --name web base true");
     run: Sweep::of("run --name web base true").or("create --name web base true");
@@ -85,6 +100,9 @@ sweeps! {
     run_detached_rm_whoever: Sweep::of("run -d --rm base true").whoever();
     run_rm: Sweep::of("run --rm base true");
     run_rm_whoever: Sweep::of("run --rm base true").whoever();
+    run_rm_from_the_pool: Sweep::of("run --rm --pool on base true").after("run --rm --pool on base true");
+    run_rm_filling_the_pool: Sweep::of("run --rm --pool on base true");
+    run_rm_filling_the_pool_whoever: Sweep::of("run --rm --pool on base true").whoever();
     run_rm_with_init: Sweep::of("run --rm --init base true");
     run_rm_with_limits: Sweep::of("run --rm --memory 64m --cpus 1 base true");
     run_rm_of_a_snapshot: Sweep::of("run --rm --name web keep true");
@@ -109,6 +127,10 @@ sweeps! {
         });
     run_rm_with_volumes: Sweep::of("run --rm -v data:/srv -v /bin base true").after("volume create data");
     run_detached_rm_with_a_volume_whoever: Sweep::of("run -d --rm -v /bin base true").whoever();
+    run_rm_in_a_network: Sweep::of("run --rm --network bridge base true");
+    run_detached_rm_in_a_network_whoever: Sweep::of("run -d --rm --network bridge -p 127.0.0.1::80 base true").whoever();
+    network_create: Sweep::of("network create front");
+    network_rm: Sweep::of("network rm front").after("network create front");
     volume_create: Sweep::of("volume create data");
     volume_create_nocow: Sweep::of("volume create --nocow data");
     volume_rm: Sweep::of("volume rm data").after("volume create data");

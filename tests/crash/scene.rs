@@ -30,7 +30,8 @@ const PATIENCE: Duration = Duration::from_secs(20);
 const KEPT: &str = "from before\n";
 
 /// Fields of listings that time changes, or that say how far a container came before it was killed.
-const VOLATILE: [&str; 8] = ["Created", "CreatedAt", "Status", "StartedAt", "Exited", "ExitedAt", "ExitCode", "Pid"];
+const VOLATILE: [&str; 9] =
+    ["created", "Created", "CreatedAt", "Status", "StartedAt", "Exited", "ExitedAt", "ExitCode", "Pid"];
 
 /// What was done in a scene before.
 pub enum Before {
@@ -97,10 +98,12 @@ pub struct Scene {
     /// Where the snapshot `keep` holds something that no image does.
     keepsake: PathBuf,
     beside: Option<Child>,
+    /// It is about networks, so that those are looked at, too.
+    networks: bool,
 }
 
 impl Scene {
-    pub fn prepare(place: &Place, before: &[Before], beside: Option<&str>) -> Scene {
+    pub fn prepare(place: &Place, before: &[Before], beside: Option<&str>, networks: bool) -> Scene {
         place.stores.set(place.stores.get() + 1);
         let mut scene = Scene {
             tupper: Tupper::new(place.disk.path().join(format!("store-{}", place.stores.get()))),
@@ -111,6 +114,7 @@ impl Scene {
             uuid: String::new(),
             keepsake: PathBuf::new(),
             beside: None,
+            networks,
         };
         if scene.ground == Ground::Store {
             scene.ok(&format!("image import --name base {}", place.busybox.display()));
@@ -122,7 +126,10 @@ impl Scene {
         }
         for before in before {
             match before {
-                Before::Done(line) => drop(scene.ok(line)),
+                Before::Done(line) => {
+                    scene.ok(line);
+                    wait_for_pool(scene.root(), line);
+                }
                 Before::Killed(line, call, nth) => {
                     let seen = AtomicU32::new(0);
                     let kills = |made: &trace::Call| {
@@ -235,6 +242,10 @@ impl Scene {
             (Cleaning::Next, Ground::Store) => &["snapshot create base probe", "snapshot rm probe", "store check"],
             (Cleaning::Next, _) => &["image import --name probe other.tar", "image rm probe", "store check"],
         };
+        if self.networks {
+            // Until then whoever was to take a network away may be about to (LINGER, src/network/used.rs).
+            std::thread::sleep(Duration::from_millis(700));
+        }
         let failed = lines.iter().map(|line| self.tupper(line)).find(|done| done.status != 0);
         failed.map_or(Ok(()), |done| Err(done.to_string()))
     }
@@ -269,7 +280,8 @@ impl Scene {
         // First of all: a listing would mount a store that is not mounted.
         let mut lines = self.traces();
         entries(self.root(), self.root(), &mut lines);
-        for listing in ["image ls", "snapshot ls", "ps -a", "volume ls"] {
+        let listings = ["image ls", "snapshot ls", "ps -a", "volume ls", "network ls"];
+        for listing in &listings[..if self.networks { 5 } else { 4 }] {
             let done = self.tupper(&format!("{listing} --format json"));
             let Ok(Value::Array(listed)) = serde_json::from_str(&done.stdout) else {
                 lines.push(done.to_string());
@@ -291,7 +303,7 @@ impl Scene {
 
     fn traces(&self) -> Vec<String> {
         let traces = Traces::outside(self.root());
-        let mut lines: Vec<String> = Vec::new();
+        let mut lines = if self.networks { networks() } else { Vec::new() };
         for line in traces.named("") {
             // Which process, which device: the kernel's choice. And other stores have cgroups and run state, too.
             match line.split_once(' ').expect("a kind of trace") {
@@ -312,6 +324,8 @@ impl Scene {
             let subvolumes = disk::subvolumes(&top);
             let ours =
                 subvolumes.iter().filter(|path| self.ground == Ground::Ext4 || path.split('/').next() == Some(&root));
+            // Their directories are looked at.
+            let ours = ours.filter(|path| !path.contains("fs/pool/"));
             lines.extend(ours.map(|path| format!("subvolume {path}").replace(&*root, "<store>")));
         }
         lines
@@ -352,10 +366,14 @@ impl Drop for Scene {
 }
 
 /// Every entry below `dir`, but what is in root filesystems: its path, and where it leads.
-fn entries(top: &Path, dir: &Path, lines: &mut Vec<String>) {
+pub fn entries(top: &Path, dir: &Path, lines: &mut Vec<String>) {
     // A root that is not there and one that is empty are the same to everybody.
     for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
         let path = entry.path();
+        // Ready snapshots come and go; what is there of the pool and not ready was left by somebody who was killed.
+        if is_ready(&path) {
+            continue;
+        }
         let shown = path.strip_prefix(top).expect("below the top").display();
         match std::fs::read_link(&path) {
             Ok(target) => lines.push(format!("entry {shown} -> {}", target.display())),
@@ -365,6 +383,20 @@ fn entries(top: &Path, dir: &Path, lines: &mut Vec<String>) {
             entries(top, &path, lines);
         }
     }
+}
+
+/// Until what a first `tupper LINE` has made for the next is there.
+pub fn wait_for_pool(root: &Path, line: &str) {
+    let entries = || std::fs::read_dir(root.join("fs/pool")).into_iter().flatten().flatten();
+    let filled = || entries().filter(|entry| is_ready(&entry.path())).count() == 8;
+    let quiet = || std::fs::read_dir(root.join("fs/staging")).is_ok_and(|mut staging| staging.next().is_none());
+    if line.contains("--pool on") {
+        eventually("the pool is filled", PATIENCE, || filled() && quiet());
+    }
+}
+
+fn is_ready(entry: &Path) -> bool {
+    rustix::fs::getxattr(entry, "user.tupper.ready", &mut [0; 100][..]).is_ok()
 }
 
 /// How what a killed command left is cleaned up.
@@ -387,4 +419,16 @@ impl Cleaning {
             Cleaning::None => "nothing",
         }
     }
+}
+
+/// Links, rules and networks in use, of whichever store: sweeps run one after the other.
+fn networks() -> Vec<String> {
+    let links = std::fs::read_dir("/sys/class/net").expect("links").flatten();
+    let links = links.filter(|link| link.file_name().to_string_lossy().starts_with("tupper"));
+    let mut lines: Vec<String> = links.map(|_| "link".to_string()).collect();
+    let tables = sh("nft", &["list", "tables"]);
+    lines.extend(tables.lines().filter(|line| line.contains("tupper_")).map(|_| "table of rules".to_string()));
+    let used = std::fs::read_dir("/run/tupper/networks").into_iter().flatten();
+    lines.extend(used.map(|_| "network in use".to_string()));
+    lines
 }

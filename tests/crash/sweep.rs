@@ -32,7 +32,7 @@ use crate::support::store::Host;
 use crate::trace::{self, Blow};
 
 /// Points of a sweep that is not asked to be whole.
-const SAMPLE: u64 = 8;
+const SAMPLE: u64 = 6;
 
 /// Nothing came of the command.
 const UNCHANGED: &str = "unchanged";
@@ -207,7 +207,7 @@ impl Sweep {
     }
 
     fn prepare(&self, place: &Place) -> Scene {
-        Scene::prepare(place, &self.before, self.beside)
+        Scene::prepare(place, &self.before, self.beside, self.line.contains("network"))
     }
 
     /// What may come of it, after each way to clean up; and how many changes the whole command makes.

@@ -1,11 +1,13 @@
 //! The command line from end to end: the journeys of a user, through the binary.
 
+mod bench;
 mod check;
 mod chosen;
 mod containers;
 mod copy;
 mod debian;
 mod detached;
+mod df;
 mod diff;
 mod exec;
 mod flags;
@@ -13,19 +15,24 @@ mod health;
 mod history;
 mod hostile;
 mod images;
+mod keep;
 mod kill;
 mod limits;
 mod load;
 mod locks;
 mod look;
+mod pool;
 mod privileges;
 mod ps;
 mod pull;
 mod rename;
+mod rollback;
 mod run;
 mod seccomp;
 mod shell;
+mod size;
 mod snapshots;
+mod sources;
 mod store;
 mod usage;
 mod users;

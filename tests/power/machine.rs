@@ -197,7 +197,9 @@ impl After<'_> {
         }
         for (id, found) in &found {
             match (found, known.get(id), self.things.get(id)) {
-                (Found::Snapshot(listed), _, Some(Thing::Snapshot { name, tree })) => {
+                // What it is now, if it is to be there; a rollback makes it another.
+                (Found::Snapshot(listed), Some(Status::There(Thing::Snapshot { name, tree })), _)
+                | (Found::Snapshot(listed), _, Some(Thing::Snapshot { name, tree })) => {
                     assert_eq!(listed["Names"].get(0).and_then(Value::as_str), name.as_deref(), "name of {id}");
                     tree.assert_same(&Tree::read(&PathBuf::from(listed["Path"].as_str().expect("a path"))));
                 }

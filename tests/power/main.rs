@@ -11,6 +11,7 @@ mod claims;
 mod ledger;
 mod machine;
 mod nbd;
+mod pool;
 mod recorder;
 mod sweep;
 mod tape;

@@ -136,6 +136,22 @@ fn every_verb(filesystem: Filesystem) {
     machine.promise(&source, Status::There(Thing::Snapshot { name: Some("written".into()), tree: written }));
     done("snapshot create of a snapshot just written to");
 
+    let tree_of = |name: &str| Arc::new(Tree::read(Path::new(&tupper.ok(&format!("snapshot path {name}")))));
+    tupper.ok_with("run --rm --suppress-sync --keep kept more", &["sh", "-c", "echo text >/made; sync"]);
+    let id_of =
+        |name: &str| tupper.json(&format!("snapshot inspect {name}"))[0]["Id"].as_str().expect("an id").to_string();
+    let there = |name: Option<&str>, tree: &Arc<Tree>| {
+        Status::There(Thing::Snapshot { name: name.map(Into::into), tree: Arc::clone(tree) })
+    };
+    let kept = tree_of("kept");
+    machine.promise(&id_of("kept"), there(Some("kept"), &kept));
+    done("run --rm --keep");
+    let written = tree_of("written");
+    let aside = tupper.ok("snapshot rollback written kept");
+    machine.promise(&source, there(Some("written"), &kept));
+    machine.promise(&aside, there(None, &written));
+    done("snapshot rollback");
+
     let created = machine.create("more", "created", "", &["sh", "-c", "echo a b"]);
     done("create");
     machine.create("more", "throwaway", "--rm", &["true"]);

@@ -56,7 +56,7 @@ impl Checks {
             self.due = Instant::now() + self.interval;
         }
         if !self.command.is_empty() && self.running.is_none() && self.due <= Instant::now() {
-            let begun = process::respawn(&self.command, [], true, |_, _| {}).and_then(process::open);
+            let begun = process::respawn(&self.command, &[], true, |_, _| {}).and_then(process::open);
             // A host that has no process left for it now is no reason to end the container.
             self.running = begun.unwrap_or_else(|e| {
                 log::warn!("begin a health check: {e}");

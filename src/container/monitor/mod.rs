@@ -28,13 +28,14 @@ pub(super) use log::{LOG, PREVIOUS};
 pub use message::Stream;
 pub(super) use message::{Attach, CHUNK, Event, Request};
 
-use super::life::{self, Narrate};
+use super::life::{self, Narrate, Planned};
 use super::record::{Life, Record};
-use super::{leftover, volumes};
+use super::{Container, leftover, volumes};
 use crate::error::{Error, Kind, Result};
 use crate::kernel::process::{self, Want};
 use crate::kernel::{fs, signal, socket};
-use crate::name::Id;
+use crate::name::{Id, ObjectName};
+use crate::network::Membership;
 use crate::sandbox::{BlockedSignals, Exit, Restart, Signal, Spec, Supervised};
 use crate::store::{Found, Shelf, Store};
 use crate::subvolume::Active;
@@ -67,7 +68,7 @@ pub(super) fn spawn(store: &Store, id: &Id, dir: BorrowedFd<'_>, hello: &Attach,
     args.extend(words.iter().map(|text| word(text)).collect::<Result<Vec<_>>>()?);
     // What goes wrong in the new process is heard like everything else.
     let fail = |theirs: BorrowedFd<'_>, e| drop(socket::send_now(theirs, &Event::Failed(e).encode()));
-    process::respawn(&args, [theirs.as_fd(), dir], false, fail)?;
+    process::respawn(&args, &[theirs.as_fd(), dir], false, fail)?;
     Ok(ours)
 }
 
@@ -149,9 +150,9 @@ impl Monitor<'_> {
         leftover::clear_host(self.store, &self.found.id)?;
         let mut pause = FIRST_PAUSE;
         loop {
-            let spec = super::open(self.store, &self.found.id)?.spec;
+            let Container { spec, name, .. } = super::open(self.store, &self.found.id)?;
             let begun = Instant::now();
-            let exit = self.once(&spec)?;
+            let exit = self.once(&spec, name.as_ref())?;
             if !self.life.restarting {
                 return Ok(exit);
             }
@@ -166,13 +167,17 @@ impl Monitor<'_> {
     }
 
     /// From the command's start to its end.
-    fn once(&mut self, spec: &Spec) -> Result<Exit> {
+    fn once(&mut self, spec: &Spec, name: Option<&ObjectName>) -> Result<Exit> {
         self.stop_signal = spec.stop_signal.unwrap_or(Signal::TERM).number();
         let rootfs = self.active.rootfs(spec.read_only)?;
-        let (plan, _ids) = life::plan(self.store, spec, &rootfs, self.found)?;
+        let tell = self.narrate.map(life::network_narrate);
+        let mut planned = life::plan(self.store, spec, name, &rootfs, self.found, tell.as_ref().map(|tell| tell as _))?;
         let mut log = Log::new(self.active.dir(), spec.log.limit())?;
         let (pipes, streams) = (!spec.tty).then(|| Console::pipes(spec.interactive)).transpose()?.unzip();
-        let running = life::start_sandbox(&plan, streams, || Ok(rootfs), self.narrate)?;
+        let beside = planned.beside.take();
+        planned.network.iter_mut().for_each(Membership::leave_in_background);
+        let Planned { plan, network, .. } = &planned;
+        let running = life::start_sandbox(plan, streams, network.as_ref(), beside, || Ok(rootfs), self.narrate)?;
         let mut sandbox = Supervised::new(running);
         let mut console = match (pipes, sandbox.take_terminal()) {
             (Some(pipes), _) => pipes,

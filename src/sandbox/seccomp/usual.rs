@@ -99,6 +99,21 @@ mod tests {
     }
 
     #[test]
+    fn what_makes_data_durable_can_be_answered_without_being_done() {
+        let open = Profile::open();
+        for mut profile in [usual(CapabilitySet(0)), open] {
+            let before = profile.verdict(Arch::X86_64, number("write"), &[0; 6]);
+            profile.suppress_sync();
+            for name in ["fsync", "fdatasync", "sync", "syncfs", "sync_file_range", "msync"] {
+                assert_eq!(profile.verdict(Arch::X86_64, number(name), &[0; 6]), Action::Errno(0), "{name}");
+                let numbered = profile.numbered(Arch::X86_64);
+                assert!(numbered.iter().any(|(found, _)| *found == number(name)), "{name} is in what is compiled");
+            }
+            assert_eq!(profile.verdict(Arch::X86_64, number("write"), &[0; 6]), before);
+        }
+    }
+
+    #[test]
     fn what_is_allowed_by_default() {
         let none = CapabilitySet(0);
         let admin = capabilities(&["sys_admin"]);

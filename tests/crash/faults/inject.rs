@@ -17,6 +17,7 @@ use std::process::Command;
 
 use super::scene::{Inputs, Scene, text};
 use crate::images;
+use crate::scene::wait_for_pool;
 use crate::support::command::{Done, finish};
 use crate::support::disk::Disk;
 use crate::support::http::Server;
@@ -142,6 +143,7 @@ impl Stage {
         drop(scene);
         let mut scene = place.scene(self);
         let before = Whole::of(&scene);
+        // Told at once, and not with eprintln!, which a test that passes would keep to itself.
         let mut violations = Vec::new();
         let mut tried = 0;
         for point in chosen(&counts) {
@@ -157,13 +159,14 @@ impl Stage {
                 Ok(now) if *now == before => continue,
                 Ok(_) => {}
                 Err(e) => {
-                    violations.push(scene.plain(&format!("{point} ({hit}): {e}\n    after {done}")));
+                    let violation = scene.plain(&format!("{point} ({hit}): {e}\n    after {done}"));
+                    let _ = writeln!(std::io::stderr(), "{}: {violation}", self.line);
+                    violations.push(violation);
                 }
             }
             drop(scene);
             scene = place.scene(self);
         }
-        // Not eprintln!, which a test that passes would keep to itself.
         let line = self.line;
         let _ = writeln!(std::io::stderr(), "faults in {line}: {tried} points, {} violations", violations.len());
         assert!(violations.is_empty(), "{line}: {} of {tried}\n{}", violations.len(), violations.join("\n"));
@@ -251,7 +254,10 @@ impl Place {
         self.made.set(self.made.get() + 1);
         let top: PathBuf = self.disk.path().join(format!("top-{:04}", self.made.get()));
         let mut scene = Scene::new(top, &self.inputs, stage.ground != Ground::Store);
-        stage.before.iter().for_each(|line| drop(scene.ok(line)));
+        for line in stage.before {
+            scene.ok(line);
+            wait_for_pool(scene.tupper().root(), line);
+        }
         if stage.ground == Ground::Store {
             scene.learn();
         }
@@ -437,9 +443,12 @@ stages! {
     snapshot_create: "snapshot create base web", about "base" "store";
     snapshot_create_of_a_snapshot: "snapshot create --read-only keep web", about "keep" "store";
     snapshot_rm: "snapshot rm web" after "snapshot create base web", about "web" "store";
+    rollback: "snapshot rollback web keep" after "create --name web base true", about "web" "keep" "store";
     create: "create --name web base true", about "base" "store" "tmpfs" "root";
     run: "run --name web base true", about "base" "store" "tmpfs" "root";
     run_rm: "run --rm base true", about "base" "store" "tmpfs" "root";
+    run_rm_from_the_pool: "run --rm --pool on base true" after "run --rm --pool on base true",
+        about "base" "store" "tmpfs" "root";
     run_rm_with_limits: "run --rm --init --memory 64m base true", about "base" "store" "tmpfs" "root";
     start: "start -a web" after "create --name web base true", about "web" "store" "tmpfs" "root";
     rm: "rm web" after "run --name web base true", about "web" "store";

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use crate::images;
+use crate::scene::entries;
 use crate::support::command::{Done, Tupper};
 use crate::support::traces::Traces;
 use crate::support::{busybox, disk, sh};
@@ -148,6 +149,7 @@ impl<'a> Scene<'a> {
             // The path of a subvolume begins at the top of the filesystem, which other stores may share.
             let ours = self.top.file_name().expect("a name").to_str().expect("a plain path");
             let below = disk::subvolumes(&self.fs()).into_iter();
+            let below = below.filter(|path| !path.contains("pool/"));
             lines.extend(below.filter(|path| path.contains(ours) || !path.contains("store")));
         }
         let mut lines: Vec<String> = lines.iter().map(|line| self.plain(line)).collect();
@@ -237,21 +239,6 @@ impl Drop for Scene<'_> {
         if self.tupper.root().join("store.btrfs").exists() {
             self.run("store umount");
             let _ = std::fs::remove_dir_all(&self.top);
-        }
-    }
-}
-
-/// Every entry below `dir`, but what is in root filesystems: its path, and where it leads.
-fn entries(top: &Path, dir: &Path, lines: &mut Vec<String>) {
-    for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
-        let path = entry.path();
-        let shown = path.strip_prefix(top).expect("below the top").display();
-        match std::fs::read_link(&path) {
-            Ok(target) => lines.push(format!("entry {shown} -> {}", target.display())),
-            Err(_) => lines.push(format!("entry {shown}")),
-        }
-        if entry.file_type().is_ok_and(|kind| kind.is_dir()) && entry.file_name() != "rootfs" {
-            entries(top, &path, lines);
         }
     }
 }

@@ -116,6 +116,15 @@ fn its_output_is_kept() {
 }
 
 #[test]
+fn where_nobody_looks_a_terminal_has_a_usual_size() {
+    let store = Store::alone();
+    store.ok_with("run -d -t --name web busybox sh -c", &["stty size; sleep 1000"]);
+    eventually("it says how large it is", PATIENCE, || store.ok("logs web").contains("24 80"));
+    assert_eq!(store.ok("exec -t web stty size"), "24 80");
+    store.ok("rm -f web");
+}
+
+#[test]
 fn a_log_grows_to_its_limit() {
     let store = Store::new();
     store.ok_with("run --name big --log-opt max-size=100k busybox sh -c", &["seq 1 50000"]);

@@ -12,6 +12,14 @@ fn rootfs(store: &Store, name: &str) -> PathBuf {
     PathBuf::from(store.json(&format!("inspect {name}"))[0]["Rootfs"].as_str().expect("a path"))
 }
 
+/// What a diff prints, without a walk through all of both trees.
+#[track_caller]
+fn known(store: &Store, line: &str) -> String {
+    let done = store.run(&format!("--log-level debug {line}"));
+    assert!(done.stderr.contains("inodes were written since generation"), "{done}");
+    done.ok()
+}
+
 #[test]
 fn each_kind_of_change_is_told() {
     let store = Store::new();
@@ -52,13 +60,15 @@ C /base/to_file
 C /base/touched
 C /base/written
 A /elsewhere";
-    assert_eq!(store.ok("diff job"), wanted);
+    assert_eq!(known(&store, "diff job"), wanted);
     store.ok("snapshot create job snap");
     assert_eq!(store.ok("diff snap"), "", "it is what it was made from");
-    assert_eq!(store.ok("diff snap tree"), wanted, "and that is what it was made from");
+    assert_eq!(known(&store, "diff snap tree"), wanted, "and that is what it was made from");
     let lists = store.json("diff --format json job");
     assert_eq!(lists["deleted"], serde_json::json!(["/base/fifo", "/base/gone"]));
     assert_eq!(lists["added"].as_array().expect("a list").len(), 6);
+    assert_eq!(lists["renamed_from"], serde_json::json!({ "/base/fifo2": "/base/fifo" }));
+    assert_eq!(store.ok("snapshot diff snap tree"), wanted, "the same by another verb");
     assert_eq!(store.json("diff --format json snap"), serde_json::json!({}));
 }
 
@@ -114,5 +124,62 @@ fn an_image_is_compared_with_the_layer_below() {
     let above = Tar::default().file("etc/.wh.gone", b"").file("etc/base", b"2").file("top", b"3").end();
     let files = Files::docker(&[(&["two:1"], &[&below, &above])]);
     store.ok_with("image load -q -i", &[files.save(&store.disk.path(), "two.tar").to_str().expect("a path")]);
-    assert_eq!(store.ok("diff two:1"), "C /etc\nC /etc/base\nD /etc/gone\nA /top");
+    assert_eq!(known(&store, "diff two:1"), "C /etc\nC /etc/base\nD /etc/gone\nA /top");
+}
+
+#[test]
+fn contents_are_told_as_unified_diffs() {
+    let store = Store::new();
+    store.ok("snapshot create busybox base");
+    let base = PathBuf::from(store.ok("snapshot path base")).join("t");
+    fs::create_dir(&base).expect("a directory");
+    let old = ["conf", "gone", "mode", "kind"];
+    old.iter().for_each(|name| fs::write(base.join(name), "a\nb\nc\n").expect("a file"));
+    fs::write(base.join("bytes"), b"a\0b").expect("a file");
+    fs::write(base.join("large"), vec![b'x'; 2 << 20]).expect("a file");
+    store.ok("snapshot create base web");
+    let web = PathBuf::from(store.ok("snapshot path web")).join("t");
+    fs::write(web.join("conf"), "a\nB\nc\n").expect("a file");
+    fs::write(web.join("bytes"), b"a\0c").expect("a file");
+    fs::write(web.join("large"), vec![b'y'; 2 << 20]).expect("a file");
+    fs::write(web.join("li\nne"), b"caf\xe9").expect("a file");
+    fs::set_permissions(web.join("mode"), fs::Permissions::from_mode(0o600)).expect("a mode");
+    fs::remove_file(web.join("gone")).expect("removed");
+    fs::remove_file(web.join("kind")).expect("removed");
+    std::os::unix::fs::symlink("conf", web.join("kind")).expect("a link");
+    let removed = "@@ -1,3 +0,0 @@\n-a\n-b\n-c\n";
+    let wanted = format!(
+        "C /t
+C /t/bytes
+Binary files a/t/bytes and b/t/bytes differ
+C /t/conf
+--- a/t/conf
++++ b/t/conf
+@@ -1,3 +1,3 @@
+ a
+-b
++B
+ c
+D /t/gone
+--- a/t/gone
++++ /dev/null
+{removed}C /t/kind
+--- a/t/kind
++++ /dev/null
+{removed}C /t/large
+Files a/t/large and b/t/large differ
+A /t/li\\nne
+--- /dev/null
++++ b/t/li\\nne
+@@ -0,0 +1 @@
++caf\u{fffd}
+\\ No newline at end of file
+C /t/mode"
+    );
+    assert_eq!(store.ok("snapshot diff --content web"), wanted);
+    assert_eq!(store.ok("diff --content web base"), wanted);
+    let raw = store.command("diff --content web", &[]).output().expect("tupper").stdout;
+    assert!(raw.windows(5).any(|bytes| bytes == b"+caf\xe9"), "the bytes of the file");
+    let error = store.fails(2, "diff --content --format json web");
+    assert!(error.contains("cannot be used with"), "{error}");
 }

@@ -116,3 +116,20 @@ fn limits_of_processes_are_as_one_says() {
     let error = script(&target, &["--ulimit", "files=1"], limits).status(125).stderr;
     assert!(error.contains("\"files\""), "{error}");
 }
+
+#[test]
+fn what_makes_data_durable_is_done_or_only_answered() {
+    let target = Target::new();
+    // Every call for a descriptor that is none fails, unless nobody looks at it.
+    let fsync = |line: &str| {
+        let done = target.run_with(line, &["attack", "/attack/filter"]);
+        pairs(&done.stdout).get("fsync").map_or_else(|| done.to_string(), ToString::to_string)
+    };
+    assert_eq!(fsync("run --rm"), "EBADF");
+    assert_eq!(fsync("run --rm --suppress-sync"), "made");
+    assert_eq!(fsync("run --rm --suppress-sync --security-opt seccomp=unconfined"), "made");
+    assert_eq!(fsync("run --rm --suppress-sync=no"), "EBADF");
+    assert_eq!(fsync("shell"), "made");
+    assert_eq!(fsync("shell --suppress-sync=no"), "EBADF");
+    assert_eq!(fsync("shell -v /tmp:/host"), "EBADF", "what is elsewhere outlives it");
+}

@@ -49,6 +49,8 @@ fn listing_nothing_makes_nothing() {
         assert_eq!(tupper.ok(&format!("{line} -q")), "");
         assert_eq!(tupper.json(&format!("{line} --format json")), serde_json::json!([]));
     }
+    assert_eq!(tupper.lines("store df").len(), 2, "the titles and a total");
+    assert_eq!(tupper.json("store df --format json")["Objects"], serde_json::json!([]));
     assert_eq!(dir.path().read_dir().expect("read").count(), 0, "a listing made a store");
 }
 

@@ -131,17 +131,17 @@ fn leased() -> Maps {
 
 /// The plan that a spec leads to on this host.
 pub fn plan_of(root: &Root, spec: &Spec) -> Plan {
-    let facts = Facts::gather(spec, &root.open(), "planned", Some(&leased())).expect("facts");
+    let facts = Facts::gather(spec, &root.open(), "planned", Some(&leased()), None, None).expect("facts");
     sandbox::plan(spec, &facts).expect("a plan")
 }
 
 fn supervise(spec: &Spec, rootfs: Rootfs, id: &str, unified_only: bool, report: &OwnedFd) -> Result<Exit> {
-    let mut facts = Facts::gather(spec, &rootfs, id, Some(&leased()))?;
+    let mut facts = Facts::gather(spec, &rootfs, id, Some(&leased()), None, None)?;
     if unified_only {
         facts.hierarchies.retain(|h| h.unified);
     }
     let plan = sandbox::plan(spec, &facts)?;
-    let running = sandbox::start(&plan, None, || Ok(rootfs), &|_| ())?;
+    let running = sandbox::start(&plan, None, None, |_| Ok(rootfs), &|_| ())?;
     nix::unistd::write(report, format!("pid {}\n", running.pid()).as_bytes()).expect("report");
     running.supervise()
 }

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::fs;
 
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
-use tupper::sandbox::{Network, Spec, Tmpfs, Volume};
+use tupper::network;
+use tupper::sandbox::{Spec, Tmpfs, Volume};
 
 use super::harness::{Root, plan_of, shell};
 
@@ -45,7 +46,8 @@ fn it_has_loopback_and_nothing_else_unless_it_has_the_hosts_network() {
     let outcome = root.sh("ls /sys/class/net; ip -o addr show lo | grep -c 'inet 127.0.0.1'; \
                            cat /proc/sys/net/ipv4/ping_group_range");
     assert_eq!(outcome.lines(), ["lo", "1", "0\t65535"]);
-    let host = root.run(Spec { network: Network::Host, ..shell("readlink /proc/self/ns/net; touch /sys/x; echo $?") });
+    let host =
+        root.run(Spec { network: network::Mode::Host, ..shell("readlink /proc/self/ns/net; touch /sys/x; echo $?") });
     let outside = fs::read_link("/proc/self/ns/net").expect("a namespace");
     assert_eq!(host.lines(), [outside.to_str().expect("utf-8"), "1"]);
 }

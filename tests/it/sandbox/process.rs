@@ -134,11 +134,11 @@ fn a_process_with_several_threads_cannot_start_one() {
     let root = Root::new();
     let spec = shell("true");
     let rootfs = root.open();
-    let facts = tupper::sandbox::Facts::gather(&spec, &rootfs, "threads", None).expect("facts");
+    let facts = tupper::sandbox::Facts::gather(&spec, &rootfs, "threads", None, None, None).expect("facts");
     let plan = tupper::sandbox::plan(&spec, &facts).expect("a plan");
     std::thread::scope(|s| {
         let error = s
-            .spawn(|| tupper::sandbox::start(&plan, None, || Ok(rootfs), &|_| ()).expect_err("threads"))
+            .spawn(|| tupper::sandbox::start(&plan, None, None, |_| Ok(rootfs), &|_| ()).expect_err("threads"))
             .join()
             .expect("join");
         assert!(error.to_string().contains("threads"), "{error}");

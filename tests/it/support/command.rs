@@ -14,6 +14,8 @@ const LIMIT: Duration = Duration::from_secs(300);
 pub struct Tupper {
     root: PathBuf,
     environment: Vec<(OsString, OsString)>,
+    /// The network namespace that it runs in, if that is not the test's.
+    host: Option<PathBuf>,
 }
 
 /// What a finished command left: its status and output.
@@ -28,7 +30,10 @@ pub struct Done {
 
 impl Tupper {
     pub fn new(root: impl Into<PathBuf>) -> Tupper {
-        Tupper { root: root.into(), environment: Vec::new() }
+        // What is made ready for the next would be seen as left behind.
+        let environment = [("TUPPER_NETWORK", "none"), ("TUPPER_POOL", "off")];
+        let environment = environment.map(|(name, value)| (name.into(), value.into())).to_vec();
+        Tupper { root: root.into(), environment, host: None }
     }
 
     /// Where its store is.
@@ -42,9 +47,24 @@ impl Tupper {
         self
     }
 
+    /// The same on a host with a network of its own, and with the network that containers have by default.
+    pub fn on_host(mut self, namespace: impl Into<PathBuf>) -> Tupper {
+        self.environment.retain(|(name, _)| name != "TUPPER_NETWORK");
+        self.host = Some(namespace.into());
+        self
+    }
+
     /// The command itself: the words of `line`, then `more` as it is.
     pub fn command(&self, line: &str, more: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_tupper"));
+        let binary = env!("CARGO_BIN_EXE_tupper");
+        let mut command = match &self.host {
+            None => Command::new(binary),
+            Some(namespace) => {
+                let mut command = Command::new("nsenter");
+                command.arg(format!("--net={}", namespace.display())).arg(binary);
+                command
+            }
+        };
         command.arg("--root").arg(&self.root).args(line.split_whitespace()).args(more).stdin(Stdio::null());
         for (name, _) in std::env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"TUPPER_")) {
             command.env_remove(name);

@@ -62,6 +62,18 @@ impl Disk {
         subvolumes(&self.path())
     }
 
+    /// The bytes of data that a btrfs says are in use, when all that was removed is gone.
+    pub fn data(&self) -> u64 {
+        let at = self.path();
+        let at = at.to_str().expect("a plain path");
+        for what in ["filesystem", "subvolume", "filesystem"] {
+            sh("btrfs", &[what, "sync", at]);
+        }
+        let found = sh("btrfs", &["filesystem", "df", "--raw", at]);
+        let line = found.lines().find(|line| line.starts_with("Data, single")).expect("its data");
+        line.rsplit_once("used=").expect("what is used").1.parse().expect("a number")
+    }
+
     /// Unmounts it now, and fails the test if something keeps it busy. The file stays as long as this value.
     pub fn unmount(&self) {
         assert!(unmount_below(self.dir.path()), "{} stays busy", self.path().display());

@@ -37,6 +37,7 @@ int main(void) {
     say("subvolume, wide", syscall(SYS_ioctl, here, 0x15000940eUL, name));
     say("clone range", ioctl(here, 0x40049409, -1));
     say("sti", ioctl(0, 0x5412, "x"));
+    say("fsync", fsync(-1));
     say("no randomize", personality(0x40000));
     say("personality", personality(0xffffffff));
 #ifdef __x86_64__

@@ -1,0 +1,472 @@
+//! The warm pool: snapshots of layers that are there before somebody wants one.
+//!
+//! An entry is a directory `pool/CHAIN-NONCE/` with a snapshot of the layer in `rootfs`, as a container's, and the mark
+//! that it is ready. Whoever wants one locks it, writes his record and renames it into its place: no commit. That is
+//! not durable, so it is for what ends with the command that wants it.
+//!
+//! An entry that somebody had may be back after a power cut, with what he wrote and had synced: fsync(2) goes past the commit
+//! that the rename waits for. So the mark names the boot, and the transaction in which the entry was changed last: what
+//! is of another boot, or has changed since, is nobody's any more.
+//!
+//! The first write in a snapshot copies the path to it, and adds to every node on that path a reference for each of its children.
+//! Entries are written to once when they are made, and look untouched after that. And what the commands need that were run
+//! last is read in them, since no page cache is shared between snapshots.
+//!
+//! Who took one of the last has more made, by a process that ends within a second of its command. As many are kept as
+//! were wanted lately.
+
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use jiff::{SignedDuration, Timestamp};
+use serde::{Deserialize, Serialize};
+
+use super::{Parent, ROOTFS, Sealed, clear, preread};
+use crate::error::{Context, Kind, Result};
+use crate::kernel::flock::{self, Lock};
+use crate::kernel::node::{self, Target, Time};
+use crate::kernel::{btrfs, fs, process};
+use crate::name::Id;
+use crate::store::record::{self, Identity};
+use crate::store::{Shelf, Store, boot_id, lock_if_free};
+
+/// How many snapshots of a layer are kept at least, and at most.
+const FEW: usize = 8;
+const MANY: usize = 32;
+
+/// How many are made in one go, which share a commit.
+const BATCH: usize = 16;
+
+/// Who makes some begins no other batch after this.
+const TIME: Duration = Duration::from_millis(400);
+
+/// A pool that is low again within this time of its last filling is too small; one that lasts [LONG](Layer::LONG) is too large.
+const SOON: SignedDuration = SignedDuration::from_secs(10);
+
+/// For how many layers snapshots are kept: those that were used last.
+const LAYERS: usize = 8;
+
+/// A layer whose snapshots nobody wanted for so long has none.
+const UNUSED: SignedDuration = SignedDuration::from_hours(24);
+
+/// How many programs are read in a snapshot, and how long their paths may be: all is one xattr, which has to fit in a leaf.
+const PROGRAMS: usize = 2;
+const PROGRAM: usize = 80;
+
+/// What is known of the pool, on the shelf itself; written under its lock.
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Record {
+    layers: BTreeMap<Id, Layer>,
+}
+
+/// How many snapshots of a layer are wanted.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Layer {
+    size: usize,
+    filled: Timestamp,
+    /// What was run last in it, and is read in those that are ready.
+    #[serde(default)]
+    programs: Vec<String>,
+}
+
+impl Layer {
+    const LONG: SignedDuration = SignedDuration::from_mins(10);
+
+    fn new(now: Timestamp) -> Layer {
+        Layer { size: FEW, filled: now, programs: Vec::new() }
+    }
+
+    /// What it is when it is filled again.
+    fn next(&self, now: Timestamp) -> Layer {
+        let lasted = now.duration_since(self.filled);
+        let size = match () {
+            () if lasted < SOON => self.size * 2,
+            () if lasted > Layer::LONG => self.size / 2,
+            () => self.size,
+        };
+        Layer { size: size.clamp(FEW, MANY), filled: now, programs: self.programs.clone() }
+    }
+
+    /// Notes that a program was run.
+    fn note(&mut self, program: &str) {
+        if program.len() <= PROGRAM {
+            self.programs.retain(|known| known != program);
+            self.programs.insert(0, program.to_string());
+            self.programs.truncate(PROGRAMS);
+        }
+    }
+
+    fn is_low(&self, left: usize) -> bool {
+        left <= self.size / 2
+    }
+}
+
+/// The mark of an entry that is ready.
+#[derive(Debug, PartialEq, Eq)]
+struct Mark {
+    boot: String,
+    /// The transaction of its last change.
+    changed: u64,
+}
+
+impl Mark {
+    const NAME: &str = "user.tupper.ready";
+
+    fn read(entry: &OwnedFd) -> Result<Option<Mark>> {
+        let Some(text) = fs::get_xattr(entry.as_fd(), Mark::NAME)? else { return Ok(None) };
+        let parse = || {
+            let (boot, changed) = std::str::from_utf8(&text).ok()?.split_once(' ')?;
+            Some(Mark { boot: boot.to_string(), changed: changed.parse().ok()? })
+        };
+        Ok(parse())
+    }
+
+    fn write(&self, entry: &OwnedFd) -> Result<()> {
+        fs::set_xattr(entry.as_fd(), Mark::NAME, format!("{} {}", self.boot, self.changed).as_bytes())
+    }
+
+    /// Whether nobody has changed the subvolume since it was marked, in this boot.
+    fn holds(&self, info: &btrfs::Info) -> bool {
+        // What an fsync left in the log is in the tree after the next mount, which is a change of the tree, but not of a
+        // time: btrfs_update_inode(), fs/btrfs/inode.c.
+        Some(&self.boot) == boot_id().as_ref() && info.changed == self.changed && info.generation <= self.changed
+    }
+}
+
+/// An entry that was taken: locked, and still in the pool.
+#[derive(Debug)]
+pub(super) struct Taken {
+    pub name: String,
+    pub dir: OwnedFd,
+    pub rootfs: OwnedFd,
+}
+
+/// Takes the mark away from an entry whose lock the caller has: whatever becomes of him, nobody else takes it.
+pub(super) fn mark_down(dir: &OwnedFd) -> Result<()> {
+    fs::remove_xattr(dir.as_fd(), Mark::NAME)
+}
+
+/// What came of asking for a ready snapshot.
+#[derive(Debug)]
+pub(crate) struct Asked {
+    pub(super) taken: Option<Taken>,
+    /// More should be made.
+    pub low: bool,
+}
+
+/// Takes a ready snapshot of a layer, if there is one.
+pub(crate) fn take(store: &Store, chain: &Id, parent: &Parent) -> Result<Asked> {
+    let pool = match store.shelf(Shelf::Pool) {
+        // Older than pools are.
+        Err(e) if e.kind() == Kind::NotFound => return Ok(Asked { taken: None, low: true }),
+        other => other?,
+    };
+    let prefix = format!("{chain}-");
+    let names = fs::list(pool.as_fd(), ".")?.into_iter().filter_map(|name| name.into_string().ok());
+    let mut names: Vec<String> = names.filter(|name| name.starts_with(&prefix)).collect();
+    // Those who ask at the same time begin elsewhere.
+    let first = std::process::id() as usize % names.len().max(1);
+    names.rotate_left(first);
+    let mut taken = None;
+    for name in &names {
+        if let Some(entry) = take_entry(&pool, name, parent).context(|| format!("take pool/{name}"))? {
+            taken = Some(entry);
+            break;
+        }
+    }
+    let left = if taken.is_some() { names.len() - 1 } else { 0 };
+    let record = read_record(&pool);
+    Ok(Asked { taken, low: record.layers.get(chain).is_none_or(|layer| layer.is_low(left)) })
+}
+
+fn take_entry(pool: &OwnedFd, name: &str, parent: &Parent) -> Result<Option<Taken>> {
+    let Some(dir) = lock_if_free(pool, name)? else { return Ok(None) };
+    let Some(mark) = Mark::read(&dir)? else { return Ok(None) };
+    let rootfs = fs::open_directory(dir.as_fd(), ROOTFS)?;
+    let info = btrfs::info(rootfs.as_fd())?;
+    let ours = mark.holds(&info) && info.parent_uuid == Some(parent.uuid);
+    Ok(ours.then(|| Taken { name: name.to_string(), dir, rootfs }))
+}
+
+/// Has more snapshots of a layer made, by a process that nobody waits for. A program is run in them that is at the first of
+/// these paths at which there is one.
+pub(crate) fn refill_later(store: &Store, chain: &Id, program: &[String]) -> Result<()> {
+    process::orphan(|| {
+        // Whatever it inherited belongs to who is about to end: locks, pipes that somebody reads to their end.
+        process::set_name(c"tupper-pool");
+        let _ = process::leave_all(&[store.dir()]).and_then(|()| refill(store, chain, program));
+    })
+    .map(drop)
+    .context(|| "have more snapshots made")
+}
+
+/// Makes as many snapshots of a layer as are wanted, and clears what is nobody's any more.
+fn refill(store: &Store, chain: &Id, program: &[String]) -> Result<()> {
+    let until = Instant::now() + TIME;
+    store.ensure_shelf(Shelf::Pool)?;
+    // Who is killed at it leaves the sign that there is something to clear.
+    let _intent = store.intend()?;
+    let pool = store.shelf(Shelf::Pool)?;
+    // One at a time. Who comes later may be here for another layer.
+    while let Err(e) = flock::try_lock(pool.as_fd()) {
+        if e.kind() != Kind::InUse || Instant::now() > until {
+            return Err(e);
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let now = Timestamp::now();
+    let mut record = read_record(&pool);
+    let entries = entries(&pool)?;
+    let left = entries.iter().filter(|entry| entry.ready && entry.chain.as_ref() == Some(chain)).count();
+    if record.layers.get(chain).is_some_and(|layer| !layer.is_low(left)) {
+        return Ok(()); // somebody was faster
+    }
+    let mut layer = record.layers.get(chain).map_or(Layer::new(now), |layer| layer.next(now));
+    let parent = Sealed::open(store, chain)?.into_parent()?;
+    preread::first(parent.rootfs.as_fd(), program).into_iter().for_each(|program| layer.note(program));
+    record.layers.insert(*chain, layer);
+    record.forget_old(now);
+    if store.is_scarce() {
+        record.layers.clear();
+    }
+    record::write(pool.as_fd(), &record)?;
+    for name in unwanted(store, entries, &record)? {
+        clear_entry(&pool, &name)?;
+    }
+    let Some(layer) = record.layers.get(chain) else { return Ok(()) };
+    let needed = preread::needed(parent.rootfs.as_fd(), &layer.programs);
+    let mut missing = layer.size.saturating_sub(left);
+    while missing > 0 && Instant::now() < until {
+        let batch = missing.min(BATCH);
+        if let Err(e) = fill(store, &pool, chain, &parent, batch, &needed) {
+            // What was begun is not ready.
+            for name in unwanted(store, self::entries(&pool)?, &record)? {
+                clear_entry(&pool, &name)?;
+            }
+            return Err(e);
+        }
+        missing -= batch;
+    }
+    Ok(())
+}
+
+/// Makes so many entries. Each snapshot has a parent directory of its own, so that all are made by one commit.
+fn fill(store: &Store, pool: &OwnedFd, chain: &Id, parent: &Parent, count: usize, needed: &[PathBuf]) -> Result<()> {
+    let mut entries = Vec::with_capacity(count);
+    for _ in 0..count {
+        let name = format!("{chain}-{}", store.new_id()?.short());
+        fs::make_directory(pool.as_fd(), &name, 0o700)?;
+        let dir = fs::open_directory(pool.as_fd(), &name)?;
+        record::write_identity(dir.as_fd(), Identity::ChildOf(parent.uuid))?;
+        entries.push(dir);
+    }
+    let made: Vec<Result<()>> = std::thread::scope(|scope| {
+        let make = |dir: &OwnedFd| btrfs::snapshot(parent.rootfs.as_fd(), dir.as_fd(), ROOTFS, false);
+        let threads: Vec<_> = entries.iter().map(|dir| scope.spawn(move || make(dir))).collect();
+        threads.into_iter().filter_map(|thread| thread.join().ok()).collect()
+    });
+    made.into_iter().collect::<Result<()>>()?;
+    entries.iter().try_for_each(|dir| make_ready(store, dir))?;
+    // Whoever takes one meanwhile reads for himself.
+    for dir in &entries {
+        preread::read_ahead(fs::open_directory(dir.as_fd(), ROOTFS)?.as_fd(), needed);
+    }
+    Ok(())
+}
+
+/// Writes in an entry once, and marks it.
+fn make_ready(store: &Store, dir: &OwnedFd) -> Result<()> {
+    let rootfs = fs::open_directory(dir.as_fd(), ROOTFS)?;
+    let name = format!(".tupper-{}", store.new_id()?);
+    let before = fs::metadata(rootfs.as_fd())?;
+    fs::make_directory(rootfs.as_fd(), &name, 0o700)?;
+    fs::remove_directory(rootfs.as_fd(), &name)?;
+    let (accessed, modified) = Time::of(&before);
+    node::set_times(Target::Open(rootfs.as_fd()), accessed, modified).map_err(|failure| failure.of(b"."))?;
+    let changed = btrfs::info(rootfs.as_fd())?.changed;
+    let boot = boot_id().unwrap_or_default();
+    Mark { boot, changed }.write(dir)
+}
+
+impl Record {
+    /// Keeps the layers that were wanted last.
+    fn forget_old(&mut self, now: Timestamp) {
+        let mut filled: Vec<Timestamp> = self.layers.values().map(|layer| layer.filled).collect();
+        filled.sort_unstable_by(|a, b| b.cmp(a));
+        let oldest = filled.get(LAYERS - 1).copied();
+        self.layers.retain(|_, layer| {
+            now.duration_since(layer.filled) < UNUSED && oldest.is_none_or(|oldest| layer.filled >= oldest)
+        });
+    }
+}
+
+fn read_record(pool: &OwnedFd) -> Record {
+    // It only says how many are worth while.
+    record::read(pool.as_fd()).ok().flatten().unwrap_or_default()
+}
+
+/// An entry of the pool, as one finds it.
+struct Entry {
+    name: String,
+    /// The layer that it is a snapshot of.
+    chain: Option<Id>,
+    ready: bool,
+}
+
+fn entries(pool: &OwnedFd) -> Result<Vec<Entry>> {
+    let mut found = Vec::new();
+    for name in fs::list(pool.as_fd(), ".")? {
+        let Ok(name) = name.into_string() else { continue };
+        let is_ready = || -> Result<bool> {
+            let dir = fs::open_directory(pool.as_fd(), &name)?;
+            let Some(mark) = Mark::read(&dir)? else { return Ok(false) };
+            let rootfs = fs::open_directory(dir.as_fd(), ROOTFS)?;
+            Ok(mark.holds(&btrfs::info(rootfs.as_fd())?))
+        };
+        let ready = match is_ready() {
+            Ok(ready) => ready,
+            Err(e) if e.kind() == Kind::NotFound && !fs::exists_at(pool.as_fd(), &name)? => continue, // taken meanwhile
+            Err(_) => false,
+        };
+        let chain = name.split_once('-').and_then(|(chain, _)| chain.parse().ok());
+        found.push(Entry { name, chain, ready });
+    }
+    Ok(found)
+}
+
+/// The numbers of the subvolumes that are snapshots of a layer here, with its chain id.
+pub(crate) fn subvolumes(store: &Store) -> Result<Vec<(Id, u64)>> {
+    let pool = match store.shelf(Shelf::Pool) {
+        Err(e) if e.kind() == Kind::NotFound => return Ok(Vec::new()),
+        other => other?,
+    };
+    let mut found = Vec::new();
+    for Entry { name, chain, .. } in entries(&pool)? {
+        let number =
+            fs::open_directory(pool.as_fd(), format!("{name}/{ROOTFS}")).and_then(|it| btrfs::info(it.as_fd()));
+        match (chain, number) {
+            (Some(chain), Ok(info)) => found.push((chain, info.id)),
+            (_, Err(e)) if e.kind() != Kind::NotFound => return Err(e),
+            _ => {} // taken meanwhile
+        }
+    }
+    Ok(found)
+}
+
+/// The entries that nobody will want: not ready, more than are wanted, or of a layer that is gone.
+fn unwanted(store: &Store, entries: Vec<Entry>, record: &Record) -> Result<Vec<String>> {
+    let mut kept: BTreeMap<Id, usize> = BTreeMap::new();
+    let mut unwanted = Vec::new();
+    for entry in entries {
+        let wanted = |chain: &Id| record.layers.get(chain).map_or(0, |layer| layer.size);
+        match entry.chain.filter(|_| entry.ready) {
+            Some(chain) if store.exists(Shelf::Layers, &chain)? => {
+                let kept = kept.entry(chain).or_default();
+                *kept += 1;
+                if *kept > wanted(&chain) {
+                    unwanted.push(entry.name);
+                }
+            }
+            _ => unwanted.push(entry.name),
+        }
+    }
+    Ok(unwanted)
+}
+
+/// Clears an entry, unless somebody is about to take it.
+fn clear_entry(pool: &OwnedFd, name: &str) -> Result<()> {
+    match lock_if_free(pool, name)? {
+        Some(_locked) => clear(pool, name),
+        None => Ok(()),
+    }
+}
+
+/// The pool, locked, if there is one and nobody makes entries in it.
+fn lock_if_any(store: &Store) -> Result<Option<OwnedFd>> {
+    let pool = match store.shelf(Shelf::Pool) {
+        Err(e) if e.kind() == Kind::NotFound => return Ok(None),
+        other => other?,
+    };
+    match flock::try_lock(pool.as_fd()) {
+        Err(e) if e.kind() == Kind::InUse => Ok(None),
+        locked => locked.map(|()| Some(pool)),
+    }
+}
+
+/// The names of what nobody will want; on a filesystem that is nearly full, of all.
+pub(crate) fn garbage(store: &Store) -> Result<Vec<String>> {
+    let Some(pool) = lock_if_any(store)? else { return Ok(Vec::new()) };
+    let record = if store.is_scarce() { Record::default() } else { read_record(&pool) };
+    unwanted(store, entries(&pool)?, &record)
+}
+
+/// Clears an entry that is [garbage].
+pub(crate) fn clear_garbage(store: &Store, name: &str) -> Result<()> {
+    clear_entry(&store.shelf(Shelf::Pool)?, name)
+}
+
+/// Clears the snapshots of a layer, which goes; of all layers without one. Waits for who makes some.
+pub(crate) fn forget(store: &Store, chain: Option<&Id>) -> Result<()> {
+    let pool = match store.shelf(Shelf::Pool) {
+        Err(e) if e.kind() == Kind::NotFound => return Ok(()),
+        other => other?,
+    };
+    flock::lock(pool.as_fd(), Lock::Exclusive, || Shelf::Pool)?;
+    let mut record = read_record(&pool);
+    let before = record.layers.len();
+    record.layers.retain(|of, _| chain.is_some_and(|chain| of != chain));
+    if record.layers.len() < before {
+        record::write(pool.as_fd(), &record)?;
+    }
+    let goes = |entry: &Entry| chain.is_none() || entry.chain.as_ref() == chain;
+    entries(&pool)?.iter().filter(|entry| goes(entry)).try_for_each(|entry| clear_entry(&pool, &entry.name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).expect("a time")
+    }
+
+    #[test]
+    fn the_pool_grows_when_it_is_soon_low_again_and_shrinks_when_it_lasts() {
+        let mut layer = Layer::new(at(0));
+        for (second, size) in [(1, 16), (2, 32), (60, 32), (1000, 16), (2000, 8), (4000, 8)] {
+            layer = layer.next(at(second));
+            assert_eq!(layer.size, size, "at {second}");
+        }
+        for second in 4001..4020 {
+            layer = layer.next(at(second));
+        }
+        assert_eq!(layer.size, MANY);
+    }
+
+    #[test]
+    fn the_layers_that_were_used_last_are_kept() {
+        let id = |n| Id::from_bytes([n; 32]);
+        let mut record = Record::default();
+        for n in 0..20 {
+            record.layers.insert(id(n), Layer::new(at(i64::from(n))));
+        }
+        record.forget_old(at(20));
+        assert_eq!(record.layers.keys().copied().collect::<Vec<_>>(), (12..20).map(id).collect::<Vec<_>>());
+        record.forget_old(at(15 + UNUSED.as_secs()));
+        assert_eq!(record.layers.keys().copied().collect::<Vec<_>>(), (16..20).map(id).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_mark_holds_as_long_as_nothing_was_written() {
+        let mark = Mark { boot: boot_id().expect("a boot"), changed: 7 };
+        let info = |generation, changed| btrfs::Info { id: 256, uuid: [1; 16], parent_uuid: None, generation, changed };
+        assert!(mark.holds(&info(6, 7)), "not on the disk yet");
+        assert!(mark.holds(&info(7, 7)));
+        assert!(!mark.holds(&info(8, 7)), "replayed from the log");
+        assert!(!mark.holds(&info(8, 8)), "written");
+        assert!(!mark.holds(&info(6, 6)), "never got to the disk");
+        assert!(!Mark { boot: "other".into(), changed: 7 }.holds(&info(7, 7)), "of another boot");
+    }
+}
