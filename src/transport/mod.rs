@@ -8,12 +8,14 @@ mod files;
 mod http;
 mod manifest;
 mod offer;
+mod outgoing;
 mod platform;
 pub mod registry;
 mod stored;
 mod verified;
 
 pub use offer::{Blob, Blobs, Offer};
+pub use outgoing::{Outgoing, OutgoingLayer, Tars, Travelled};
 pub use platform::Platform;
 pub use stored::Stored;
 
