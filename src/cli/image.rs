@@ -19,6 +19,7 @@ use super::limits::LimitArgs;
 use super::output::{self, Listing, Shape};
 use super::progress::{Bar, LayerBars};
 use super::registry::Pull;
+use super::save;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Verb {
@@ -28,6 +29,10 @@ pub(super) enum Verb {
     Load(Load),
     /// Pull an image from a registry
     Pull(Pull),
+    /// Save images into an archive or a layout that docker, podman and skopeo load
+    Save(save::Save),
+    /// Write the files of an image, a snapshot or a container as a tar archive
+    Export(save::Export),
     /// List images
     #[command(visible_alias = "list")]
     Ls(Ls),
@@ -50,6 +55,8 @@ impl Verb {
             Verb::Import(verb) => verb.run(root)?,
             Verb::Load(verb) => verb.run(root)?,
             Verb::Pull(verb) => verb.run(root)?,
+            Verb::Save(verb) => verb.run(root)?,
+            Verb::Export(verb) => verb.run(root)?,
             Verb::Ls(verb) => verb.run(root)?,
             Verb::Inspect(verb) => return verb.run(root),
             Verb::Tag(verb) => verb.run(root)?,

@@ -16,6 +16,7 @@ mod progress;
 mod pull;
 mod remove;
 mod room;
+mod save;
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
@@ -35,6 +36,7 @@ pub use outgoing::outgoing;
 pub use progress::{LayerProgress, Progress, Step};
 pub use pull::pull;
 pub use remove::{Pruned, Removed, prune, remove};
+pub use save::{Place, save};
 
 use crate::error::{Context, Error, Kind, Result};
 use crate::kernel::fs;

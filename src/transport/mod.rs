@@ -4,19 +4,26 @@
 //! to find out. Images come as offers: a config, and layers as they travel, from archives and layouts ([`Stored`])
 //! and from registries ([`registry`]).
 
+mod compress;
 mod files;
 mod http;
 mod manifest;
 mod offer;
 mod outgoing;
+mod output;
 mod platform;
 pub mod registry;
+mod save;
 mod stored;
 mod verified;
 
+pub use compress::{Compression, Compressor, Format};
+pub use manifest::Style;
 pub use offer::{Blob, Blobs, Offer};
 pub use outgoing::{Outgoing, OutgoingLayer, Tars, Travelled};
+pub use output::Output;
 pub use platform::Platform;
+pub use save::{Saved, Shape, Target, save};
 pub use stored::Stored;
 pub(crate) use verified::verified;
 
