@@ -398,7 +398,7 @@ impl Applier {
         {
             // What it holds may still be on its way there.
             self.writer.wait()?;
-            recorder.borrow_mut().replaces(name, path, &found)?;
+            recorder.borrow_mut().replaces(name, path, &node::metadata(name, false).map_err(fail)?)?;
         }
         match node::is_directory(&found) {
             true => node::remove_tree(name),

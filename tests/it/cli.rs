@@ -28,6 +28,7 @@ mod pull;
 mod rename;
 mod rollback;
 mod run;
+mod save;
 mod seccomp;
 mod shell;
 mod size;

@@ -1,14 +1,16 @@
 //! A btrfs of a test's own, and archives made byte by byte.
 
 use std::fs::File;
-use std::io::Cursor;
+use std::io::{Cursor, Read};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 
 use crate::support::disk::Disk;
 use tupper::error::Result;
-use tupper::layer::{Limits, Unpacked, unpack};
+use tupper::layer::{self, Limits, Unpacked, unpack_watched};
+use tupper::name::Digest;
 
 /// A btrfs of a test's own, with a directory for each thing that is tried.
 pub struct Scratch {
@@ -45,9 +47,28 @@ pub fn shell(script: &str, directory: &Path) -> String {
     String::from_utf8_lossy(&output).into_owned()
 }
 
+/// Unpacks an archive, and sees that it can be put together again.
 pub fn unpack_bytes(bytes: &[u8], into: &Path, limits: &Limits) -> Result<Unpacked> {
     let into = File::open(into).expect("a directory");
-    unpack(Box::new(Cursor::new(bytes.to_vec())), into.as_fd(), limits)
+    let recipe = tempfile::tempfile().expect("a file");
+    let bytes = Box::new(Cursor::new(bytes.to_vec()));
+    let unpacked = unpack_watched(bytes, into.as_fd(), limits, Arc::new(|_| Ok(())), Some(&recipe))?;
+    if let Some(rebuilt) = rebuilt(recipe, into) {
+        assert_eq!(Digest::of(&rebuilt), unpacked.diff_id, "put together again it is another archive");
+    }
+    Ok(unpacked)
+}
+
+/// What a recipe makes of the files below a root; nothing where there is none.
+pub fn rebuilt(recipe: File, root: File) -> Option<Vec<u8>> {
+    if !layer::is_recipe(&recipe).expect("a file") {
+        return None;
+    }
+    let size = layer::rebuilt_size(&recipe).expect("a recipe");
+    let mut bytes = Vec::new();
+    layer::rebuild(recipe, root.into()).expect("a thread").read_to_end(&mut bytes).expect("an archive");
+    assert_eq!(size, bytes.len() as u64);
+    Some(bytes)
 }
 
 /// An archive, entry by entry.
