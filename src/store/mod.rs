@@ -9,6 +9,7 @@
 //!     images/ID/              an image: xattr record, config.json (ID is its sha256); also the links that become its first
 //!                             tags, until they do
 //!     layers/CHAIN/rootfs     a sealed (read-only) subvolume; xattr record on CHAIN/
+//!     layers/CHAIN/recipe     how its archive is put together again: layer/recipe.rs
 //!     tags/NAME               symlink to ../images/ID; '/' in NAME is written '%'
 //!     snapshots/ID/rootfs     a snapshot of a layer or of another snapshot; xattr record on ID/
 //!     containers/ID/rootfs    the same with a container's record and spec
