@@ -248,6 +248,8 @@ impl After<'_> {
                 self.tupper.ok(&format!("snapshot create {id} copy"));
                 tree.assert_same(&Tree::read(&PathBuf::from(self.tupper.ok("snapshot path copy"))));
                 self.tupper.ok("snapshot rm copy");
+                // Its layers are put together again, and verified.
+                self.tupper.ok(&format!("image save -o /dev/null {id}"));
             }
             if !matches!(found, Found::Tag(_) | Found::Volume(_)) {
                 self.tupper.ok(&format!("run --rm {id} true"));
