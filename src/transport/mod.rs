@@ -4,6 +4,7 @@
 //! to find out. Images come as offers: a config, and layers as they travel, from archives and layouts ([`Stored`])
 //! and from registries ([`registry`]).
 
+mod compress;
 mod files;
 mod http;
 mod manifest;
@@ -14,6 +15,7 @@ pub mod registry;
 mod stored;
 mod verified;
 
+pub use compress::{Compression, Compressor, Format};
 pub use offer::{Blob, Blobs, Offer};
 pub use outgoing::{Outgoing, OutgoingLayer, Tars, Travelled};
 pub use platform::Platform;
