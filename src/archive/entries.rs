@@ -86,6 +86,11 @@ impl<'a, R: BufRead> Entries<'a, R> {
         self.stream
     }
 
+    /// The stream, which is not to be read.
+    pub(crate) fn stream(&mut self) -> &mut R {
+        &mut self.stream
+    }
+
     /// The next entry; after the last one the stream has been read to its end.
     pub(crate) fn next(&mut self) -> Result<Option<Entry>> {
         self.skip_data()?;

@@ -20,15 +20,16 @@ use oci_spec::image::ImageConfiguration;
 
 use super::draft::ImageDraft;
 use super::layers::discard;
+use super::outgoing::note_travelled;
 use super::progress::{LayerProgress, Step, Watched};
-use super::{LayerRecord, Record, room};
+use super::{Image, LayerRecord, RECIPE, Record, room};
 use crate::error::{Context, Error, Kind, Result};
 use crate::interrupt;
 use crate::layer::{Limits, Opened, Watch};
 use crate::name::{Digest, Id};
 use crate::store::{Shelf, Store, record};
 use crate::subvolume::{Claim, Draft, Held, Turn};
-use crate::transport::{Blob, Blobs, Offer};
+use crate::transport::{Blob, Blobs, Offer, Travelled};
 
 /// How long the layers of an image that was not finished wait for the next attempt.
 pub(super) const KEEP: SignedDuration = SignedDuration::from_hours(7 * 24);
@@ -57,14 +58,27 @@ pub fn add(
     let limits = &room::limits(store, limits)?;
     let mut made = Vec::new();
     let watch = room::watch(store, limits)?;
+    let ways: Vec<_> = (0..offer.layers.len()).map(|number| way(offer, number)).collect();
     let adding = Adding { store, offer, blobs, limits, watch, progress, layers };
-    adding.run(&mut made).inspect_err(|e| {
+    let added = adding.run(&mut made).inspect_err(|e| {
         // The others are those of a connection or a disk, which may be better next time.
         let hopeless = [Kind::Invalid, Kind::Limit, Kind::Unsupported, Kind::NotFound, Kind::NoSpace];
         if hopeless.contains(&e.kind()) && interrupt::caught().is_none() {
             discard(store, &made);
         }
-    })
+    })?;
+    // Those that were there have come another way before.
+    if made.len() < ways.len() && ways.iter().any(Option::is_some) {
+        note_travelled(store, &Image::open(store, &added)?, &ways)?;
+    }
+    Ok(added)
+}
+
+/// How a layer has come.
+fn way(offer: &Offer, number: usize) -> Option<Travelled> {
+    let blob = &offer.layers[number];
+    let media_type = blob.media_type.clone()?;
+    Some(Travelled { digest: blob.digest?, size: blob.size?, media_type, place: offer.place.clone() })
 }
 
 /// A layer that is to be there.
@@ -145,7 +159,8 @@ impl Adding<'_> {
                 },
             };
             let doing = || format!("layer {} of {} ({})", number + 1, self.layers.len(), layer.diff_id.id().short());
-            let unpacked = filling.fill(|rootfs| opened.apply(rootfs)).context(doing)?;
+            let recipe = filling.file()?;
+            let unpacked = filling.fill(|rootfs| opened.apply(rootfs, Some(&recipe))).context(doing)?;
             if unpacked.diff_id != layer.diff_id {
                 let message = format!("{}: its diff id is {}, not {}", doing(), unpacked.diff_id, layer.diff_id);
                 return Err(Error::new(Kind::Invalid, message));
@@ -158,8 +173,11 @@ impl Adding<'_> {
                 size: unpacked.bytes,
                 entries: unpacked.entries,
                 unfinished: Some(Timestamp::now()),
+                travelled: way(self.offer, number).into_iter().collect(),
             };
+            claim.attach(RECIPE, &recipe)?;
             if number < last {
+                recipe.sync_all().context(|| "write the recipe of the layer to the disk")?;
                 held.push(filling.keep(claim, &record)?);
                 made.push(layer.chain);
                 draft = Some(filling);

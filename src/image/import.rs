@@ -18,7 +18,7 @@ use super::config::{self, Change};
 use super::draft::ImageDraft;
 use super::layers::discard;
 use super::progress::{Progress, Watched};
-use super::{LayerRecord, Record, room};
+use super::{LayerRecord, RECIPE, Record, room};
 use crate::error::{Context, Error, Kind, Result};
 use crate::kernel::fs;
 use crate::layer;
@@ -52,7 +52,8 @@ fn run(store: &Store, import: &Import, progress: Progress) -> Result<Id> {
     let bytes = open(store, &import.source, progress)?;
     let limits = room::limits(store, &import.limits)?;
     let watch = room::watch(store, &limits)?;
-    let unpacked = draft.fill(|rootfs| layer::unpack_watched(bytes, rootfs, &limits, watch))?;
+    let recipe = draft.file()?;
+    let unpacked = draft.fill(|rootfs| layer::unpack_watched(bytes, rootfs, &limits, watch, Some(&recipe)))?;
     refuse_image_archive(&draft)?;
 
     // The chain id of a first layer is its diff id (image-spec config.md, "Layer ChainID").
@@ -66,6 +67,7 @@ fn run(store: &Store, import: &Import, progress: Progress) -> Result<Id> {
         size: unpacked.bytes,
         entries: unpacked.entries,
         unfinished: None,
+        travelled: Vec::new(),
     };
     let names = import.name.as_slice();
     match Claim::layer(store, &chain)? {
@@ -77,6 +79,7 @@ fn run(store: &Store, import: &Import, progress: Progress) -> Result<Id> {
         }
         Turn::Ours(claim) => {
             let image = ImageDraft::create(store, &config, &record, false)?;
+            claim.attach(RECIPE, &recipe)?;
             draft.finish()?;
             let publishing = store.lock_shelf(Shelf::Images)?;
             let made = draft.seal(claim, &layer)?;

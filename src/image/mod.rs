@@ -11,6 +11,7 @@ mod history;
 mod import;
 mod layers;
 mod load;
+mod outgoing;
 mod progress;
 mod pull;
 mod remove;
@@ -30,6 +31,7 @@ pub use history::{Made, history};
 pub use import::{Import, import};
 pub(crate) use layers::{Standing, Unused, standing, unused};
 pub use load::{Load, Loaded, load};
+pub use outgoing::outgoing;
 pub use progress::{LayerProgress, Progress, Step};
 pub use pull::pull;
 pub use remove::{Pruned, Removed, prune, remove};
@@ -40,10 +42,14 @@ use crate::layer::LARGEST_CONFIG;
 use crate::name::{Digest, Id, ImageName};
 use crate::store::{Shelf, Store, record};
 use crate::subvolume::{Parent, Sealed};
+use crate::transport::Travelled;
 use layers::{layer_record, missing_below};
 
 /// The document that an image is named after.
 const CONFIG: &str = "config.json";
+
+/// Beside a layer's root: how its archive is put together again.
+const RECIPE: &str = "recipe";
 
 /// What the store records of an image.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -73,6 +79,9 @@ struct LayerRecord {
     /// When it was made, if no image came of it yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     unfinished: Option<Timestamp>,
+    /// How it has travelled, the last way first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    travelled: Vec<Travelled>,
 }
 
 /// An image as it lies in the store.

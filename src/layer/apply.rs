@@ -11,8 +11,10 @@
 //! Names resolve as they would inside: absolute links and `..` end at this root. In a root filesystem a name that
 //! begins with `.wh.` is a name; in a layer it hides what lies below ([`Lower`]).
 
+use std::cell::RefCell;
 use std::io::BufRead;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::rc::Rc;
 use std::thread;
 
 use crate::error::{Context, Error, Kind, Result};
@@ -22,6 +24,7 @@ use crate::kernel::node::{self, Special, Target, Time};
 
 use super::Among;
 use super::lower::{Lower, Whiteout, whiteout};
+use super::recipe::{Content, Recorder};
 use super::writer::{self, Metadata, SMALL, Writer};
 use crate::archive::{Entries, Entry, Node, SparseMap};
 
@@ -48,18 +51,23 @@ pub(super) enum Manner {
 }
 
 /// Applies all entries. The thread has to be confined to the directory.
-pub(super) fn apply<R: BufRead>(entries: &mut Entries<'_, R>, manner: Manner) -> Result<Applied> {
+///
+/// The recorder gets to see what an entry replaces that another of the same archive has made.
+pub(super) fn apply<R: Content>(
+    entries: &mut Entries<'_, R>,
+    manner: Manner,
+    recorder: Option<Rc<RefCell<Recorder>>>,
+) -> Result<Applied> {
     thread::scope(|scope| {
         let (writer, thread) = writer::start(scope)?;
-        let applied = apply_all(entries, manner, writer);
+        let applied = apply_all(entries, Applier::new(manner, writer, recorder)?);
         let written = thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         // It is behind, so its error came first in the archive.
         written.and(applied)
     })
 }
 
-fn apply_all<R: BufRead>(entries: &mut Entries<'_, R>, manner: Manner, writer: Writer) -> Result<Applied> {
-    let mut applier = Applier::new(manner, writer)?;
+fn apply_all<R: Content>(entries: &mut Entries<'_, R>, mut applier: Applier) -> Result<Applied> {
     while let Some(mut entry) = entries.next()? {
         if !applier.admits(&mut entry) {
             entries.each_piece(|_| Ok(()))?;
@@ -101,10 +109,11 @@ struct Applier {
     lower: Option<Lower>,
     among: Option<Among>,
     writer: Writer,
+    recorder: Option<Rc<RefCell<Recorder>>>,
 }
 
 impl Applier {
-    fn new(manner: Manner, writer: Writer) -> Result<Applier> {
+    fn new(manner: Manner, writer: Writer, recorder: Option<Rc<RefCell<Recorder>>>) -> Result<Applier> {
         let mut root = existing(b".", b"")?;
         root.end = 0;
         Ok(Applier {
@@ -121,6 +130,7 @@ impl Applier {
                 Manner::Root | Manner::Layer => None,
             },
             writer,
+            recorder,
         })
     }
 
@@ -141,7 +151,7 @@ impl Applier {
         true
     }
 
-    fn apply<R: BufRead>(&mut self, entry: &Entry, data: &mut Entries<'_, R>) -> Result<()> {
+    fn apply<R: Content>(&mut self, entry: &Entry, data: &mut Entries<'_, R>) -> Result<()> {
         self.entries += 1;
         if entry.path.is_empty() {
             return self.root(entry);
@@ -206,7 +216,7 @@ impl Applier {
         Ok(())
     }
 
-    fn file<R: BufRead>(
+    fn file<R: Content>(
         &mut self,
         entry: &Entry,
         name: &[u8],
@@ -222,6 +232,8 @@ impl Applier {
             other => other?,
         };
         let metadata = self.metadata(entry);
+        let whole = [(0, data.left())];
+        data.stream().content(&entry.path, map.map_or(&whole[..], |map| &map.pieces));
         if map.is_none() && entry.xattrs.is_empty() && data.left() <= SMALL {
             self.bytes += self.writer.take(file, &entry.path, metadata, data)?;
             return Ok(());
@@ -274,7 +286,7 @@ impl Applier {
                     }
                 } else {
                     self.may_replace(name, &entry.path, true)?;
-                    node::remove(name).map_err(fail)?;
+                    self.make_way(name, &entry.path)?;
                     node::create_directory(name, entry.mode).map_err(fail)?;
                 }
             }
@@ -332,7 +344,7 @@ impl Applier {
             Err(failure) if failure.exists() => {
                 if !same_file(place.as_ref().map(|place| place.as_fd()), target, split, name) {
                     self.may_replace(name, &entry.path, false)?;
-                    make_way(name).map_err(|failure| failure.of(&entry.path))?;
+                    self.make_way(name, &entry.path)?;
                     link().map_err(|failure| missing_target(failure, shown(), &entry.path))?;
                 }
             }
@@ -365,15 +377,34 @@ impl Applier {
     }
 
     /// Makes something; what has its name makes way.
-    fn make<T>(&self, name: &[u8], path: &[u8], make: impl Fn() -> node::Result<T>) -> Result<T> {
+    fn make<T>(&mut self, name: &[u8], path: &[u8], make: impl Fn() -> node::Result<T>) -> Result<T> {
         match make() {
             Err(failure) if failure.exists() => {
                 self.may_replace(name, path, false)?;
-                make_way(name).and_then(|()| make())
+                self.make_way(name, path)?;
+                make()
             }
             other => other,
         }
         .map_err(|failure| failure.of(path))
+    }
+
+    /// Removes what stands where an entry is to be.
+    fn make_way(&mut self, name: &[u8], path: &[u8]) -> Result<()> {
+        let fail = |failure: node::Failure| failure.of(path);
+        let found = node::metadata(name, false).map_err(fail)?;
+        if let Some(recorder) = &self.recorder
+            && self.lower.as_ref().is_none_or(|lower| !lower.is_below(&found))
+        {
+            // What it holds may still be on its way there.
+            self.writer.wait()?;
+            recorder.borrow_mut().replaces(name, path, &found)?;
+        }
+        match node::is_directory(&found) {
+            true => node::remove_tree(name),
+            false => node::remove(name),
+        }
+        .map_err(fail)
     }
 
     /// Among other files, a directory is no file's to replace, nor the other way round, unless somebody says so.
@@ -584,13 +615,6 @@ fn write_sparse<R: BufRead>(
         Ok(())
     })?;
     node::set_size(file.as_fd(), map.size.cast_signed()).map_err(fail)
-}
-
-fn make_way(name: &[u8]) -> node::Result<()> {
-    match node::is_directory(&node::metadata(name, false)?) {
-        true => node::remove_tree(name),
-        false => node::remove(name),
-    }
 }
 
 fn absolute(path: &[u8]) -> Vec<u8> {

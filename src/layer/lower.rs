@@ -105,6 +105,11 @@ impl Lower {
         Ok(())
     }
 
+    /// Whether something is from below, and nothing of this layer's own was reached through it.
+    pub(super) fn is_below(&self, found: &libc::stat) -> bool {
+        found.st_ino < self.first && !node::is_directory(found) && !node::is_symlink(found)
+    }
+
     /// Hides what lies below under this name, where we stand.
     pub(super) fn hide(&self, name: &[u8]) -> node::Result<()> {
         let found = match node::metadata(name, false) {

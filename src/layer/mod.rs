@@ -8,7 +8,7 @@
 //!
 //! [`unpack`] takes a root filesystem, [`Opened`] a layer that is put on top of others, whiteouts and all. Both take bytes
 //! that nobody vouches for: everything about them is bounded ([`Limits`]), and the thread that applies them is confined
-//! before it reads the first. [`pack`] writes the canonical archive of a directory: the same tree gives the same bytes.
+//! before it reads the first. [`rebuild`] gives back the archive that was unpacked; [`pack`] writes the canonical archive of a directory: the same tree gives the same bytes.
 //! This room knows neither where bytes come from nor what a store or an image is.
 
 mod apply;
@@ -16,8 +16,10 @@ mod decompress;
 mod lower;
 mod pack;
 mod pipeline;
+mod recipe;
 mod writer;
 
+use std::fs::File;
 use std::io::Read;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
@@ -30,6 +32,7 @@ pub use crate::archive::Limits;
 pub use decompress::{decompress, is_compressed};
 pub use pack::{Packed, Piece, pack, pack_piece};
 pub use pipeline::Opened;
+pub use recipe::{is_recipe, rebuild};
 
 /// What [`unpack`] unpacked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,10 +57,10 @@ pub struct Unpacked {
 /// [`Kind::Invalid`](crate::error::Kind) for a malformed or truncated archive, `Limit` for a limit, `Unsupported` for
 /// a kind of entry or compression that is not known, else the failed call's.
 pub fn unpack(bytes: Box<dyn Read + Send>, into: BorrowedFd<'_>, limits: &Limits) -> Result<Unpacked> {
-    unpack_watched(bytes, into, limits, unwatched())
+    unpack_watched(bytes, into, limits, unwatched(), None)
 }
 
-/// [`unpack`] under the eyes of a [`Watch`].
+/// [`unpack`] under the eyes of a [`Watch`]; how the archive is [put together again](rebuild) goes into `recipe`, an empty file.
 ///
 /// # Errors
 /// Those of [`unpack`] and of `watch`.
@@ -66,8 +69,9 @@ pub fn unpack_watched(
     into: BorrowedFd<'_>,
     limits: &Limits,
     watch: Watch,
+    recipe: Option<&File>,
 ) -> Result<Unpacked> {
-    Opened::open(|| Ok(bytes), limits, watch)?.run(pipeline::Into::Root(into)).context(|| "unpack layer")
+    Opened::open(|| Ok(bytes), limits, watch)?.run(pipeline::Into::Root(into), recipe).context(|| "unpack layer")
 }
 
 /// How an archive is unpacked among what is there, as cp(1) copies.
@@ -93,7 +97,7 @@ pub fn unpack_among(
     limits: &Limits,
     among: &Among,
 ) -> Result<Unpacked> {
-    Opened::open(|| Ok(bytes), limits, unwatched())?.run(pipeline::Into::Among(into, among))
+    Opened::open(|| Ok(bytes), limits, unwatched())?.run(pipeline::Into::Among(into, among), None)
 }
 
 /// Told of each few hundred KiB how many bytes they are, uncompressed, before they are applied; its error ends the unpack.
@@ -110,5 +114,5 @@ fn unwatched() -> Watch {
 /// # Errors
 /// Those of [`unpack`] that the archive itself is the reason for.
 pub fn check(bytes: Box<dyn Read + Send>, limits: &Limits) -> Result<Unpacked> {
-    Opened::open(|| Ok(bytes), limits, unwatched())?.run(pipeline::Into::Nothing).context(|| "read layer")
+    Opened::open(|| Ok(bytes), limits, unwatched())?.run(pipeline::Into::Nothing, None).context(|| "read layer")
 }

@@ -104,7 +104,7 @@ pub fn pack_piece(piece: Piece) -> Result<Packed> {
 }
 
 /// Runs what packs on a thread of its own; what is written comes out of the stream.
-fn start(pack: impl FnOnce(&mut Out) -> Result<()> + Send + 'static) -> Result<Packed> {
+pub(super) fn start(pack: impl FnOnce(&mut Out) -> Result<()> + Send + 'static) -> Result<Packed> {
     let (sender, filled) = sync_channel(BUFFERS);
     let run = move || {
         let mut out = Out { sender, buffer: Vec::new() };
@@ -144,19 +144,39 @@ impl Drop for Packed {
 }
 
 /// The writing end: full buffers go out.
-struct Out {
+pub(super) struct Out {
     sender: SyncSender<Result<Vec<u8>>>,
     buffer: Vec<u8>,
 }
 
 impl Out {
-    fn write(&mut self, mut bytes: &[u8]) -> Result<()> {
+    pub(super) fn write(&mut self, mut bytes: &[u8]) -> Result<()> {
         while !bytes.is_empty() {
             let length = bytes.len().min(BUFFER - self.buffer.len());
             self.buffer.extend_from_slice(&bytes[..length]);
             bytes = &bytes[length..];
             if self.buffer.len() == BUFFER {
                 self.flush()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A piece of a file.
+    pub(super) fn data(&mut self, mut file: &File, offset: u64, length: u64) -> Result<()> {
+        file.seek(SeekFrom::Start(offset))?;
+        let mut left = length;
+        let mut buffer = vec![0; usize::try_from(left).unwrap_or(BUFFER).min(BUFFER)];
+        while left > 0 {
+            let part = usize::try_from(left).unwrap_or(BUFFER).min(BUFFER);
+            match file.read(&mut buffer[..part]) {
+                Ok(0) => return Err(Error::new(Kind::Io, "it became shorter while it was read")),
+                Ok(n) => {
+                    self.write(&buffer[..n])?;
+                    left -= n as u64;
+                }
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(e.into()),
             }
         }
         Ok(())
@@ -289,7 +309,7 @@ impl Packer<'_> {
         if pieces == [(0, size)] || size == 0 {
             set_size(&mut header, &mut records, size);
             self.write_header(header, &records, name)?;
-            self.data(&file, 0, size)?;
+            self.out.data(&file, 0, size)?;
             return self.out.pad(size);
         }
         let mut map = format!("{}\n", pieces.len() + 1);
@@ -309,28 +329,9 @@ impl Packer<'_> {
         self.out.write(map.as_bytes())?;
         self.out.pad(map.len() as u64)?;
         for (offset, length) in pieces {
-            self.data(&file, offset, length)?;
+            self.out.data(&file, offset, length)?;
         }
         self.out.pad(stored)
-    }
-
-    fn data(&mut self, mut file: &File, offset: u64, length: u64) -> Result<()> {
-        file.seek(SeekFrom::Start(offset))?;
-        let mut left = length;
-        let mut buffer = vec![0; usize::try_from(left).unwrap_or(BUFFER).min(BUFFER)];
-        while left > 0 {
-            let part = usize::try_from(left).unwrap_or(BUFFER).min(BUFFER);
-            match file.read(&mut buffer[..part]) {
-                Ok(0) => return Err(Error::new(Kind::Io, "it became shorter while it was read")),
-                Ok(n) => {
-                    self.out.write(&buffer[..n])?;
-                    left -= n as u64;
-                }
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) => return Err(e.into()),
-            }
-        }
-        Ok(())
     }
 
     fn write_header(&mut self, mut header: tar::Header, records: &Records, name: &[u8]) -> Result<()> {

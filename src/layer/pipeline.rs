@@ -5,8 +5,11 @@
 //! The first two begin when a layer is opened, and go ahead of the third as far as the buffers reach. All threads have
 //! ended when an [`Opened`] is applied or dropped (the process may clone itself afterwards).
 
+use std::cell::RefCell;
+use std::fs::File;
 use std::io::{self, BufRead, Read};
 use std::os::fd::BorrowedFd;
+use std::rc::Rc;
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::thread::{self, JoinHandle};
 
@@ -18,6 +21,7 @@ use crate::kernel::node;
 use crate::name::Digest;
 
 use super::apply::{self, Applied, Manner};
+use super::recipe::{self, Recorded, Recorder};
 use super::{Among, Unpacked, Watch, decompress};
 
 /// Size and number of a layer's buffers: 4 MiB in flight.
@@ -83,15 +87,34 @@ impl Opened {
     }
 
     /// Applies it as a layer on top of what the top directory of a btrfs subvolume holds, whiteouts and all (image-spec
-    /// layer.md). Otherwise as [`unpack`](super::unpack).
+    /// layer.md). Otherwise as [`unpack_watched`](super::unpack_watched).
     ///
     /// # Errors
     /// Those of [`unpack`](super::unpack), and `Invalid` for a malformed whiteout.
-    pub fn apply(self, into: BorrowedFd<'_>) -> Result<Unpacked> {
-        self.run(Into::Layer(into)).context(|| "unpack layer")
+    pub fn apply(self, into: BorrowedFd<'_>, recipe: Option<&File>) -> Result<Unpacked> {
+        self.run(Into::Layer(into), recipe).context(|| "unpack layer")
     }
 
-    pub(super) fn run(self, into: Into<'_>) -> Result<Unpacked> {
+    /// Writes the recipe of the archive, too, if there is a file for it.
+    pub(super) fn run(self, into: Into<'_>, recipe: Option<&File>) -> Result<Unpacked> {
+        let file = || recipe.map(File::try_clone).transpose().context(|| "duplicate a descriptor");
+        let recorder = file()?;
+        let (unpacked, doubtful) = self.run_recorded(into, recorder)?;
+        if let (Into::Root(root) | Into::Layer(root), Some(recipe), true) = (into, file()?, doubtful) {
+            let root = root.try_clone_to_owned().context(|| "duplicate a descriptor")?;
+            let doing = || "look whether the archive can be put together again";
+            if !recipe::yields(recipe.try_clone().context(doing)?, root, unpacked.diff_id).context(doing)? {
+                log::warn!(
+                    "the archive replaces what it holds: it cannot be put together again, to be saved or pushed"
+                );
+                recipe.set_len(0).context(doing)?;
+            }
+        }
+        Ok(unpacked)
+    }
+
+    /// And whether it is doubtful that the recipe yields the archive.
+    fn run_recorded(self, into: Into<'_>, recipe: Option<File>) -> Result<(Unpacked, bool)> {
         let Opened { stream, turn, limits, read, hash } = self;
         drop(turn);
         let applied = thread::scope(|scope| {
@@ -100,6 +123,8 @@ impl Opened {
                 if let Into::Root(root) | Into::Layer(root) | Into::Among(root, _) = into {
                     node::confine(root).map_err(|failure| failure.of(b""))?;
                 }
+                let recorder = recipe.map(Recorder::new).transpose()?.map(|recorder| Rc::new(RefCell::new(recorder)));
+                let stream = Recorded::new(stream, recorder.clone());
                 let mut entries = match into {
                     Into::Nothing | Into::Root(_) | Into::Among(..) => Entries::new(stream, limits),
                     // Its diff id is the caller's to compare.
@@ -107,11 +132,14 @@ impl Opened {
                 };
                 let applied = match into {
                     Into::Nothing => count(&mut entries),
-                    Into::Root(_) => apply::apply(&mut entries, Manner::Root),
-                    Into::Among(_, among) => apply::apply(&mut entries, Manner::Among(*among)),
-                    Into::Layer(_) => apply::apply(&mut entries, Manner::Layer),
+                    Into::Root(_) => apply::apply(&mut entries, Manner::Root, recorder.clone()),
+                    Into::Among(_, among) => apply::apply(&mut entries, Manner::Among(*among), None),
+                    Into::Layer(_) => apply::apply(&mut entries, Manner::Layer, recorder.clone()),
                 };
-                Ok((applied, entries.into_inner().ended))
+                let ended = entries.into_inner().into_inner().ended;
+                let recorder = recorder.and_then(Rc::into_inner).map(RefCell::into_inner);
+                let finished = recorder.map_or(Ok(false), Recorder::finish);
+                Ok((applied.and_then(|applied| Ok((applied, finished?))), ended))
             };
             // When it cannot start, its channel ends are gone and the reader ends too.
             let apply = thread::Builder::new().name("layer-apply".into()).spawn_scoped(scope, apply);
@@ -121,11 +149,11 @@ impl Opened {
         let (applied, at_end) = applied?;
         // The reader is ahead of the applier, so the applier's error comes first in the stream, unless it is that the
         // stream broke off: then the reader knows why.
-        let Applied { entries, bytes } = match at_end {
+        let (Applied { entries, bytes }, doubtful) = match at_end {
             true => read.and(applied),
             false => applied.and_then(|applied| read.map(|()| applied)),
         }?;
-        Ok(Unpacked { diff_id, entries, bytes })
+        Ok((Unpacked { diff_id, entries, bytes }, doubtful))
     }
 
     /// Ends it unread.

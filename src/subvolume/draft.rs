@@ -12,6 +12,7 @@
 //! layers are claimed from the lowest up, and ahead of the one that is made only as far as nobody else has claimed any.
 //! Who holds what is waited for has come to a lower layer, or to this one, and makes it.
 
+use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::Thread;
@@ -109,6 +110,11 @@ impl<'a> Draft<'a> {
             let _filled = EndOnDrop { filling: &filling, thread: thread.as_ref().ok().map(|t| t.thread().clone()) };
             fill(self.rootfs.as_fd())
         })
+    }
+
+    /// A file without a name, to be [attached](Claim::attach) to the layer that comes of this.
+    pub(crate) fn file(&self) -> Result<File> {
+        fs::unnamed_file(self.dir.as_fd())
     }
 
     /// Takes it to the disk, with everything written before. The long part of [`seal`](Draft::seal), without a
@@ -236,6 +242,11 @@ impl<'a> Claim<'a> {
         }
     }
 
+    /// Puts a file [without a name](Draft::file) beside the layer. Its content is the caller's to sync.
+    pub(crate) fn attach(&self, name: &str, file: &File) -> Result<()> {
+        fs::name_file(file.as_fd(), self.dir.as_fd(), name)
+    }
+
     /// One rename, and the layer is there.
     fn publish(&mut self) -> Result<Held> {
         let (staging, layers) = (self.store.shelf(Shelf::Staging)?, self.store.shelf(Shelf::Layers)?);
@@ -268,7 +279,7 @@ impl Drop for Claim<'_> {
 
 impl Held {
     /// The layer, if it is there.
-    fn layer(store: &Store, chain: &Id) -> Result<Option<Held>> {
+    pub(crate) fn layer(store: &Store, chain: &Id) -> Result<Option<Held>> {
         let dir = match store.open_object(Shelf::Layers, chain) {
             Ok(dir) => dir,
             Err(e) if e.kind() == Kind::NotFound => return Ok(None),
@@ -285,9 +296,14 @@ impl Held {
         self.dir.as_fd()
     }
 
+    /// Its root.
+    pub(crate) fn rootfs(&self) -> Result<OwnedFd> {
+        fs::open_directory(self.dir.as_fd(), ROOTFS)
+    }
+
     /// It as the source of drafts.
     pub(crate) fn parent(&self) -> Result<Parent> {
-        Parent::of(fs::open_directory(self.dir.as_fd(), ROOTFS)?)
+        Parent::of(self.rootfs()?)
     }
 }
 

@@ -23,7 +23,7 @@ const CONFIGS: [&str; 2] =
 #[derive(Debug)]
 pub(super) enum Document {
     /// An image: its config and layers, lowest first.
-    Image { config: Pointer, layers: Vec<Pointer> },
+    Image { config: Pointer, layers: Vec<Blob> },
     /// Several.
     Index(Box<ImageIndex>),
 }
@@ -33,12 +33,6 @@ pub(super) enum Document {
 pub(super) struct Pointer {
     pub(super) digest: Digest,
     pub(super) size: u64,
-}
-
-impl From<Pointer> for Blob {
-    fn from(pointer: Pointer) -> Blob {
-        Blob { digest: Some(pointer.digest), size: Some(pointer.size), location: String::new() }
-    }
 }
 
 #[derive(Deserialize)]
@@ -96,7 +90,7 @@ impl Document {
                 format!("not a container image but an artifact: its config is {kind:?}"),
             ));
         }
-        let layers = manifest.layers().iter().map(|layer| check_layer(layer).and_then(|()| pointer(layer)));
+        let layers = manifest.layers().iter().map(layer);
         Ok(Document::Image { config: pointer(manifest.config())?, layers: layers.collect::<Result<_>>()? })
     }
 }
@@ -108,7 +102,7 @@ pub(super) fn pointer(descriptor: &Descriptor) -> Result<Pointer> {
 
 /// A layer is a tar stream; what compresses it, its first bytes say. Layers that lie elsewhere (`urls`) are asked for
 /// here like all others: a manifest does not make this program fetch what it likes from where it likes.
-fn check_layer(descriptor: &Descriptor) -> Result<()> {
+fn layer(descriptor: &Descriptor) -> Result<Blob> {
     let kind = descriptor.media_type().to_string();
     let known = ["application/vnd.oci.image.layer.", "application/vnd.docker.image.rootfs."];
     let rest = known.iter().find_map(|prefix| kind.strip_prefix(prefix));
@@ -117,7 +111,11 @@ fn check_layer(descriptor: &Descriptor) -> Result<()> {
         let rest = rest.strip_suffix(".gzip").or(rest.strip_suffix(".zstd")).unwrap_or(rest);
         matches!(rest, "v1.tar" | "nondistributable.v1.tar" | "diff.tar" | "foreign.diff.tar")
     });
-    if tar { Ok(()) } else { Err(Error::new(Kind::Unsupported, format!("layer of the media type {kind:?}"))) }
+    if !tar {
+        return Err(Error::new(Kind::Unsupported, format!("layer of the media type {kind:?}")));
+    }
+    let Pointer { digest, size } = pointer(descriptor)?;
+    Ok(Blob { digest: Some(digest), size: Some(size), media_type: Some(kind), location: String::new() })
 }
 
 /// The image of an index for a platform.
@@ -191,7 +189,8 @@ mod tests {
             let Ok(Document::Image { layers, .. }) = Document::parse(text.as_bytes(), Some(MANIFESTS[0])) else {
                 panic!("{layer}")
             };
-            assert_eq!(layers[0].size, 3);
+            assert_eq!(layers[0].size, Some(3));
+            assert_eq!(layers[0].media_type.as_deref(), Some(layer));
         }
         for (config, layer) in [
             (CONFIGS[0], "application/vnd.oci.image.layer.v1.tar+encrypted"),

@@ -20,6 +20,7 @@ pub use offer::{Blob, Blobs, Offer};
 pub use outgoing::{Outgoing, OutgoingLayer, Tars, Travelled};
 pub use platform::Platform;
 pub use stored::Stored;
+pub(crate) use verified::verified;
 
 use std::fmt;
 use std::fs::File;

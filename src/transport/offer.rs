@@ -20,6 +20,8 @@ pub struct Offer {
     pub config: Vec<u8>,
     /// Its layers as they travel, lowest first: as many as the config has diff ids.
     pub layers: Vec<Blob>,
+    /// Where it comes from, `HOST[:PORT]/REPOSITORY`; nothing for an archive.
+    pub place: Option<String>,
 }
 
 /// A document or layer as it travels.
@@ -29,6 +31,8 @@ pub struct Blob {
     pub digest: Option<Digest>,
     /// Their number, where it is known.
     pub size: Option<u64>,
+    /// What a manifest says that it is; `None` where there is no manifest.
+    pub media_type: Option<String>,
     /// Where the source keeps them: a path in an archive, or nothing where the digest is enough.
     pub location: String,
 }

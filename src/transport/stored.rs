@@ -128,9 +128,9 @@ fn docker_image(files: &Files, item: Item, limits: &Limits) -> Result<Offer> {
     let names = item.repo_tags.unwrap_or_default().iter().map(|tag| tag.parse()).collect::<Result<_>>()?;
     let layers = item.layers.unwrap_or_default().into_iter().map(|location| {
         let (_, size) = files.open(&location).context(|| "layer of an image")?;
-        Ok(Blob { digest: named_digest(&location)?, size: Some(size), location })
+        Ok(Blob { digest: named_digest(&location)?, size: Some(size), media_type: None, location })
     });
-    Ok(Offer { names, manifest: None, config, layers: layers.collect::<Result<_>>()? })
+    Ok(Offer { names, manifest: None, config, layers: layers.collect::<Result<_>>()?, place: None })
 }
 
 /// The digest that a member of an OCI-shaped archive is named after.
@@ -220,8 +220,9 @@ fn image(files: &Files, manifest: &[u8], location: fn(Digest) -> String, limits:
     };
     limits.require_config(config.size)?;
     let config = document(files, config, location)?;
-    let layers = layers.into_iter().map(|layer| Blob { location: location(layer.digest), ..layer.into() });
-    Ok(Offer { names: Vec::new(), manifest: Some(Digest::of(manifest)), config, layers: layers.collect() })
+    let locate = |layer: Blob| Blob { location: layer.digest.map(location).unwrap_or_default(), ..layer };
+    let layers = layers.into_iter().map(locate).collect();
+    Ok(Offer { names: Vec::new(), manifest: Some(Digest::of(manifest)), config, layers, place: None })
 }
 
 fn document(files: &Files, at: Pointer, location: fn(Digest) -> String) -> Result<Vec<u8>> {

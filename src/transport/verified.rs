@@ -11,13 +11,19 @@ use crate::name::Digest;
 pub(super) struct Verified<R> {
     reader: R,
     wanted: Digest,
-    left: u64,
+    /// Of how many bytes more its size is known.
+    left: Option<u64>,
     hash: Option<Sha256>,
+}
+
+/// A reader that fails at its end when its bytes are not those of the digest.
+pub(crate) fn verified<R: Read>(reader: R, wanted: Digest) -> impl Read + use<R> {
+    Verified { reader, wanted, left: None, hash: Some(Sha256::new()) }
 }
 
 impl<R: Read> Verified<R> {
     pub(super) fn new(reader: R, wanted: Digest, size: u64) -> Verified<R> {
-        Verified { reader, wanted, left: size, hash: Some(Sha256::new()) }
+        Verified { reader, wanted, left: Some(size), hash: Some(Sha256::new()) }
     }
 
     fn wrong(&self, why: &str) -> io::Error {
@@ -31,17 +37,19 @@ impl<R: Read> Read for Verified<R> {
         if into.is_empty() {
             return Ok(0);
         }
-        let Some(left) = self.left.checked_sub(length as u64) else {
-            return Err(self.wrong("is longer than its descriptor says"));
-        };
-        self.left = left;
+        if let Some(left) = &mut self.left {
+            match left.checked_sub(length as u64) {
+                Some(rest) => *left = rest,
+                None => return Err(self.wrong("is longer than its descriptor says")),
+            }
+        }
         if length > 0 {
             if let Some(hash) = &mut self.hash {
                 hash.update(&into[..length]);
             }
             return Ok(length);
         }
-        if self.left > 0 {
+        if self.left.is_some_and(|left| left > 0) {
             return Err(self.wrong("is shorter than its descriptor says"));
         }
         match self.hash.take().map(|hash| Digest::from_bytes(hash.finalize().into())) {

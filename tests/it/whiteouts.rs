@@ -20,7 +20,7 @@ fn apply(tar: Tar, into: &Path) -> Result<()> {
     let bytes = tar.end();
     let into = File::open(into).expect("a directory");
     Opened::open(|| Ok(Box::new(Cursor::new(bytes))), &Limits::default(), std::sync::Arc::new(|_| Ok(())))?
-        .apply(into.as_fd())
+        .apply(into.as_fd(), None)
         .map(drop)
 }
 

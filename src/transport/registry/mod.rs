@@ -130,6 +130,7 @@ impl Client {
                         manifest: Digest::of(&bytes),
                         config,
                         layers,
+                        place: place.place(),
                         repository,
                     });
                 }
@@ -197,7 +198,8 @@ pub struct Found {
     name: Option<ImageName>,
     manifest: Digest,
     config: Pointer,
-    layers: Vec<Pointer>,
+    layers: Vec<Blob>,
+    place: String,
     repository: Arc<Repository>,
 }
 
@@ -219,9 +221,9 @@ impl Found {
     pub fn offer(&self, limits: &Limits) -> Result<Offer> {
         limits.require_config(self.config.size)?;
         let config = self.repository.small_blob(self.config, &format!("config {}", self.config.digest))?;
-        let layers = self.layers.iter().copied().map(Blob::from).collect();
         let names = self.name.iter().cloned().collect();
-        Ok(Offer { names, manifest: Some(self.manifest), config, layers })
+        let (layers, place) = (self.layers.clone(), Some(self.place.clone()));
+        Ok(Offer { names, manifest: Some(self.manifest), config, layers, place })
     }
 }
 
