@@ -18,7 +18,7 @@ use tupper::transport::{Platform, Source};
 use super::limits::LimitArgs;
 use super::output::{self, Listing, Shape};
 use super::progress::{Bar, LayerBars};
-use super::registry::Pull;
+use super::registry::{Pull, Push};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Verb {
@@ -28,6 +28,8 @@ pub(super) enum Verb {
     Load(Load),
     /// Pull an image from a registry
     Pull(Pull),
+    /// Push an image to a registry
+    Push(Push),
     /// List images
     #[command(visible_alias = "list")]
     Ls(Ls),
@@ -50,6 +52,7 @@ impl Verb {
             Verb::Import(verb) => verb.run(root)?,
             Verb::Load(verb) => verb.run(root)?,
             Verb::Pull(verb) => verb.run(root)?,
+            Verb::Push(verb) => verb.run(root)?,
             Verb::Ls(verb) => verb.run(root)?,
             Verb::Inspect(verb) => return verb.run(root),
             Verb::Tag(verb) => verb.run(root)?,

@@ -206,6 +206,8 @@ enum Verb {
     Load(image::Load),
     /// Short for `image pull`
     Pull(registry::Pull),
+    /// Short for `image push`
+    Push(registry::Push),
     /// Short for `image tag`
     Tag(image::Tag),
     /// Log in to a registry
@@ -298,6 +300,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode> {
         Verb::Import(verb) => verb.run(&root),
         Verb::Load(verb) => verb.run(&root),
         Verb::Pull(verb) => verb.run(&root),
+        Verb::Push(verb) => verb.run(&root),
         Verb::Tag(verb) => verb.run(&root),
         Verb::Login(verb) => verb.run(),
         Verb::Logout(verb) => verb.run(),

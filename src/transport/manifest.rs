@@ -7,8 +7,10 @@
 use oci_spec::image::{Arch, Descriptor, ImageIndex, ImageManifest, MediaType, Os};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
+use serde_json::json;
 
-use super::{Blob, Platform};
+use super::compress::Format;
+use super::{Blob, Platform, Travelled};
 use crate::error::{Error, Kind, Result};
 use crate::name::Digest;
 
@@ -93,6 +95,48 @@ impl Document {
         let layers = manifest.layers().iter().map(layer);
         Ok(Document::Image { config: pointer(manifest.config())?, layers: layers.collect::<Result<_>>()? })
     }
+}
+
+/// Whose words a manifest is written in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Style {
+    /// image-spec manifest.md.
+    #[default]
+    Oci,
+    /// "Image Manifest V 2, Schema 2".
+    Docker,
+}
+
+impl Style {
+    /// The media type of a manifest.
+    pub(super) fn manifest(self) -> &'static str {
+        MANIFESTS[self as usize]
+    }
+
+    /// The media type of a layer, compressed or not.
+    pub(super) fn layer(self, compressed: Option<Format>) -> String {
+        match (self, compressed) {
+            (Style::Oci, None) => "application/vnd.oci.image.layer.v1.tar".to_string(),
+            (Style::Oci, Some(format)) => format!("application/vnd.oci.image.layer.v1.tar+{format}"),
+            (Style::Docker, None) => "application/vnd.docker.image.rootfs.diff.tar".to_string(),
+            (Style::Docker, Some(format)) => format!("application/vnd.docker.image.rootfs.diff.tar.{format}"),
+        }
+    }
+}
+
+/// The manifest of an image: of its config and its layers as they travel, lowest first. The same gives the same bytes.
+pub(super) fn compose(style: Style, config: &[u8], layers: &[Travelled]) -> Result<Vec<u8>> {
+    let layers: Vec<_> = layers
+        .iter()
+        .map(|layer| json!({ "mediaType": layer.media_type, "digest": layer.digest.to_string(), "size": layer.size }))
+        .collect();
+    let config = json!({
+        "mediaType": CONFIGS[style as usize],
+        "digest": Digest::of(config).to_string(),
+        "size": config.len(),
+    });
+    let manifest = json!({ "schemaVersion": 2, "mediaType": style.manifest(), "config": config, "layers": layers });
+    serde_json::to_vec(&manifest).map_err(|e| Error::new(Kind::Invalid, e.to_string()))
 }
 
 /// The digest and size of a descriptor.

@@ -16,6 +16,7 @@ mod stored;
 mod verified;
 
 pub use compress::{Compression, Compressor, Format};
+pub use manifest::Style;
 pub use offer::{Blob, Blobs, Offer};
 pub use outgoing::{Outgoing, OutgoingLayer, Tars, Travelled};
 pub use platform::Platform;
