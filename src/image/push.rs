@@ -3,7 +3,6 @@
 use super::outgoing::note_travelled;
 use super::{Image, outgoing};
 use crate::error::Result;
-use crate::name::ImageName;
 use crate::store::Store;
 use crate::transport::registry::{Client, PushOptions, PushProgress, Pushed, Reference};
 
