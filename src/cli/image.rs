@@ -19,6 +19,7 @@ use super::limits::LimitArgs;
 use super::output::{self, Listing, Shape};
 use super::progress::{Bar, LayerBars};
 use super::registry::{Pull, Push};
+use super::save;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Verb {
@@ -30,6 +31,10 @@ pub(super) enum Verb {
     Pull(Pull),
     /// Push an image to a registry
     Push(Push),
+    /// Save images into an archive or a layout that docker, podman and skopeo load
+    Save(save::Save),
+    /// Write the files of an image, a snapshot or a container as a tar archive
+    Export(save::Export),
     /// List images
     #[command(visible_alias = "list")]
     Ls(Ls),
@@ -53,6 +58,8 @@ impl Verb {
             Verb::Load(verb) => verb.run(root)?,
             Verb::Pull(verb) => verb.run(root)?,
             Verb::Push(verb) => verb.run(root)?,
+            Verb::Save(verb) => verb.run(root)?,
+            Verb::Export(verb) => verb.run(root)?,
             Verb::Ls(verb) => verb.run(root)?,
             Verb::Inspect(verb) => return verb.run(root),
             Verb::Tag(verb) => verb.run(root)?,

@@ -34,6 +34,7 @@ mod ps;
 mod registry;
 mod resources;
 mod run;
+mod save;
 mod security;
 mod snapshot;
 mod snapshot_filter;
@@ -178,7 +179,7 @@ enum Verb {
     Healthcheck(health::Verb),
     /// Show all that is known of containers, as JSON
     Inspect(container::Inspect),
-    /// Import, load, pull, list, name and remove images
+    /// Import, load, pull, push, save, list, name and remove images
     #[command(subcommand, arg_required_else_help = true)]
     Image(image::Verb),
     /// Make, list and remove snapshots
@@ -208,6 +209,10 @@ enum Verb {
     Pull(registry::Pull),
     /// Short for `image push`
     Push(registry::Push),
+    /// Short for `image save`
+    Save(save::Save),
+    /// Short for `image export`
+    Export(save::Export),
     /// Short for `image tag`
     Tag(image::Tag),
     /// Log in to a registry
@@ -301,6 +306,8 @@ fn dispatch(cli: Cli) -> Result<ExitCode> {
         Verb::Load(verb) => verb.run(&root),
         Verb::Pull(verb) => verb.run(&root),
         Verb::Push(verb) => verb.run(&root),
+        Verb::Save(verb) => verb.run(&root),
+        Verb::Export(verb) => verb.run(&root),
         Verb::Tag(verb) => verb.run(&root),
         Verb::Login(verb) => verb.run(),
         Verb::Logout(verb) => verb.run(),

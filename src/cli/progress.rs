@@ -93,7 +93,13 @@ impl LayerBars {
                 all.add(bar)
             });
             let done = match step {
-                PushStep::Read(read) => return bar.set_position(read),
+                PushStep::Read(read, size) => {
+                    if let Some(size) = size.filter(|_| bar.length().is_none()) {
+                        bar.set_style(style("  {msg:10} [{bar:30}] {bytes}/{total_bytes} ({bytes_per_sec})"));
+                        bar.set_length(size);
+                    }
+                    return bar.set_position(read);
+                }
                 PushStep::There => "  {msg:10} is there already",
                 PushStep::Mounted => "  {msg:10} is in another repository there",
                 PushStep::Sent => "  {msg:10} pushed, {bytes}",

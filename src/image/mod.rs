@@ -17,6 +17,7 @@ mod pull;
 mod push;
 mod remove;
 mod room;
+mod save;
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
@@ -37,6 +38,7 @@ pub use progress::{LayerProgress, Progress, Step};
 pub use pull::pull;
 pub use push::push;
 pub use remove::{Pruned, Removed, prune, remove};
+pub use save::{Place, save};
 
 use crate::error::{Context, Error, Kind, Result};
 use crate::kernel::fs;

@@ -49,27 +49,41 @@ pub fn outgoing(store: &Store, image: &Image) -> Result<(Outgoing, Arc<dyn Tars>
 /// The layers of an image, each with its diff id, lowest first.
 struct Archives(Vec<(Held, Digest)>);
 
+impl Archives {
+    fn layer(&self, number: usize) -> Result<&(Held, Digest)> {
+        self.0.get(number).ok_or_else(|| Error::new(Kind::NotFound, format!("there is no layer {number}")))
+    }
+}
+
 impl Tars for Archives {
     fn open(&self, layer: usize) -> Result<Box<dyn Read + Send>> {
-        let (held, diff_id) =
-            self.0.get(layer).ok_or_else(|| Error::new(Kind::NotFound, format!("there is no layer {layer}")))?;
-        let doing = || format!("layer {}", diff_id.id().short());
-        let recipe = match fs::open_file_beneath(held.dir(), RECIPE.as_ref()).map(File::from) {
-            Err(e) if e.kind() == Kind::NotFound => None,
-            opened => Some(opened.context(doing)?),
-        };
-        let recipe = match recipe {
-            Some(recipe) if layer::is_recipe(&recipe).context(doing)? => recipe,
-            _ => {
-                let error = Error::new(Kind::Unsupported, "how its archive was is not known, only what it held");
-                let hint =
-                    "`tupper image export` writes the files; remove the image and load it again to keep its layers";
-                return Err(error.with_hint(hint)).context(doing);
-            }
-        };
-        let archive = layer::rebuild(recipe, held.rootfs()?).context(doing)?;
+        let (held, diff_id) = self.layer(layer)?;
+        let open = || layer::rebuild(recipe(held)?, held.rootfs()?);
+        let archive = open().context(|| format!("layer {}", diff_id.id().short()))?;
         Ok(Box::new(verified(archive, *diff_id)))
     }
+
+    fn size(&self, layer: usize) -> Result<u64> {
+        let (held, diff_id) = self.layer(layer)?;
+        recipe(held)
+            .and_then(|recipe| layer::rebuilt_size(&recipe))
+            .context(|| format!("layer {}", diff_id.id().short()))
+    }
+}
+
+fn recipe(held: &Held) -> Result<File> {
+    match fs::open_file_beneath(held.dir(), RECIPE.as_ref()).map(File::from) {
+        Err(e) if e.kind() == Kind::NotFound => {}
+        opened => {
+            let recipe = opened?;
+            if layer::is_recipe(&recipe)? {
+                return Ok(recipe);
+            }
+        }
+    }
+    let error = Error::new(Kind::Unsupported, "how its archive was is not known, only what it held");
+    Err(error
+        .with_hint("`tupper image export` writes the files; remove the image and load it again to keep its layers"))
 }
 
 /// Notes how the layers of an image have travelled, lowest first: the next time they need not travel again.

@@ -32,7 +32,7 @@ pub use crate::archive::Limits;
 pub use decompress::{decompress, is_compressed};
 pub use pack::{Packed, Piece, pack, pack_piece};
 pub use pipeline::Opened;
-pub use recipe::{is_recipe, rebuild};
+pub use recipe::{is_recipe, rebuild, size as rebuilt_size};
 
 /// What [`unpack`] unpacked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -202,6 +202,23 @@ pub fn is_recipe(recipe: &File) -> Result<bool> {
     Ok(recipe.metadata().context(|| "look at the recipe of the archive")?.len() > 0)
 }
 
+/// How many bytes the archive is that a recipe tells of.
+///
+/// # Errors
+/// A recipe that cannot be read.
+pub fn size(recipe: &File) -> Result<u64> {
+    let mut size = 0u64;
+    read(recipe, |record| {
+        size += match record {
+            Record::Bytes(bytes) => bytes.len() as u64,
+            Record::Piece { length, .. } => length,
+            Record::Kept { .. } => 0,
+        };
+        Ok(())
+    })?;
+    Ok(size)
+}
+
 /// The archive that a recipe tells of, as it was, from the files below `root`.
 ///
 /// # Errors

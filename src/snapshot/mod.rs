@@ -11,6 +11,7 @@ mod trash;
 mod tree;
 
 use std::collections::BTreeMap;
+use std::io::{Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
 use std::sync::Mutex;
@@ -32,9 +33,10 @@ use crate::image::{self, Image};
 use crate::interrupt;
 use crate::kernel::btrfs;
 use crate::kernel::fs;
+use crate::layer::{self, Piece};
 use crate::name::{Id, ObjectName};
 use crate::store::{Found, Shelf, Store, kind_word, record, uuid_text};
-use crate::subvolume::{Active, New, Parent, Place};
+use crate::subvolume::{Active, Draft, New, Parent, Place};
 
 /// Creations that run at once. The snapshot ioctl holds its parent directory's lock over a transaction commit; each
 /// snapshot has a directory of its own, so this many share one commit. More gain nothing.
@@ -245,6 +247,35 @@ pub(crate) fn create_held<T>(
         return Err(Error::new(Kind::NotFound, format!("{entry}: nothing is under way")).wrap(doing()));
     }
     Ok(made)
+}
+
+/// Writes what `text` holds as a tar archive of a root filesystem, as [`image::import`] reads it. What can be changed is read
+/// from a copy, as it is at this moment.
+///
+/// # Errors
+/// What cannot be read, or written.
+pub fn export(store: &Store, text: &str, into: &mut dyn Write) -> Result<()> {
+    let mut export = || -> Result<()> {
+        let resolved = resolve(store, text)?;
+        let still = match resolved.layer {
+            Some(_) => None,
+            None => Some(Draft::on(store, &resolved.parent)?),
+        };
+        let directory = match &still {
+            Some(still) => still.rootfs().try_clone_to_owned()?,
+            None => resolved.parent.rootfs(&resolved.path, true)?.dir,
+        };
+        let mut archive = layer::pack_piece(Piece { directory, name: None, called: b".".to_vec() })?;
+        let mut buffer = vec![0; 256 << 10];
+        loop {
+            interrupt::check()?;
+            match archive.read(&mut buffer)? {
+                0 => return Ok(()),
+                length => into.write_all(&buffer[..length]).context(|| "write the archive")?,
+            }
+        }
+    };
+    export().call_context(|| format!("export {text}"))
 }
 
 /// A snapshot ends at the subvolumes nested in its source: they are empty directories in it.

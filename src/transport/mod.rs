@@ -10,8 +10,10 @@ mod http;
 mod manifest;
 mod offer;
 mod outgoing;
+mod output;
 mod platform;
 pub mod registry;
+mod save;
 mod stored;
 mod verified;
 
@@ -19,7 +21,9 @@ pub use compress::{Compression, Compressor, Format};
 pub use manifest::Style;
 pub use offer::{Blob, Blobs, Offer};
 pub use outgoing::{Outgoing, OutgoingLayer, Tars, Travelled};
+pub use output::Output;
 pub use platform::Platform;
+pub use save::{Saved, Shape, Target, save};
 pub use stored::Stored;
 pub(crate) use verified::verified;
 

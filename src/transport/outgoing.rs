@@ -48,4 +48,10 @@ pub trait Tars: Send + Sync {
     /// # Errors
     /// [`Kind::Unsupported`](crate::error::Kind) for a layer of which the store does not know how its archive was.
     fn open(&self, layer: usize) -> Result<Box<dyn Read + Send>>;
+
+    /// How many bytes that are.
+    ///
+    /// # Errors
+    /// Those of [`open`](Tars::open).
+    fn size(&self, layer: usize) -> Result<u64>;
 }

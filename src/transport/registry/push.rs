@@ -51,8 +51,8 @@ pub enum PushStep {
     There,
     /// It comes from another repository of the registry.
     Mounted,
-    /// So many of its bytes are on their way, uncompressed.
-    Read(u64),
+    /// So many of so many bytes were read, uncompressed.
+    Read(u64, Option<u64>),
     /// The registry has it.
     Sent,
 }
@@ -285,6 +285,7 @@ impl Pushing<'_> {
 
     fn compress(&self, number: usize, into: Chunks) -> Result<()> {
         let mut tar = self.tars.open(number)?;
+        let size = self.tars.size(number).ok();
         let mut compressor = Compressor::new(into, self.options.compression)?;
         let mut buffer = vec![0; 256 << 10];
         let mut read = 0;
@@ -299,7 +300,7 @@ impl Pushing<'_> {
             }
             compressor.write_all(&buffer[..length])?;
             read += length as u64;
-            (self.progress)(number, PushStep::Read(read));
+            (self.progress)(number, PushStep::Read(read, size));
         }
     }
 

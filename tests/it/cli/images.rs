@@ -392,6 +392,10 @@ fn an_interrupted_import_leaves_nothing() {
     });
     let pid = nix::unistd::Pid::from_raw(i32::try_from(import.id()).expect("a pid"));
     nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).expect("sent");
+    eventually("the signal has come", Duration::from_secs(120), || {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("a process");
+        status.lines().any(|line| line.split_whitespace().eq(["ShdPnd:", "0000000000000000"]))
+    });
     // It sees it with the next bytes; whether it takes all of them depends on when.
     let _ = input.write_all(&bytes[bytes.len() / 2..]);
     drop(input);
