@@ -18,7 +18,7 @@ use tupper::transport::{Platform, Source};
 use super::limits::LimitArgs;
 use super::output::{self, Listing, Shape};
 use super::progress::{Bar, LayerBars};
-use super::registry::Pull;
+use super::registry::{Pull, Push};
 use super::save;
 
 #[derive(Debug, Subcommand)]
@@ -29,6 +29,8 @@ pub(super) enum Verb {
     Load(Load),
     /// Pull an image from a registry
     Pull(Pull),
+    /// Push an image to a registry
+    Push(Push),
     /// Save images into an archive or a layout that docker, podman and skopeo load
     Save(save::Save),
     /// Write the files of an image, a snapshot or a container as a tar archive
@@ -55,6 +57,7 @@ impl Verb {
             Verb::Import(verb) => verb.run(root)?,
             Verb::Load(verb) => verb.run(root)?,
             Verb::Pull(verb) => verb.run(root)?,
+            Verb::Push(verb) => verb.run(root)?,
             Verb::Save(verb) => verb.run(root)?,
             Verb::Export(verb) => verb.run(root)?,
             Verb::Ls(verb) => verb.run(root)?,

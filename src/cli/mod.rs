@@ -179,7 +179,7 @@ enum Verb {
     Healthcheck(health::Verb),
     /// Show all that is known of containers, as JSON
     Inspect(container::Inspect),
-    /// Import, load, pull, save, list, name and remove images
+    /// Import, load, pull, push, save, list, name and remove images
     #[command(subcommand, arg_required_else_help = true)]
     Image(image::Verb),
     /// Make, list and remove snapshots
@@ -207,6 +207,8 @@ enum Verb {
     Load(image::Load),
     /// Short for `image pull`
     Pull(registry::Pull),
+    /// Short for `image push`
+    Push(registry::Push),
     /// Short for `image save`
     Save(save::Save),
     /// Short for `image export`
@@ -303,6 +305,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode> {
         Verb::Import(verb) => verb.run(&root),
         Verb::Load(verb) => verb.run(&root),
         Verb::Pull(verb) => verb.run(&root),
+        Verb::Push(verb) => verb.run(&root),
         Verb::Save(verb) => verb.run(&root),
         Verb::Export(verb) => verb.run(&root),
         Verb::Tag(verb) => verb.run(&root),

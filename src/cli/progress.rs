@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use tupper::image::{LayerProgress, Progress, Step};
+use tupper::transport::registry::{PushProgress, PushStep};
 
 /// A bar for reading a source of bytes. It disappears when it is dropped.
 pub(super) struct Bar(ProgressBar);
@@ -77,6 +78,34 @@ impl LayerBars {
                     bar.finish();
                 }
             }
+        })
+    }
+
+    /// What the library calls for the layers of an image that is pushed.
+    pub(super) fn push_callback(&self) -> PushProgress {
+        let Some(all) = self.all.clone() else { return Arc::new(|_, _| {}) };
+        let bars: Mutex<BTreeMap<usize, ProgressBar>> = Mutex::new(BTreeMap::new());
+        Arc::new(move |number, step| {
+            let mut bars = bars.lock().unwrap_or_else(PoisonError::into_inner);
+            let bar = bars.entry(number).or_insert_with(|| {
+                let bar = ProgressBar::no_length().with_message(format!("layer {}", number + 1));
+                bar.set_style(style("{spinner} {msg:10} {bytes} ({bytes_per_sec})"));
+                all.add(bar)
+            });
+            let done = match step {
+                PushStep::Read(read, size) => {
+                    if let Some(size) = size.filter(|_| bar.length().is_none()) {
+                        bar.set_style(style("  {msg:10} [{bar:30}] {bytes}/{total_bytes} ({bytes_per_sec})"));
+                        bar.set_length(size);
+                    }
+                    return bar.set_position(read);
+                }
+                PushStep::There => "  {msg:10} is there already",
+                PushStep::Mounted => "  {msg:10} is in another repository there",
+                PushStep::Sent => "  {msg:10} pushed, {bytes}",
+            };
+            bar.set_style(style(done));
+            bar.finish();
         })
     }
 

@@ -1,4 +1,4 @@
-//! `tupper image pull`, `login`, `logout`
+//! `tupper image pull`, `image push`, `login`, `logout`
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -12,8 +12,8 @@ use tupper::image;
 use tupper::interrupt;
 use tupper::prompt;
 use tupper::store::Store;
-use tupper::transport::Platform;
-use tupper::transport::registry::{Client, Credential, Options, Reference, Surroundings};
+use tupper::transport::registry::{Client, Credential, Options, PushOptions, Reference, Surroundings};
+use tupper::transport::{Compression, Format, Platform, Style};
 
 use super::limits::LimitArgs;
 use super::output;
@@ -88,6 +88,77 @@ impl Pull {
         let id = image::pull(&store, found, &self.limits.into(), &bars.callback()).context(doing);
         bars.clear();
         output::line(id?)
+    }
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Example: tupper push debian:12 127.0.0.1:5000/debian:12")]
+pub(super) struct Push {
+    /// Name or id of the image
+    image: String,
+    /// Where it goes: [REGISTRY/]REPOSITORY[:TAG]; what the image is called without it
+    destination: Option<Reference>,
+    /// Who to be to the registry; without a password it is asked for
+    #[arg(long, value_name = "USER[:PASSWORD]")]
+    creds: Option<String>,
+    #[command(flatten)]
+    access: Access,
+    /// No progress bars
+    #[arg(long, short)]
+    quiet: bool,
+    /// Write the digest of the manifest to a file
+    #[arg(long, value_name = "FILE")]
+    digestfile: Option<PathBuf>,
+    /// What compresses layers, those too that have travelled otherwise: gzip or zstd
+    #[arg(long, value_name = "gzip|zstd")]
+    compression_format: Option<Format>,
+    /// How much time that may take: 1 to 9 for gzip, 1 to 20 for zstd
+    #[arg(long, value_name = "LEVEL")]
+    compression_level: Option<u32>,
+    /// Whose manifest it is: oci, or v2s2 (docker)
+    #[arg(long, short, value_name = "oci|v2s2|docker", default_value = "oci", hide_default_value = true, value_parser = style)]
+    format: Style,
+}
+
+/// podman-push(1), `--format`.
+fn style(text: &str) -> Result<Style, String> {
+    match text {
+        "oci" => Ok(Style::Oci),
+        "v2s2" | "docker" => Ok(Style::Docker),
+        _ => Err("oci and v2s2 are known".to_string()),
+    }
+}
+
+impl Push {
+    pub(super) fn run(self, root: &Path) -> Result<()> {
+        interrupt::catch()?;
+        let options = PushOptions {
+            style: self.format,
+            compression: Compression::new(self.compression_format.unwrap_or_default(), self.compression_level)?,
+            recompress: self.compression_format.is_some(),
+        };
+        let store = super::open_existing(root)?;
+        let image = image::find(&store, &self.image)?;
+        let reference = match self.destination {
+            Some(given) => given,
+            None => match image.named(&self.image) {
+                Some(name) => name.to_string().parse()?,
+                None => {
+                    let error = Error::new(Kind::Invalid, format!("push {}: where to?", output::one_line(&self.image)));
+                    return Err(error.with_hint("say it behind the image: REGISTRY/REPOSITORY:TAG").into());
+                }
+            },
+        };
+        let client = self.access.client(self.creds.as_deref().map(credential).transpose()?)?;
+        let bars = LayerBars::new(self.quiet);
+        let doing = || output::one_line(format_args!("push {reference}"));
+        let pushed = image::push(&store, &image, &client, &reference, &options, &bars.push_callback()).context(doing);
+        bars.clear();
+        let digest = pushed?.manifest;
+        if let Some(file) = &self.digestfile {
+            std::fs::write(file, digest.to_string()).context(|| format!("write {}", file.display()))?;
+        }
+        Ok(())
     }
 }
 

@@ -14,6 +14,7 @@ mod load;
 mod outgoing;
 mod progress;
 mod pull;
+mod push;
 mod remove;
 mod room;
 mod save;
@@ -35,6 +36,7 @@ pub use load::{Load, Loaded, load};
 pub use outgoing::outgoing;
 pub use progress::{LayerProgress, Progress, Step};
 pub use pull::pull;
+pub use push::push;
 pub use remove::{Pruned, Removed, prune, remove};
 pub use save::{Place, save};
 
@@ -171,7 +173,7 @@ impl Image {
     }
 
     /// Which of its names somebody means who names it by `text`.
-    fn named(&self, text: &str) -> Option<&ImageName> {
+    pub fn named(&self, text: &str) -> Option<&ImageName> {
         let text = text.trim_start_matches("image:");
         let whole = text.parse::<ImageName>().ok();
         let exact = self.names.iter().find(|name| whole.as_ref() == Some(*name));

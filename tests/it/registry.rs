@@ -1,4 +1,4 @@
-//! Registries that lie, stall, loop and forget: what a pull makes of them. Each is a server of the test's own on
+//! Registries that lie, stall, loop and forget: what a pull and a push make of them. Each is a server of the test's own on
 //! loopback. Registries that tell the truth are in `tests/interop`.
 
 mod auth;
@@ -9,6 +9,7 @@ mod login;
 mod manifests;
 mod memory;
 mod names;
+mod push;
 mod redirects;
 mod tls;
 mod url;

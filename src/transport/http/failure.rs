@@ -34,6 +34,11 @@ impl Failure {
         Failure { error: Error::new(Kind::Io, message), transient: true, cause: Cause::Other }
     }
 
+    /// What went well until it was lost: worth another try.
+    pub(crate) fn lost(error: Error) -> Failure {
+        Failure { error, transient: true, cause: Cause::Other }
+    }
+
     pub(crate) fn is_transient(&self) -> bool {
         self.transient
     }

@@ -9,6 +9,7 @@
 //! - **Threads**: none. Each [`Session`] is a runtime of the calling thread, with connections of its own, which are kept
 //!   in a pool between requests; so the process is as single-threaded as its caller, and may clone itself.
 //! - **Signals**: whatever is waited for, [`interrupt`](crate::interrupt) is looked at ten times a second.
+//! - **Bodies that go out** ([`upload`]): a server that takes some of one is not silent.
 //! - **Names** ([`dns`]): resolved here, because a static binary must not call getaddrinfo(3).
 
 mod body;
@@ -16,6 +17,7 @@ mod dns;
 mod failure;
 mod session;
 mod tls;
+mod upload;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -29,6 +31,7 @@ pub(crate) use reqwest::Url;
 use session::Session;
 pub(crate) use session::{Answer, parse};
 pub(crate) use tls::Trust;
+pub(crate) use upload::Payload;
 
 use crate::error::{Context, Error, Kind, Result};
 use crate::interrupt;
@@ -62,6 +65,8 @@ impl Default for Settings {
 
 /// Redirects that one request may take.
 const REDIRECTS: usize = 10;
+/// Bytes of a body that are read for the sake of the connection alone.
+const DISCARDED: usize = 64 << 10;
 
 /// A way to servers: whom to trust, what to wait for, and the connections that are open.
 pub(crate) struct Http {
@@ -77,13 +82,23 @@ pub(crate) struct Request {
     pub(crate) method: Method,
     pub(crate) url: Url,
     pub(crate) headers: HeaderMap,
-    /// The body, `application/x-www-form-urlencoded`; such a request is not redirected.
-    pub(crate) form: Option<String>,
+    /// What goes with it.
+    pub(crate) payload: Option<Payload>,
 }
 
 impl Request {
     pub(crate) fn get(url: Url) -> Request {
-        Request { method: Method::GET, url, headers: HeaderMap::new(), form: None }
+        Request { method: Method::GET, url, headers: HeaderMap::new(), payload: None }
+    }
+
+    /// RFC 9110, 15.4: 307 and 308 are for the same request elsewhere, the others for a GET; a form goes nowhere else.
+    fn may_follow(&self, status: StatusCode) -> bool {
+        let again = matches!(status.as_u16(), 307 | 308);
+        match (&self.payload, &self.method) {
+            (Some(payload), _) => again && !payload.is_form(),
+            (None, &Method::GET | &Method::HEAD) => is_redirect(status),
+            (None, _) => again,
+        }
     }
 
     pub(crate) fn accept(mut self, types: &'static str) -> Request {
@@ -111,7 +126,7 @@ impl Http {
     pub(crate) fn send(&self, request: &Request) -> Result<Answer, Failure> {
         let mut pauses = Pauses::new(&self.settings);
         loop {
-            let (failure, asked) = match self.follow(request.clone()) {
+            let (failure, asked) = match self.once(request) {
                 Ok(answer) if is_later(answer.status()) => {
                     let asked = retry_after(answer.headers());
                     if pauses.are_over() {
@@ -126,19 +141,16 @@ impl Http {
         }
     }
 
-    /// Sends a request and those that it is redirected to.
-    fn follow(&self, mut request: Request) -> Result<Answer, Failure> {
+    /// Sends a request, and those that it is redirected to, once.
+    pub(crate) fn once(&self, request: &Request) -> Result<Answer, Failure> {
+        let mut request = request.clone();
         let mut session = self.session()?;
         for _ in 0..=REDIRECTS {
             let answer = session.send(self, &request)?;
-            if request.form.is_some() || !is_redirect(answer.status()) {
+            if !request.may_follow(answer.status()) {
                 return Ok(answer);
             }
-            let target = answer.headers().get(header::LOCATION).and_then(|value| value.to_str().ok());
-            let target = target
-                .and_then(|target| request.url.join(target).ok())
-                .ok_or_else(|| refused(&request.url, "a redirect to nowhere"))?;
-            check_redirect(&request.url, &target)?;
+            let target = location(&request.url, answer.headers())?;
             if target.origin() != request.url.origin() {
                 for secret in [header::AUTHORIZATION, header::PROXY_AUTHORIZATION, header::COOKIE] {
                     request.headers.remove(secret);
@@ -187,6 +199,18 @@ impl Http {
             match self.read(answer, limit, what) {
                 Ok(bytes) => return Ok(Fetched::Document(bytes, headers)),
                 Err(failure) => pauses.wait(failure, None)?,
+            }
+        }
+    }
+
+    /// Lets go of an answer whose body nobody wants, and keeps its connection if that is short.
+    pub(crate) fn discard(&self, mut answer: Answer) {
+        let mut left = DISCARDED;
+        while let Ok(piece) = answer.piece(session::TICK) {
+            let Some(piece) = piece else { return self.give_back(answer) };
+            left = left.saturating_sub(piece.len());
+            if left == 0 {
+                return;
             }
         }
     }
@@ -302,7 +326,7 @@ fn pause_for(pause: Duration) -> Result<()> {
     }
 }
 
-fn is_later(status: StatusCode) -> bool {
+pub(crate) fn is_later(status: StatusCode) -> bool {
     // 501 and 505 will be the same tomorrow.
     matches!(status.as_u16(), 408 | 429 | 500 | 502 | 503 | 504)
 }
@@ -312,8 +336,17 @@ fn is_redirect(status: StatusCode) -> bool {
 }
 
 /// RFC 9110, 10.2.3; a date is not looked at: the doubling pause takes its place.
-fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+pub(crate) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim().parse().ok().map(Duration::from_secs)
+}
+
+/// Where an answer of `from` leads to.
+pub(crate) fn location(from: &Url, headers: &HeaderMap) -> Result<Url, Failure> {
+    let target = headers.get(header::LOCATION).and_then(|value| value.to_str().ok());
+    let target = target.and_then(|target| from.join(target).ok());
+    let target = target.ok_or_else(|| refused(from, "a redirect to nowhere"))?;
+    check_redirect(from, &target)?;
+    Ok(target)
 }
 
 fn check_redirect(from: &Url, to: &Url) -> Result<(), Failure> {

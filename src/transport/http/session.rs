@@ -6,12 +6,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use reqwest::header::{self, HeaderMap, HeaderValue};
+use reqwest::header::{self, HeaderMap};
 use reqwest::redirect::Policy;
 use reqwest::{Client, StatusCode, Url};
 use tokio::runtime::Runtime;
 
 use super::dns::Resolver;
+use super::upload::Taken;
 use super::{Failure, Http, Request, shown};
 use crate::error::{Context, Error, Kind, Result};
 use crate::interrupt;
@@ -46,11 +47,11 @@ impl Session {
     pub(super) fn send(mut self, http: &Http, request: &Request) -> Result<Answer, Failure> {
         let client = self.client(http, &request.url)?;
         let mut builder = client.request(request.method.clone(), request.url.clone()).headers(request.headers.clone());
-        if let Some(form) = &request.form {
-            let kind = HeaderValue::from_static("application/x-www-form-urlencoded");
-            builder = builder.header(header::CONTENT_TYPE, kind).body(form.clone());
+        let taken = Taken::default();
+        if let Some(payload) = &request.payload {
+            builder = builder.header(header::CONTENT_TYPE, payload.kind.clone()).body(payload.body(&taken));
         }
-        let answer = self.wait(CONNECT + http.settings().silence, builder.send())?;
+        let answer = self.wait_while(CONNECT + http.settings().silence, builder.send(), || taken.bytes())?;
         match answer {
             Some(Ok(response)) => Ok(Answer { response, session: self }),
             Some(Err(error)) => Err(Failure::of(&error, &shown(&request.url))),
@@ -84,13 +85,28 @@ impl Session {
 
     /// Runs to the future's end, or to that of the time (`None`), or until a signal asks to stop.
     fn wait<F: Future>(&self, limit: Duration, future: F) -> Result<Option<F::Output>> {
+        self.wait_while(limit, future, || 0)
+    }
+
+    /// [`wait`](Session::wait), the time beginning anew whenever `progress` gives another number.
+    fn wait_while<F: Future>(
+        &self,
+        limit: Duration,
+        future: F,
+        progress: impl Fn() -> u64,
+    ) -> Result<Option<F::Output>> {
         self.runtime.block_on(async {
             let mut future = pin!(future);
-            let end = Instant::now() + limit;
+            let mut end = Instant::now() + limit;
+            let mut mark = 0;
             loop {
                 interrupt::check()?;
                 if let Ok(output) = tokio::time::timeout(TICK, future.as_mut()).await {
                     return Ok(Some(output));
+                }
+                let now = progress();
+                if now != mark {
+                    (mark, end) = (now, Instant::now() + limit);
                 }
                 if Instant::now() > end {
                     return Ok(None);

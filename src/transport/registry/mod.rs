@@ -10,22 +10,28 @@
 //! the manifest's from the name (`@sha256:…`) or from nobody (a tag), all others from the manifest. Documents have a
 //! limit of 4 MiB, an index may lead to another, four deep.
 //!
+//! The other way ([`Client::push`]) a registry is asked for every blob before it is sent, and what it calls things afterwards
+//! is compared with what they are.
+//!
 //! The types of manifests are those of oci-spec. oci-client is not used: its `pull` holds layers in memory, what it resumes
 //! it does not verify from the first byte, redirects and the pace of repeats are not its caller's to decide, and it
 //! reads none of podman's files; what would be left of it are a few requests.
 
 mod challenge;
 mod credentials;
+mod push;
 mod reference;
 mod registries;
 mod repository;
 mod surroundings;
+mod upload;
 
 use std::io::Read;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 pub use credentials::Credential;
+pub use push::{PushOptions, PushProgress, PushStep, Pushed};
 pub use reference::Reference;
 pub use surroundings::Surroundings;
 
@@ -113,10 +119,7 @@ impl Client {
 
     fn find_at(&self, name: &Reference, endpoint: &Endpoint, platform: &Platform) -> Result<Found> {
         let place = &endpoint.reference;
-        let credential = match &self.options.credential {
-            Some(given) if place.name.registry() == name.name.registry() => Some(given.clone()),
-            _ => self.keyring.find(&place.place())?,
-        };
+        let credential = self.credential(name, place)?;
         let (http, insecure) = self.http(place.name.registry(), endpoint.insecure);
         let repository = Arc::new(Repository::new(http, place, credential, insecure));
         let mut version = place.version();
@@ -142,6 +145,14 @@ impl Client {
             }
         }
         Err(Error::new(Kind::Limit, format!("more than {DEPTH} indexes that lead to one another")))
+    }
+
+    /// Who we are at a place that a name leads to.
+    fn credential(&self, name: &Reference, place: &Reference) -> Result<Option<Credential>> {
+        match &self.options.credential {
+            Some(given) if place.name.registry() == name.name.registry() => Ok(Some(given.clone())),
+            _ => self.keyring.find(&place.place()),
+        }
     }
 
     /// The way to a registry, and whether it may be insecure.

@@ -18,7 +18,7 @@ use super::{Credential, Reference};
 use crate::error::{Context, Error, Kind, Result};
 use crate::name::Digest;
 use crate::transport::http::{
-    self, Answer, Ask, Cause, Download, Failure, Fetched, Http, Promise, Request, Url, shown,
+    self, Answer, Ask, Cause, Download, Failure, Fetched, Http, Payload, Promise, Request, Url, shown,
 };
 use crate::transport::manifest::Pointer;
 
@@ -41,10 +41,21 @@ pub(super) struct Repository {
     host: String,
     /// `/v2/REPOSITORY`.
     path: String,
-    scope: Option<String>,
+    /// What a token is to be good for (token-spec, "scope").
+    scopes: Vec<String>,
+    /// Whether something is to go there.
+    pushes: bool,
     credential: Option<Credential>,
     insecure: bool,
     state: Mutex<State>,
+}
+
+/// What is asked for.
+pub(super) enum Target<'a> {
+    /// Something of the repository.
+    Path(&'a str),
+    /// What the registry has named, wherever it is.
+    Url(&'a Url),
 }
 
 /// What talking to it has taught.
@@ -72,11 +83,20 @@ impl Repository {
             http,
             host: place.name.registry().to_string(),
             path: format!("/v2/{repository}"),
-            scope: Some(format!("repository:{repository}:pull")),
+            scopes: vec![format!("repository:{repository}:pull")],
+            pushes: false,
             credential,
             insecure,
             state: Mutex::default(),
         }
+    }
+
+    /// The same to push to, and to mount what these repositories of the registry have.
+    pub(super) fn to_push(mut self, mounts: &[&str]) -> Repository {
+        self.scopes = self.scopes.iter().map(|scope| format!("{scope},push")).collect();
+        self.scopes.extend(mounts.iter().map(|from| format!("repository:{from}:pull")));
+        self.pushes = true;
+        self
     }
 
     /// The registry itself, to try a credential on.
@@ -85,7 +105,8 @@ impl Repository {
             http,
             host: host.to_string(),
             path: "/v2/".to_string(),
-            scope: None,
+            scopes: Vec::new(),
+            pushes: false,
             credential: Some(credential),
             insecure,
             state: Mutex::default(),
@@ -157,12 +178,29 @@ impl Repository {
         self.ask(path, accept, headers, |request| self.http.send(request), |answer| Some(answer))
     }
 
-    /// Asks, answering one challenge, and finding out once whether the registry speaks TLS.
     fn ask<T>(
         &self,
         path: &str,
         accept: &'static str,
         headers: &HeaderMap,
+        send: impl Fn(&Request) -> Result<T, Failure>,
+        head: impl Fn(&T) -> Option<&Answer>,
+    ) -> Result<T, Failure> {
+        let make = |url: Url| {
+            let mut request = Request::get(url).accept(accept);
+            request.headers.extend(headers.clone());
+            request
+        };
+        self.ask_as(&Target::Path(path), make, send, head)
+    }
+
+    /// Asks for what `make` makes of a URL, answering one challenge, and finding out once whether the registry speaks TLS.
+    ///
+    /// Who we are is shown to the registry alone, wherever the target is.
+    pub(super) fn ask_as<T>(
+        &self,
+        target: &Target<'_>,
+        make: impl Fn(Url) -> Request,
         send: impl Fn(&Request) -> Result<T, Failure>,
         head: impl Fn(&T) -> Option<&Answer>,
     ) -> Result<T, Failure> {
@@ -172,11 +210,15 @@ impl Repository {
                 let state = self.state();
                 (state.plain_http, state.authorization.clone())
             };
-            let url = self.url(path, plain_http)?;
-            let mut request = Request::get(url).accept(accept).authorized(authorization.clone());
-            request.headers.extend(headers.clone());
+            let registry = self.url("", plain_http)?.origin();
+            let url = match target {
+                Target::Path(path) => self.url(path, plain_http)?,
+                Target::Url(url) => (*url).clone(),
+            };
+            let own = url.origin() == registry;
+            let request = make(url).authorized(authorization.clone().filter(|_| own));
             let got = match send(&request) {
-                Err(failure) if self.insecure && !plain_http && is_no_tls(&failure) => {
+                Err(failure) if own && self.insecure && !plain_http && is_no_tls(&failure) => {
                     self.try_plain_http(failure)?;
                     continue;
                 }
@@ -185,7 +227,7 @@ impl Repository {
             let Some(answer) = head(&got).filter(|answer| answer.status() == StatusCode::UNAUTHORIZED) else {
                 return Ok(got);
             };
-            if challenged || answer.url().origin() != request.url.origin() {
+            if challenged || answer.url().origin() != registry {
                 return Ok(got);
             }
             challenged = true;
@@ -253,9 +295,9 @@ impl Repository {
                 .append_pair("client_id", "tupper")
                 .append_pair("refresh_token", token)
                 .extend_pairs(service.map(|service| ("service", service)))
-                .extend_pairs(self.scope.as_deref().map(|scope| ("scope", scope)));
+                .extend_pairs(Some(self.scopes.join(" ")).filter(|all| !all.is_empty()).map(|all| ("scope", all)));
             request.method = Method::POST;
-            request.form = Some(form.query().unwrap_or_default().to_string());
+            request.payload = Some(Payload::form(form.query().unwrap_or_default().to_string()));
         } else {
             if let Some(Credential::Password { user, password }) = &self.credential {
                 url.query_pairs_mut().append_pair("account", user);
@@ -263,7 +305,7 @@ impl Repository {
             }
             url.query_pairs_mut()
                 .extend_pairs(service.map(|service| ("service", service)))
-                .extend_pairs(self.scope.as_deref().map(|scope| ("scope", scope)));
+                .extend_pairs(self.scopes.iter().map(|scope| ("scope", scope)));
             request.url = url;
         }
         let bytes = match self.http.fetch(&request, TOKEN, "token")? {
@@ -277,7 +319,7 @@ impl Repository {
     }
 
     /// The error of an answer whose status is no success.
-    fn refused(&self, answer: Answer) -> Error {
+    pub(super) fn refused(&self, answer: Answer) -> Error {
         let (status, place) = (answer.status(), shown(answer.url()));
         let says = self.explanation(answer);
         let because = says.map(|says| format!(": {says}")).unwrap_or_default();
@@ -294,16 +336,24 @@ impl Repository {
                     .with_hint(login)
             }
             StatusCode::UNAUTHORIZED => {
-                let hint = format!("{login}, if there is such an image at all");
+                let hint = if self.pushes { login } else { format!("{login}, if there is such an image at all") };
                 Error::new(Kind::Permission, format!("{} asks who we are{because}", self.host)).with_hint(hint)
             }
             StatusCode::FORBIDDEN => {
                 Error::new(Kind::Permission, format!("{} does not allow it{known_as}{because}", self.host))
                     .with_hint(login)
             }
+            StatusCode::NOT_FOUND if self.pushes => {
+                let error = Error::new(Kind::NotFound, format!("{} has no such place{because}", self.host));
+                error.with_hint("see whether the repository is spelled as it is there, and has to be made there first")
+            }
             StatusCode::NOT_FOUND => {
                 let error = Error::new(Kind::NotFound, format!("{} does not have it{because}", self.host));
                 error.with_hint("see whether the name and the tag are spelled as they are there")
+            }
+            StatusCode::PAYLOAD_TOO_LARGE => {
+                let error = Error::new(Kind::Limit, format!("{} takes nothing as large as this{because}", self.host));
+                error.with_hint("the registry, or a proxy before it, has a limit on the size of requests")
             }
             StatusCode::TOO_MANY_REQUESTS => {
                 Error::new(Kind::Io, format!("{} has had too many requests{because}", self.host))
@@ -321,6 +371,15 @@ impl Repository {
         let text =
             ["message", "code"].iter().find_map(|key| first.get(key)?.as_str().filter(|text| !text.is_empty()))?;
         Some(text.chars().take(200).collect())
+    }
+
+    pub(super) fn http(&self) -> &Http {
+        &self.http
+    }
+
+    /// `HOST[:PORT]`.
+    pub(super) fn host(&self) -> &str {
+        &self.host
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

@@ -19,7 +19,9 @@ pub struct Asked {
     pub path: String,
     /// Names in lower case.
     headers: Vec<(String, String)>,
+    /// As text.
     pub body: String,
+    pub bytes: Vec<u8>,
 }
 
 impl Asked {
@@ -53,6 +55,8 @@ pub enum End {
     Stall(usize),
     /// Without a length: only the connection's end ends it.
     Open,
+    /// There is no answer at all: the connection is closed.
+    Gone,
     /// One byte at a time, each after a pause of so many ms.
     Trickle(u64),
 }
@@ -202,7 +206,7 @@ fn serve(
         input.read_line(&mut line)?;
         let mut words = line.split_whitespace().map(str::to_string);
         let (method, path) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
-        let mut asked = Asked { method, path, headers: Vec::new(), body: String::new() };
+        let mut asked = Asked { method, path, headers: Vec::new(), body: String::new(), bytes: Vec::new() };
         loop {
             let mut line = String::new();
             input.read_line(&mut line)?;
@@ -210,9 +214,13 @@ fn serve(
             asked.headers.push((name.to_ascii_lowercase(), value.trim().to_string()));
         }
         let length: u64 = asked.header("content-length").map_or(0, |length| length.parse().expect("a length"));
-        (&mut input).take(length).read_to_string(&mut asked.body)?;
+        (&mut input).take(length).read_to_end(&mut asked.bytes)?;
+        asked.body = String::from_utf8_lossy(&asked.bytes).into_owned();
         log.lock().unwrap_or_else(PoisonError::into_inner).push(asked.clone());
         let reply = answer(&asked);
+        if reply.end == End::Gone {
+            return Ok(());
+        }
         let mut head = format!("HTTP/1.1 {} Because\r\n", reply.status);
         for (name, value) in &reply.headers {
             head += &format!("{name}: {value}\r\n");
@@ -224,7 +232,7 @@ fn serve(
         match reply.end {
             End::Whole => out.write_all(&reply.body)?,
             End::Cut(after) => return out.write_all(&reply.body[..after]),
-            End::Open => return out.write_all(&reply.body),
+            End::Open | End::Gone => return out.write_all(&reply.body),
             End::Stall(after) => {
                 out.write_all(&reply.body[..after])?;
                 while !stop.load(Ordering::Relaxed) {
