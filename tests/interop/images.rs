@@ -124,9 +124,41 @@ fn what_docker_builds(docker: &Docker) {
     again.ok(&format!("image load -i {}", text(&zstd)));
     assert_eq!(layers(&again), layers(&tupper));
     assert_same(&found, &snapshot(&again, "x:1"));
+    what_is_saved_others_load(docker, &tupper, "multi:7", &id, &found);
     for tupper in [&tupper, &again] {
         assert_eq!(tupper.ok("store check"), "");
     }
+}
+
+/// Saved by tupper, it is the same image for docker, podman and tupper, by skopeo's hands too, and umoci unpacks the same tree.
+fn what_is_saved_others_load(docker: &Docker, tupper: &Tupper, image: &str, id: &str, tree: &Tree) {
+    let dir = docker.disk.path();
+    let (archive, oci, layout) = (dir.join("our.tar"), dir.join("our-oci.tar"), dir.join("our-layout"));
+    tupper.ok_with("save -o", &[text(&archive), image]);
+    tupper.ok_with("save --format oci-archive --compression-format zstd -o", &[text(&oci), image]);
+    tupper.ok_with("save --format oci-dir -o", &[text(&layout), image]);
+    docker.ok(&["rmi", "--force", image]);
+    docker.ok(&["load", "-q", "-i", text(&archive)]);
+    assert_eq!(docker.ok(&["image", "inspect", "--format", "{{.Id}}", image]), id);
+    for path in [&archive, &oci, &layout] {
+        let told = podman(docker, &["load", "-q", "-i", text(path)]);
+        assert_eq!(told, format!("Loaded image: localhost/{image}"), "{}", path.display());
+        let inspected = podman(docker, &["image", "inspect", "--format", "{{.Id}}", &format!("localhost/{image}")]);
+        assert_eq!(format!("sha256:{inspected}"), id, "{}", path.display());
+        podman(docker, &["rmi", "--force", &inspected]);
+    }
+    let bundle = dir.join("our-bundle");
+    let name = format!("localhost/{image}");
+    sh("umoci", &["unpack", "--image", &format!("{}:{name}", text(&layout)), text(&bundle)]);
+    assert_same(&Tree::read(&bundle.join("rootfs")), tree);
+    // Away and back.
+    let by_hand = dir.join("by-hand");
+    let to = format!("dir:{}", text(&by_hand));
+    sh("skopeo", &["copy", "-q", &format!("oci-archive:{}", text(&oci)), &to]);
+    tupper.ok_with("image rm", &[image]);
+    tupper.ok_with("load -q -i", &[text(&by_hand)]);
+    tupper.ok_with("image tag", &[id.trim_start_matches("sha256:"), image]);
+    assert_same(&snapshot(tupper, image), tree);
 }
 
 /// Runs podman on a storage of its own.
