@@ -79,7 +79,7 @@ fn finish(command: &mut Command) -> Result<()> {
 
 /// Not on the filesystem that is measured.
 fn unnamed_file() -> Result<File> {
-    fs::unnamed_file(fs::open_directory_follow(Path::new("/run"))?.as_fd())
+    fs::unnamed_file(fs::open_directory_follow(Path::new("/run"))?.as_fd(), 0o600)
 }
 
 fn read(mut file: File) -> Result<String> {

@@ -1,13 +1,12 @@
 //! Save: images into archives and layouts, and files into a plain archive.
 
-use std::os::fd::AsFd;
 use std::path::Path;
 
 use super::{find, outgoing};
 use crate::error::{Context, Result};
 use crate::kernel::fs;
 use crate::name::Id;
-use crate::store::{Shelf, Store};
+use crate::store::Store;
 use crate::transport::{self, Output, Saved, Shape, Target};
 
 /// Where images are saved.
@@ -50,7 +49,7 @@ pub fn save(
             saved
         })
         .collect();
-    let mut spool = || fs::unnamed_file(store.shelf(Shelf::Staging)?.as_fd());
+    let mut spool = || store.unnamed_file();
     let target = match place {
         Place::Archive(output) => Target::Archive(output, &mut spool),
         Place::Directory(path) => {

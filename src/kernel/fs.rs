@@ -415,9 +415,9 @@ pub(crate) fn open_file_beneath(at: BorrowedFd<'_>, path: &Path) -> Result<Owned
 }
 
 /// openat(2) with O_TMPFILE: a file without a name, gone when it is closed.
-pub(crate) fn unnamed_file(at: BorrowedFd<'_>) -> Result<std::fs::File> {
+pub(crate) fn unnamed_file(at: BorrowedFd<'_>, mode: u32) -> Result<std::fs::File> {
     let flags = OFlag::O_RDWR | OFlag::O_TMPFILE | OFlag::O_CLOEXEC;
-    let file = fcntl::openat(at, ".", flags, Mode::from_bits_truncate(0o600));
+    let file = fcntl::openat(at, ".", flags, Mode::from_bits_truncate(mode));
     file.map(std::fs::File::from).map_err(|e| failed("make a file without a name in", at, THIS, e))
 }
 

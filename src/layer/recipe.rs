@@ -387,6 +387,7 @@ mod tests {
         recorder.bytes(b"head");
         recorder.piece(b"a/b", 0, 1000);
         recorder.bytes(b"tail");
+        recorder.flush();
         recorder.write(&[&[KEPT], &length_of(b"a/b"), b"a/b", &3u64.to_le_bytes(), b"old"]);
         recorder.piece(b"a/b", 0, 2000);
         assert!(!recorder.finish().expect("written"));

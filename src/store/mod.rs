@@ -275,7 +275,7 @@ impl Store {
 
     /// A file without a name on the store's filesystem, for what is needed for a while.
     pub(crate) fn unnamed_file(&self) -> Result<std::fs::File> {
-        fs::unnamed_file(self.shelf(Shelf::Staging)?.as_fd())
+        fs::unnamed_file(self.shelf(Shelf::Staging)?.as_fd(), 0o600)
     }
 
     /// The directory that was given as the store.

@@ -114,7 +114,7 @@ impl<'a> Draft<'a> {
 
     /// A file without a name, to be [attached](Claim::attach) to the layer that comes of this.
     pub(crate) fn file(&self) -> Result<File> {
-        fs::unnamed_file(self.dir.as_fd())
+        fs::unnamed_file(self.dir.as_fd(), 0o600)
     }
 
     /// Takes it to the disk, with everything written before. The long part of [`seal`](Draft::seal), without a

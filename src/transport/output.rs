@@ -2,10 +2,11 @@
 
 use std::fs::File;
 use std::io::{self, Write};
-use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 
 use crate::error::{Context, Error, Kind, Result};
+use crate::kernel::fs;
 
 /// A place for an archive. A file is there, whole, or as it was before: until [`Output::finish`] it has another name.
 pub struct Output {
@@ -16,17 +17,52 @@ pub struct Output {
 
 enum Into {
     Stream(Box<dyn Write + Send>),
-    File { file: File, half: Half, path: PathBuf },
+    File { file: File, place: Place },
 }
 
-/// The other name, which goes when nothing comes of it.
-struct Half(Option<PathBuf>);
+/// Where a file is to be.
+struct Place {
+    directory: OwnedFd,
+    name: String,
+    /// The name that it has until it is whole, which goes when nothing comes of it: none yet, where the filesystem has files
+    /// without a name, so that even a kill leaves nothing.
+    half: Option<String>,
+}
 
-impl Drop for Half {
+impl Place {
+    /// A name beside the file's.
+    fn beside(&self) -> String {
+        let start: String = self.name.chars().take(40).collect();
+        format!(".{start}.tupper-{}", std::process::id())
+    }
+
+    /// Gives the file its name.
+    fn take(&mut self, file: &File) -> Result<()> {
+        let at = self.directory.as_fd();
+        let half = match self.half.take() {
+            Some(half) => half,
+            None => {
+                match fs::name_file(file.as_fd(), at, &self.name) {
+                    // Another is there, to be replaced.
+                    Err(e) if e.kind() == Kind::AlreadyExists => {}
+                    done => return done,
+                }
+                let half = self.beside();
+                fs::name_file(file.as_fd(), at, &half)?;
+                half
+            }
+        };
+        let done = fs::rename_replace(at, &half, at, &self.name);
+        self.half = done.is_err().then_some(half);
+        done
+    }
+}
+
+impl Drop for Place {
     fn drop(&mut self) {
-        if let Some(path) = self.0.take() {
+        if let Some(half) = self.half.take() {
             // Who was not able to write there may not be able to do that either.
-            let _ = std::fs::remove_file(path);
+            let _ = fs::unlink(self.directory.as_fd(), half);
         }
     }
 }
@@ -58,17 +94,24 @@ impl Output {
             Err(e) => return Err(e).context(doing),
         }
         let path = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf());
-        let Some(last) = path.file_name() else {
-            return Err(Error::new(Kind::Invalid, "it names no file")).context(doing);
+        let open = || -> Result<Into> {
+            let name = path.file_name().and_then(|name| name.to_str());
+            let name = name.ok_or_else(|| Error::new(Kind::Invalid, "it names no file, or not in UTF-8"))?.to_string();
+            let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+            let directory = fs::open_directory_follow(parent)?;
+            let mut place = Place { directory, name, half: None };
+            let file = match fs::unnamed_file(place.directory.as_fd(), 0o666) {
+                Err(e) if matches!(e.kind(), Kind::Unsupported | Kind::Invalid) => {
+                    let half = place.beside();
+                    let file = fs::create_new(place.directory.as_fd(), &half, 0o666)?;
+                    place.half = Some(half);
+                    file
+                }
+                made => made?,
+            };
+            Ok(Into::File { file, place })
         };
-        let mut half = std::ffi::OsString::from(".");
-        half.push(std::ffi::OsStr::from_bytes(&last.as_bytes()[..last.len().min(200)]));
-        half.push(format!(".tupper-{}", std::process::id()));
-        let half = path.with_file_name(half);
-        // One that a killed process of this number has left.
-        let _ = std::fs::remove_file(&half);
-        let file = File::options().read(true).write(true).create_new(true).open(&half).context(doing)?;
-        Ok(Output { name, into: Into::File { file, half: Half(Some(half)), path } })
+        Ok(Output { name, into: open().context(doing)? })
     }
 
     /// How people call it.
@@ -90,11 +133,8 @@ impl Output {
     /// Those of write(2) and rename(2).
     pub fn finish(self) -> Result<()> {
         let finish = || match self.into {
-            Into::Stream(mut stream) => stream.flush(),
-            Into::File { mut half, path, .. } => match half.0.take() {
-                Some(from) => std::fs::rename(&from, path).inspect_err(|_| half.0 = Some(from)),
-                None => Ok(()),
-            },
+            Into::Stream(mut stream) => Ok(stream.flush()?),
+            Into::File { file, mut place } => place.take(&file),
         };
         finish().context(|| format!("write {}", self.name))
     }
