@@ -268,7 +268,7 @@ impl Drop for Claim<'_> {
 
 impl Held {
     /// The layer, if it is there.
-    fn layer(store: &Store, chain: &Id) -> Result<Option<Held>> {
+    pub(crate) fn layer(store: &Store, chain: &Id) -> Result<Option<Held>> {
         let dir = match store.open_object(Shelf::Layers, chain) {
             Ok(dir) => dir,
             Err(e) if e.kind() == Kind::NotFound => return Ok(None),
