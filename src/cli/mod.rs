@@ -7,6 +7,7 @@ mod attach;
 mod bench;
 mod cgroup;
 mod chosen;
+mod commit;
 mod completion;
 mod container;
 mod copy;
@@ -158,6 +159,8 @@ enum Verb {
     Cp(copy::Cp),
     /// Show what differs in a container, a snapshot or an image from what it was made from
     Diff(diff::Diff),
+    /// Make an image of what a container or a snapshot has come to
+    Commit(commit::Commit),
     /// Give a container another name
     Rename(kill::Rename),
     /// Show where the ports of a container are reached
@@ -280,6 +283,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode> {
         Verb::Rename(verb) => verb.run(&root),
         Verb::Cp(verb) => verb.run(&root),
         Verb::Diff(verb) => verb.run(&root),
+        Verb::Commit(verb) => verb.run(&root),
         Verb::Restart(verb) => return verb.run(&root),
         Verb::Wait(verb) => return verb.run(&root),
         Verb::Create(verb) => verb.run(&root),

@@ -38,6 +38,8 @@ pub(super) enum Verb {
     Rm(Rm),
     /// Remove the snapshots that have expired, and those that no --keep rule keeps
     Prune(Prune),
+    /// Make an image of what a container or a snapshot has come to
+    Commit(super::commit::Commit),
     /// Put a container or snapshot back to what another is, and keep what was there
     Rollback(Rollback),
     /// What failed containers of --rm=on-success changed, for a while
@@ -56,6 +58,7 @@ impl Verb {
             Verb::Diff(verb) => verb.run(root)?,
             Verb::Rm(verb) => return verb.run(root),
             Verb::Prune(verb) => return verb.run(root),
+            Verb::Commit(verb) => verb.run(root)?,
             Verb::Rollback(verb) => verb.run(root)?,
             Verb::Trash(verb) => return verb.run(root),
         }

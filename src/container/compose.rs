@@ -18,7 +18,7 @@ use crate::sandbox::{
 };
 
 /// The search path of a container whose image sets none (podman's default).
-const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+pub(super) const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// A limit below this would end every command before it began.
 const LEAST_MEMORY: u64 = 1 << 20;
@@ -287,9 +287,13 @@ impl Environment {
         Environment(variables)
     }
 
+    /// What a variable is called.
+    pub(super) fn key(variable: &str) -> &str {
+        variable.split('=').next().unwrap_or_default()
+    }
+
     pub(super) fn set(&mut self, variable: &str) {
-        let key = |text: &str| text.split('=').next().unwrap_or_default().to_string();
-        match self.0.iter_mut().find(|existing| key(existing) == key(variable)) {
+        match self.0.iter_mut().find(|existing| Self::key(existing) == Self::key(variable)) {
             Some(existing) => *existing = variable.to_string(),
             None => self.0.push(variable.to_string()),
         }

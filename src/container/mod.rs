@@ -7,6 +7,7 @@
 
 mod attach;
 mod chain;
+mod commit;
 mod compose;
 mod copy;
 mod exec;
@@ -36,6 +37,7 @@ use jiff::Timestamp;
 
 pub use attach::attach;
 pub use chain::{Cgroup, Chain, CssSet, Task, chain};
+pub use commit::commit;
 pub use compose::{ImageVolumes, Options};
 pub use copy::{Copying, End, copy, copy_in, copy_out};
 pub use exec::{Exec, exec, exec_detached};

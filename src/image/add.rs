@@ -19,7 +19,7 @@ use jiff::{SignedDuration, Timestamp};
 use oci_spec::image::ImageConfiguration;
 
 use super::draft::ImageDraft;
-use super::layers::discard;
+use super::layers::{chain_id, discard};
 use super::outgoing::note_travelled;
 use super::progress::{LayerProgress, Step, Watched};
 use super::{Image, LayerRecord, RECIPE, Record, room};
@@ -107,14 +107,7 @@ fn plan(offer: &Offer, limits: &Limits) -> Result<Vec<Layer>> {
     let mut layers = Vec::new();
     for diff_id in diff_ids {
         let diff_id: Digest = diff_id.parse().context(|| "the config's diff ids")?;
-        // image-spec config.md, "Layer ChainID".
-        let chain = match below {
-            None => diff_id.id(),
-            Some(below) => {
-                let text = format!("{} {diff_id}", Digest::from(below));
-                Digest::of(text.as_bytes()).id()
-            }
-        };
+        let chain = chain_id(below, diff_id);
         layers.push(Layer { diff_id, chain });
         below = Some(chain);
     }

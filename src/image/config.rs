@@ -5,7 +5,9 @@ use std::str::FromStr;
 
 use jiff::Timestamp;
 use oci_spec::image::{Arch, Config, History, ImageConfiguration, Os, RootFs};
+use serde_json::{Map, Value, json};
 
+use super::commit::Commit;
 use crate::error::{Error, Kind, Result};
 use crate::name::Digest;
 
@@ -173,6 +175,67 @@ pub(super) fn for_import(diff_id: Digest, changes: &[Change], message: Option<&s
         .set_rootfs(rootfs)
         .set_history(Some(vec![history]));
     image
+}
+
+/// What of a config [`Config`] knows.
+const KNOWN: [&str; 9] =
+    ["User", "ExposedPorts", "Env", "Entrypoint", "Cmd", "Volumes", "WorkingDir", "Labels", "StopSignal"];
+
+/// The config of an image that has one layer more than its base, or of one without a base. What of the base's is unknown
+/// here (`Healthcheck`, `OnBuild`, …) stays.
+pub(super) fn for_commit(
+    base: Option<Value>,
+    diff_id: Digest,
+    run: impl FnOnce(Config) -> Result<Config>,
+    commit: &Commit,
+) -> Result<Value> {
+    let broken = |e: serde_json::Error| Error::new(Kind::Store, format!("the base's config: {e}"));
+    let mut image: Map<String, Value> = match base {
+        Some(base) => serde_json::from_value(base).map_err(broken)?,
+        None => Map::from_iter([
+            ("architecture".to_string(), json!(Arch::default())),
+            ("os".to_string(), json!(Os::default())),
+            ("rootfs".to_string(), json!({ "type": "layers" })),
+        ]),
+    };
+    let mut config: Map<String, Value> = match image.remove("config") {
+        None | Some(Value::Null) => Map::new(),
+        Some(config) => serde_json::from_value(config).map_err(broken)?,
+    };
+    let typed: Config = serde_json::from_value(config.clone().into()).map_err(broken)?;
+    let typed = commit.changes.iter().fold(run(typed)?, apply);
+    config.retain(|key, _| !KNOWN.contains(&key.as_str()));
+    // Through a value, in which keys are sorted: the same config is the same bytes.
+    if let Value::Object(known) = serde_json::to_value(typed).map_err(broken)? {
+        config.extend(known);
+    }
+    let created = commit.created.unwrap_or_else(Timestamp::now).to_string();
+    let mut step =
+        Map::from_iter([("created".to_string(), json!(created)), ("created_by".to_string(), json!("tupper commit"))]);
+    step.extend(commit.author.as_ref().map(|author| ("author".to_string(), json!(author))));
+    step.extend(commit.message.as_ref().map(|message| ("comment".to_string(), json!(message))));
+    image.extend(commit.author.as_ref().map(|author| ("author".to_string(), json!(author))));
+    image.insert("created".to_string(), json!(created));
+    image.insert("config".to_string(), config.into());
+    if commit.squash {
+        // What came before has no layer of its own any more.
+        image.remove("history");
+        image.insert("rootfs".to_string(), json!({ "type": "layers" }));
+    }
+    push(&mut image, "history", step.into());
+    match image.get_mut("rootfs").and_then(Value::as_object_mut) {
+        Some(rootfs) => push(rootfs, "diff_ids", json!(diff_id.to_string())),
+        None => return Err(Error::new(Kind::Store, "the base's config has no rootfs")),
+    }
+    Ok(image.into())
+}
+
+/// Adds to a list, which may not be there.
+fn push(object: &mut Map<String, Value>, key: &str, value: Value) {
+    match object.get_mut(key) {
+        Some(Value::Array(list)) => list.push(value),
+        _ => drop(object.insert(key.to_string(), json!([value]))),
+    }
 }
 
 fn apply(mut config: Config, change: &Change) -> Config {

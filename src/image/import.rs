@@ -3,28 +3,22 @@
 //! The order makes what is acknowledged durable and keeps what is not invisible:
 //!
 //! 1. unpack into a draft subvolume, computing the layer's diff id on the way
-//! 2. write the config beside it; one sync takes layer and config to the disk
-//! 3. seal the draft and rename it to its chain id, rename the config's directory to the image's id, point the name at it
-//! 4. one more sync, then the id is returned
+//! 2. what [`top`](super::top) says
 //!
-//! A failure or a kill before 3 leaves nothing but an unlocked draft; between the renames, a layer that no image stands
-//! on, which is garbage, or an image that still has its name in its directory, which a gc puts in its place.
+//! A failure or a kill meanwhile leaves nothing but an unlocked draft.
 
 use std::io::Read;
 
-use jiff::Timestamp;
-
 use super::config::{self, Change};
-use super::draft::ImageDraft;
-use super::layers::discard;
 use super::progress::{Progress, Watched};
-use super::{LayerRecord, RECIPE, Record, room};
+use super::room;
+use super::top::{Below, Top};
 use crate::error::{Context, Error, Kind, Result};
 use crate::kernel::fs;
 use crate::layer;
 use crate::name::{Id, ImageName};
-use crate::store::{Shelf, Store};
-use crate::subvolume::{Claim, Draft, Turn};
+use crate::store::Store;
+use crate::subvolume::Draft;
 use crate::transport::Source;
 
 /// What to import, and what to make of it.
@@ -56,38 +50,9 @@ fn run(store: &Store, import: &Import, progress: Progress) -> Result<Id> {
     let unpacked = draft.fill(|rootfs| layer::unpack_watched(bytes, rootfs, &limits, watch, Some(&recipe)))?;
     refuse_image_archive(&draft)?;
 
-    // The chain id of a first layer is its diff id (image-spec config.md, "Layer ChainID").
-    let chain = unpacked.diff_id.id();
     let config = config::for_import(unpacked.diff_id, &import.changes, import.message.as_deref());
     let config = serde_json::to_vec(&config).map_err(|e| Error::new(Kind::Invalid, e.to_string()))?;
-    let record = Record { chain, size: unpacked.bytes, created: Timestamp::now(), manifest: None };
-    let layer = LayerRecord {
-        diff_id: unpacked.diff_id,
-        parent: None,
-        size: unpacked.bytes,
-        entries: unpacked.entries,
-        unfinished: None,
-        travelled: Vec::new(),
-    };
-    let names = import.name.as_slice();
-    match Claim::layer(store, &chain)? {
-        Turn::There(there) => {
-            // The same bytes were imported before: nothing of the draft needs to reach the disk.
-            let image = ImageDraft::create(store, &config, &record, true)?;
-            drop(draft);
-            image.publish(names, &[there], store.lock_shelf(Shelf::Images)?)
-        }
-        Turn::Ours(claim) => {
-            let image = ImageDraft::create(store, &config, &record, false)?;
-            claim.attach(RECIPE, &recipe)?;
-            draft.finish()?;
-            let publishing = store.lock_shelf(Shelf::Images)?;
-            let made = draft.seal(claim, &layer)?;
-            let published = image.publish(names, &[made], publishing);
-            // No command but gc would look for it. It is held no more: what is held is kept for who builds on it.
-            published.inspect_err(|_| discard(store, &[chain]))
-        }
-    }
+    Top { draft, unpacked, recipe, below: Below::default() }.publish(store, &config, import.name.as_slice())
 }
 
 fn open(store: &Store, source: &Source, progress: Progress) -> Result<Box<dyn Read + Send>> {

@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use super::{Image, LayerRecord, add};
 use crate::error::{Context, Kind, Result};
 use crate::kernel::flock;
-use crate::name::{Id, ImageName};
+use crate::name::{Digest, Id, ImageName};
 use crate::store::{Shelf, Store, record};
 use crate::subvolume::{pool, remove_object};
 
@@ -209,6 +209,14 @@ pub(super) fn discard(store: &Store, made: &[Id]) {
     };
     if let Err(e) = discard() {
         log::warn!("remove the layers of an image that was not made: {e}");
+    }
+}
+
+/// What a layer is called that is put on another, or on none (image-spec config.md, "Layer ChainID").
+pub(super) fn chain_id(below: Option<Id>, diff_id: Digest) -> Id {
+    match below {
+        None => diff_id.id(),
+        Some(below) => Digest::of(format!("{} {diff_id}", Digest::from(below)).as_bytes()).id(),
     }
 }
 

@@ -1,10 +1,11 @@
-//! Images: sources in, a chain of sealed subvolumes out; named, listed, removed.
+//! Images: sources in, a chain of sealed subvolumes out; named, listed, removed; and what was changed since becomes another.
 //!
 //! An image is a directory `images/ID/` with the OCI config, whose sha256 is ID, and a record that names its top layer
 //! by chain id. Layers belong to nobody: an image is what keeps one, and the last image that goes takes it along.
 //! Snapshots share a layer's extents, not its life, so they stay whatever happens to images.
 
 mod add;
+mod commit;
 mod config;
 mod draft;
 mod history;
@@ -18,6 +19,7 @@ mod push;
 mod remove;
 mod room;
 mod save;
+mod top;
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
@@ -27,6 +29,9 @@ use oci_spec::image::ImageConfiguration;
 use serde::{Deserialize, Serialize};
 
 pub use add::add;
+pub(crate) use commit::Base;
+pub use commit::Commit;
+pub(crate) use commit::commit;
 pub use config::Change;
 pub(crate) use draft::finish_names;
 pub use history::{Made, history};

@@ -19,7 +19,7 @@ use crate::kernel::node::{self, Target, Time};
 /// Hard links from a layer to files below it. Those who write layers write such a file again, with its links.
 const LINKS: usize = 65_536;
 
-const PREFIX: &[u8] = b".wh.";
+pub(super) const PREFIX: &[u8] = b".wh.";
 const META: &[u8] = b".wh..wh.";
 const OPAQUE: &[u8] = b".wh..wh..opq";
 

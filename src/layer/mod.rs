@@ -8,11 +8,13 @@
 //!
 //! [`unpack`] takes a root filesystem, [`Opened`] a layer that is put on top of others, whiteouts and all. Both take bytes
 //! that nobody vouches for: everything about them is bounded ([`Limits`]), and the thread that applies them is confined
-//! before it reads the first. [`rebuild`] gives back the archive that was unpacked; [`pack`] writes the canonical archive of a directory: the same tree gives the same bytes.
+//! before it reads the first. [`rebuild`] gives back the archive that was unpacked; [`pack`] writes the canonical archive of a
+//! directory, [`pack_layer`] the layer that makes one tree of another: the same trees give the same bytes.
 //! This room knows neither where bytes come from nor what a store or an image is.
 
 mod apply;
 mod decompress;
+mod difference;
 mod lower;
 mod pack;
 mod pipeline;
@@ -30,6 +32,7 @@ use crate::name::Digest;
 pub(crate) use crate::archive::LARGEST_CONFIG;
 pub use crate::archive::Limits;
 pub use decompress::{decompress, is_compressed};
+pub use difference::{Difference, Differences, pack_layer};
 pub use pack::{Packed, Piece, pack, pack_piece};
 pub use pipeline::Opened;
 pub use recipe::{is_recipe, rebuild, size as rebuilt_size};

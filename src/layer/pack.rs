@@ -22,6 +22,7 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::{self, JoinHandle};
 
+use super::lower::PREFIX as WHITEOUT;
 use crate::error::{Context, Error, Kind, Result};
 use crate::kernel::node;
 
@@ -97,7 +98,7 @@ pub fn pack_piece(piece: Piece) -> Result<Packed> {
                 let path = root.join(name);
                 let found = std::fs::symlink_metadata(&path).context(|| format!("read {}", path.display()))?;
                 packer.entry(&piece.called, &path, &found).context(|| format!("read {}", path.display()))?;
-                packer.out.write(&END)
+                packer.end()
             }
         }
     })
@@ -196,7 +197,7 @@ impl Out {
     }
 }
 
-struct Packer<'a> {
+pub(super) struct Packer<'a> {
     out: &'a mut Out,
     /// What stands before every name.
     prefix: Vec<u8>,
@@ -206,15 +207,20 @@ struct Packer<'a> {
     left_out: Vec<(u64, u64)>,
     /// First names of files that have several.
     names: HashMap<(u64, u64), Vec<u8>>,
+    /// It is a layer, in which some names are no files'.
+    pub(super) layer: bool,
+    /// Nothing is later: seconds since 1970.
+    pub(super) latest: Option<i64>,
 }
 
 impl Packer<'_> {
-    fn new(out: &mut Out, device: u64) -> Packer<'_> {
-        Packer { out, prefix: Vec::new(), device, left_out: Vec::new(), names: HashMap::new() }
+    pub(super) fn new(out: &mut Out, device: u64) -> Packer<'_> {
+        let (prefix, left_out, names) = (Vec::new(), Vec::new(), HashMap::new());
+        Packer { out, prefix, device, left_out, names, layer: false, latest: None }
     }
 
     /// All that is in `root`, and that itself if it is the `top` of what is packed.
-    fn pack(&mut self, root: &Path, top: bool) -> Result<()> {
+    pub(super) fn pack(&mut self, root: &Path, top: bool) -> Result<()> {
         let mut walk = walkdir::WalkDir::new(root).same_file_system(true).sort_by_file_name().into_iter();
         while let Some(entry) = walk.next() {
             let entry = entry.map_err(|e| match e.io_error().and_then(io::Error::raw_os_error) {
@@ -235,10 +241,30 @@ impl Packer<'_> {
                 walk.skip_current_dir();
             }
         }
+        self.end()
+    }
+
+    /// What ends an archive.
+    pub(super) fn end(&mut self) -> Result<()> {
         self.out.write(&END)
     }
 
-    fn entry(&mut self, name: &[u8], path: &Path, found: &Metadata) -> Result<()> {
+    /// The sign that what has this name below is not there any more (image-spec layer.md, "Whiteouts").
+    pub(super) fn whiteout(&mut self, name: &[u8]) -> Result<()> {
+        let at = name.iter().rposition(|&b| b == b'/').map_or(0, |slash| slash + 1);
+        let mut header = tar::Header::new_ustar();
+        header.set_entry_type(tar::EntryType::Regular);
+        header.set_mode(0o600);
+        header.set_size(0);
+        blank(&mut header);
+        self.write_header(header, &Records::default(), &[&name[..at], WHITEOUT, &name[at..]].concat())
+    }
+
+    /// What is at `path`, as `name`.
+    pub(super) fn entry(&mut self, name: &[u8], path: &Path, found: &Metadata) -> Result<()> {
+        if self.layer {
+            require_name(name)?;
+        }
         let kind = found.file_type();
         if kind.is_socket() {
             log::warn!("{} is a socket: left out", path.display());
@@ -255,12 +281,12 @@ impl Packer<'_> {
                 header.set_entry_type(tar::EntryType::Link);
                 let first = first.clone();
                 link(&mut header, &mut records, &first);
-                metadata(&mut header, &mut records, found);
+                metadata(&mut header, &mut records, found, self.latest);
                 return self.write_header(header, &records, &name);
             }
             self.names.insert((found.dev(), found.ino()), name.clone());
         }
-        metadata(&mut header, &mut records, found);
+        metadata(&mut header, &mut records, found, self.latest);
         for (xattr, value) in node::xattrs(path.as_os_str().as_bytes()).map_err(|failure| failure.of(&name))? {
             if xattr.to_bytes().contains(&b'=') {
                 log::warn!("{}: xattr {} cannot be archived: left out", path.display(), xattr.to_string_lossy());
@@ -376,18 +402,31 @@ impl Records {
     }
 }
 
-fn metadata(header: &mut tar::Header, records: &mut Records, found: &Metadata) {
+fn metadata(header: &mut tar::Header, records: &mut Records, found: &Metadata, latest: Option<i64>) {
     header.set_mode(found.mode() & 0o7777);
     let (uid, gid) = (u64::from(found.uid()), u64::from(found.gid()));
     header.set_uid(fitting(records, b"uid", uid, SMALL));
     header.set_gid(fitting(records, b"gid", gid, SMALL));
     header.set_size(0);
-    let whole = u64::try_from(found.mtime()).ok().filter(|&seconds| seconds <= LARGE && found.mtime_nsec() == 0);
+    let modified = (found.mtime(), found.mtime_nsec());
+    let (seconds, nanoseconds) = latest.map_or(modified, |latest| modified.min((latest, 0)));
+    let whole = u64::try_from(seconds).ok().filter(|&seconds| seconds <= LARGE && nanoseconds == 0);
     header.set_mtime(whole.unwrap_or(0));
     if whole.is_none() {
-        records.add(b"mtime", time(found.mtime(), found.mtime_nsec()).as_bytes());
+        records.add(b"mtime", time(seconds, nanoseconds).as_bytes());
     }
     header.set_device_major(0).and(header.set_device_minor(0)).unwrap_or_default();
+}
+
+/// Refuses a name that in a layer says that something else is not there.
+pub(super) fn require_name(name: &[u8]) -> Result<()> {
+    let last = name.rsplit(|&b| b == b'/').next().unwrap_or_default();
+    if !last.starts_with(WHITEOUT) {
+        return Ok(());
+    }
+    let name = String::from_utf8_lossy(name);
+    let message = format!("/{name}: in a layer, a name that begins with .wh. says that something was deleted");
+    Err(Error::new(Kind::Invalid, message).with_hint("give it another name"))
 }
 
 fn blank(header: &mut tar::Header) {

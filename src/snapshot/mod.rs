@@ -3,6 +3,7 @@
 //! A snapshot is a directory `snapshots/ID/` with its record and its subvolume `rootfs`, and perhaps a name. It shares
 //! extents with what it was made from and depends on nothing else: whatever is removed, it stays whole.
 
+mod commit;
 mod diff;
 mod path;
 mod retention;
@@ -21,6 +22,7 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use serde::{Deserialize, Serialize};
 
+pub(crate) use commit::commit_held;
 pub use diff::{Became, Change, Content, Diff, Text, changes, diff, known_changes, walked_changes};
 pub use retention::Retention;
 pub use rollback::rollback;

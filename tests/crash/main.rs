@@ -89,6 +89,17 @@ sweeps! {
     bench_snapshot_interrupted: Sweep::of("bench snapshot --source base --count 1 --live 1 --against overlay").interrupted();
     bench_import: Sweep::of("bench import --count 1 tiny.tar");
 
+    commit: Sweep::of("commit keep new");
+    commit_of_the_same_tree: Sweep::of("commit keep new").after("commit keep it");
+    commit_of_a_tree_without_an_image: Sweep::of("commit keep2 new")
+        .after("image import --name it tiny.tar").after("snapshot create it keep2").after("image rm it");
+    commit_of_a_running_container: Sweep::of("commit web new").beside("run --name web base sleep 600")
+        .or_as_if("it was frozen and went on", |scene| {
+            scene.ok("pause web");
+            scene.ok("unpause web");
+        });
+    commit_interrupted: Sweep::of("commit keep new").interrupted();
+
     create: Sweep::of("create --name web base true");
     run: Sweep::of("run --name web base true").or("create --name web base true");
     run_whoever: Sweep::of("run --name web base true").whoever().or("create --name web base true")

@@ -17,7 +17,7 @@ use crate::scratch::{Scratch, shell};
 use crate::support::{debian, sh};
 
 /// A change of a tree: what is done, and the numbers by which its objects are chosen among those that are there.
-type Step = (u8, u16, u16);
+pub type Step = (u8, u16, u16);
 
 /// How two subvolumes come to be related; the new one is named first.
 #[derive(Debug, Clone, Copy)]
@@ -53,7 +53,7 @@ fn remove(path: &Path) {
 }
 
 /// Enough for a tree of several nodes, with something of each kind.
-fn fill(top: &Path) {
+pub fn fill(top: &Path) {
     shell(
         "mkdir -p d0/d1/d2 d3 d4/d5; for d in d0 d0/d1 d0/d1/d2 d3 d4/d5; do
              for i in $(seq 25); do echo $d $i >$d/file$i; done; ln -s file1 $d/link; mkfifo $d/fifo; done
@@ -85,7 +85,7 @@ fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
 }
 
 /// Does a step; one that cannot be done is none.
-fn apply(top: &Path, (what, a, b): Step) {
+pub fn apply(top: &Path, (what, a, b): Step) {
     let paths = all(top);
     let directories: Vec<&PathBuf> = paths.iter().filter(|path| !path.is_symlink() && path.is_dir()).collect();
     let pick = |number: u16| paths.get(usize::from(number) % paths.len().max(1)).cloned().unwrap_or(top.join("none"));

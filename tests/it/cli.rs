@@ -3,6 +3,7 @@
 mod bench;
 mod check;
 mod chosen;
+mod commit;
 mod containers;
 mod copy;
 mod debian;

@@ -8,6 +8,7 @@ mod content;
 mod known;
 mod walk;
 
+use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
@@ -16,8 +17,11 @@ pub use content::{Content, Text};
 use super::{Source, resolve};
 use crate::error::{Context, Error, Kind, Result};
 use crate::image;
+use crate::layer::Difference;
 use crate::store::{Found, Shelf, Store, kind_word, record};
 use crate::subvolume::Parent;
+use known::Known;
+use walk::Eye;
 
 /// What became of a path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -127,7 +131,7 @@ pub fn changes(old: Option<BorrowedFd<'_>>, new: BorrowedFd<'_>) -> Result<Vec<C
 /// # Errors
 /// What cannot be read.
 pub fn walked_changes(old: Option<BorrowedFd<'_>>, new: BorrowedFd<'_>) -> Result<Vec<Change>> {
-    walk::walk(old, new, None)
+    walk::walk(old, new, None, Eye::Person)
 }
 
 /// [`changes`] by what btrfs knows; nothing when it does not, or does not tell us.
@@ -135,20 +139,52 @@ pub fn walked_changes(old: Option<BorrowedFd<'_>>, new: BorrowedFd<'_>) -> Resul
 /// # Errors
 /// What cannot be read.
 pub fn known_changes(old: BorrowedFd<'_>, new: BorrowedFd<'_>) -> Result<Option<Vec<Change>>> {
-    let known = match known::between(old, new) {
-        Ok(Some(known)) => known,
-        Ok(None) => return Ok(None),
-        Err(e) if matches!(e.kind(), Kind::Permission | Kind::Unsupported) => {
-            log::debug!("diff: both trees are walked through: {e}");
-            return Ok(None);
-        }
-        Err(e) => return Err(e),
-    };
-    let mut changes = walk::walk(Some(old), new, Some(&known))?;
+    let Some(known) = known(old, new)? else { return Ok(None) };
+    let mut changes = walk::walk(Some(old), new, Some(&known), Eye::Person)?;
     for change in &mut changes {
         if change.became != Became::Deleted {
             change.renamed_from = known.renamed.get(&change.path).cloned();
         }
     }
     Ok(Some(changes))
+}
+
+/// What is known of two trees, as far as it is told to us.
+fn known(old: BorrowedFd<'_>, new: BorrowedFd<'_>) -> Result<Option<Known>> {
+    match known::between(old, new) {
+        Err(e) if matches!(e.kind(), Kind::Permission | Kind::Unsupported) => {
+            log::debug!("diff: both trees are walked through: {e}");
+            Ok(None)
+        }
+        known => known,
+    }
+}
+
+/// What a layer has to hold to make of `old` what a container or snapshot has come to. Of a container, that is without the
+/// places that the sandbox mounts over, unless something lies in them.
+pub(super) fn differences(
+    old: BorrowedFd<'_>,
+    new: BorrowedFd<'_>,
+    of_container: bool,
+) -> Result<BTreeMap<PathBuf, Difference>> {
+    let mut changes = walk::walk(Some(old), new, known(old, new)?.as_ref(), Eye::Layer)?;
+    if of_container {
+        let mut next: Option<PathBuf> = None;
+        // From the last: what is in a directory comes after it.
+        changes.reverse();
+        changes.retain(|change| {
+            let holds = next.as_ref().is_some_and(|next| next.starts_with(&change.path));
+            let stays = holds || is_of_container(change);
+            if stays {
+                next = Some(change.path.clone());
+            }
+            stays
+        });
+    }
+    let difference = |became| match became {
+        Became::Added => Difference::Added,
+        Became::Changed => Difference::Changed,
+        Became::Deleted => Difference::Deleted,
+    };
+    Ok(changes.into_iter().map(|change| (change.path, difference(change.became))).collect())
 }

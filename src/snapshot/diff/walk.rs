@@ -32,11 +32,25 @@ type Entries = BTreeMap<OsString, fs::Stat>;
 ///
 /// A directory in which something differs is changed, the root is not named, and what is below a directory that was
 /// deleted goes without saying.
-pub(super) fn walk(old: Option<BorrowedFd<'_>>, new: BorrowedFd<'_>, known: Option<&Known>) -> Result<Vec<Change>> {
-    let mut walk = Walk { old, new, known, changes: Vec::new() };
+pub(super) fn walk(
+    old: Option<BorrowedFd<'_>>,
+    new: BorrowedFd<'_>,
+    known: Option<&Known>,
+    eye: Eye,
+) -> Result<Vec<Change>> {
+    let mut walk = Walk { old, new, known, eye, changes: Vec::new() };
     walk.directory(Path::new(""), if old.is_some() { Was::Same(trees::TOP) } else { Was::Nothing })?;
     walk.changes.sort_unstable_by(|a, b| a.path.cmp(&b.path));
     Ok(walk.changes)
+}
+
+/// What is looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Eye {
+    /// What a person would call a change.
+    Person,
+    /// What it takes to make one tree of the other: when a directory was written to, too, and which names are one file.
+    Layer,
 }
 
 /// What the old tree has where the new one has a directory.
@@ -54,6 +68,7 @@ struct Walk<'a> {
     old: Option<BorrowedFd<'a>>,
     new: BorrowedFd<'a>,
     known: Option<&'a Known>,
+    eye: Eye,
     changes: Vec<Change>,
 }
 
@@ -133,9 +148,15 @@ impl Walk<'_> {
         if seen(was) != seen(is) {
             return Ok(true);
         }
+        let modified = |stat: &fs::Stat| (stat.st_mtime, stat.st_mtime_nsec);
+        if self.eye == Eye::Layer {
+            let other_file = was.st_ino != is.st_ino && was.st_nlink.max(is.st_nlink) > 1;
+            if modified(was) != modified(is) || other_file && !node::is_directory(is) {
+                return Ok(true);
+            }
+        }
         // What is made in a directory changes its size and its times.
-        let data = |stat: &fs::Stat| (stat.st_size, stat.st_mtime, stat.st_mtime_nsec);
-        if !node::is_directory(is) && data(was) != data(is) {
+        if !node::is_directory(is) && (was.st_size, modified(was)) != (is.st_size, modified(is)) {
             return Ok(true);
         }
         let Some(old) = self.old else { return Ok(true) };

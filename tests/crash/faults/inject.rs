@@ -443,6 +443,9 @@ stages! {
     snapshot_create: "snapshot create base web", about "base" "store";
     snapshot_create_of_a_snapshot: "snapshot create --read-only keep web", about "keep" "store";
     snapshot_rm: "snapshot rm web" after "snapshot create base web", about "web" "store";
+    commit: "commit keep new", about "keep" "store";
+    commit_of_a_tree_without_an_image: "commit bare new" after "image import --name it other.tar"
+        after "snapshot create it bare" after "image rm it", about "bare" "store";
     rollback: "snapshot rollback web keep" after "create --name web base true", about "web" "keep" "store";
     create: "create --name web base true", about "base" "store" "tmpfs" "root";
     run: "run --name web base true", about "base" "store" "tmpfs" "root";

@@ -11,7 +11,7 @@ use crate::support::archives::Files;
 use crate::support::command::Tupper;
 use crate::support::disk::{self, Disk};
 use crate::support::store::Host;
-use crate::support::{eventually, registry};
+use crate::support::{eventually, registry, sh};
 
 const MIB: usize = 1 << 20;
 
@@ -25,6 +25,38 @@ fn stored(store: &Tupper) -> usize {
     store.root().join("fs/layers").read_dir().expect("layers").count()
 }
 
+/// Takes all but so many MiB of what is free.
+fn leave(disk: &Disk, left: usize) -> std::path::PathBuf {
+    let path = disk.path().join("ballast");
+    let ballast = std::fs::File::create(&path).expect("a file");
+    let free = rustix::fs::statvfs(disk.path()).map(|found| found.f_bavail * found.f_frsize).expect("statvfs");
+    let taken = free as i64 - (left * MIB) as i64;
+    nix::fcntl::fallocate(&ballast, nix::fcntl::FallocateFlags::empty(), 0, taken).expect("room");
+    path
+}
+
+#[test]
+fn a_commit_that_the_disk_has_no_room_for_leaves_nothing() {
+    let _host = Host::alone();
+    let disk = Disk::btrfs_of(512 * MIB as u64);
+    let store = Tupper::new(disk.path().join("store"));
+    furnish(&store);
+    let big = std::path::PathBuf::from(store.ok("snapshot path web")).join("big");
+    let noise = (0..(90 * MIB) as u32).map(|n| n.wrapping_mul(2_654_435_761).to_be_bytes()[0]);
+    std::fs::write(&big, noise.collect::<Vec<u8>>()).expect("a file");
+    sh("sync", &["--file-system", text(&big)]);
+    let (before, ballast) = (stored(&store), leave(&disk, 50));
+    failed_by(store.run("commit web new"), 1, &["no space left"]);
+    assert_eq!(stored(&store), before, "a layer of what did not fit");
+    assert_eq!(store.ok("store gc --dry-run"), "");
+    assert!(!store.ok("image ls").contains("new"));
+    intact(&store);
+    std::fs::remove_file(ballast).expect("removed");
+    eventually("there is room again", Duration::from_secs(60), || store.run("commit web new").status == 0);
+    assert_eq!(stored(&store), before + 1);
+    clean(&store);
+}
+
 #[test]
 fn a_load_that_the_disk_has_no_room_for_leaves_nothing() {
     let _host = Host::alone();
@@ -35,10 +67,7 @@ fn a_load_that_the_disk_has_no_room_for_leaves_nothing() {
     let layers = [layer("a", 3), layer("b", 3), layer("c", 120)];
     let archive = Files::docker(&[(&["localhost/it:1"], &layers.each_ref().map(Vec::as_slice))]);
     let archive = archive.save(scratch.path(), "it.tar");
-    let ballast = std::fs::File::create(disk.path().join("ballast")).expect("a file");
-    let free = rustix::fs::statvfs(disk.path()).map(|found| found.f_bavail * found.f_frsize).expect("statvfs");
-    let taken = free as i64 - 60 * MIB as i64;
-    nix::fcntl::fallocate(&ballast, nix::fcntl::FallocateFlags::empty(), 0, taken).expect("room");
+    let ballast = leave(&disk, 60);
 
     let before = stored(&store);
     failed_by(store.run_with("image load -i", &[text(&archive)]), 1, &["no space left", "had free"]);
@@ -49,8 +78,7 @@ fn a_load_that_the_disk_has_no_room_for_leaves_nothing() {
     let file = std::fs::File::open(&archive).expect("an archive");
     failed_by(store.run_reading("image load -i /dev/stdin", file), 1, &["no space left", "had free", "half of what"]);
     assert_eq!(stored(&store), before);
-    drop(ballast);
-    std::fs::remove_file(disk.path().join("ballast")).expect("removed");
+    std::fs::remove_file(ballast).expect("removed");
     eventually("there is room again", Duration::from_secs(60), || {
         store.run_with("image load -i", &[text(&archive)]).status == 0
     });

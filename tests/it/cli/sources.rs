@@ -13,31 +13,31 @@ use crate::support::store::{Host, Store};
 use crate::support::{busybox, eventually, sh};
 
 /// Counts in /a and then in /b, each in one write.
-const COUNTS: &str =
+pub(super) const COUNTS: &str =
     "i=0; while :; do i=$((i + 1)); printf %010d $i 1<>/a; printf %010d $i 1<>/b; [ $i = 100 ] && touch /started; done";
 
 fn path_of(store: &Store, name: &str) -> PathBuf {
     PathBuf::from(store.ok(&format!("snapshot path {name}")))
 }
 
-fn number(path: &Path) -> u64 {
+pub(super) fn number(path: &Path) -> u64 {
     fs::read_to_string(path).expect("a file").parse().unwrap_or_else(|e| panic!("{}: {e}", path.display()))
 }
 
 /// A container `web` in the background that runs a script, which has come to touch /started.
-fn start(store: &Store, script: &str) -> PathBuf {
+pub(super) fn start(store: &Store, script: &str) -> PathBuf {
     store.ok_with("run -d --name web busybox sh -c", &[script]);
     let root = PathBuf::from(store.json("inspect web")[0]["Rootfs"].as_str().expect("a path"));
     eventually("it runs", Duration::from_secs(60), || root.join("started").exists());
     root
 }
 
-fn is_paused(store: &Store) -> bool {
+pub(super) fn is_paused(store: &Store) -> bool {
     store.json("inspect web")[0]["State"]["Paused"] == true
 }
 
 /// Nothing says that a container of the store is frozen for a moment.
-fn assert_no_sign(store: &Store) {
+pub(super) fn assert_no_sign(store: &Store) {
     let uuid = store.json("store info --format json")["Uuid"].as_str().expect("a UUID").to_string();
     let files = fs::read_dir(Path::new("/run/tupper").join(uuid)).expect("a directory").flatten();
     let left: Vec<_> =
