@@ -8,6 +8,8 @@ MAKEFLAGS += --no-print-directory
 CARGO ?= cargo
 PREFIX ?= /usr/local
 DESTDIR ?=
+FUZZ_SECONDS ?= 60
+FUZZ_TARGETS ?=
 
 # Debian's names. To build: the compiler, libbtrfsutil and what bindgen needs to read its header.
 BUILD_PACKAGES := gcc libc6-dev pkg-config libbtrfsutil-dev libclang-dev
@@ -19,6 +21,8 @@ INSIDE_PACKAGES := busybox-static e2fsprogs attr acl libcap2-bin gzip xz-utils z
 # The peers, registries, failing devices, the virtual machine.
 TEST_PACKAGES := $(INSIDE_PACKAGES) keyutils debootstrap docker.io docker-registry podman runc skopeo umoci apache2-utils curl \
   strace nbdkit libnbd-bin fuse3 xfsprogs mmdebstrap qemu-system-x86
+# To fuzz: libFuzzer is C++.
+FUZZ_PACKAGES := g++
 VM_PACKAGES := $(RUN_PACKAGES) $(INSIDE_PACKAGES) apparmor
 PACKAGES := $(BUILD_PACKAGES) $(RUN_PACKAGES) $(TEST_PACKAGES)
 
@@ -33,7 +37,7 @@ endif
 # What root built belongs to whoever owns the checkout, so that a plain `cargo build` works afterwards.
 give_back = { [ "$$(stat -c %u .)" = 0 ] || chown -R --reference=. target images/*/out 2>/dev/null || true; }
 
-.PHONY: help setup build demo test test-crash test-vm vm-packages bench lint install clean need-root need-rust
+.PHONY: help setup build demo test test-crash test-vm vm-packages bench fuzz lint install clean need-root need-rust
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -93,6 +97,13 @@ bench: ## measure import, snapshot and run against the kernel's floors (needs ro
 	@$(MAKE) need-root FOR=bench
 	@$(MAKE) setup need-rust
 	@trap '$(give_back)' EXIT; images/busybox/build; images/debian/build; $(CARGO) bench --locked --bench '*'
+
+# FUZZ_TARGETS names some of fuzz/seeds; without, it is all.
+fuzz: ## feed every parser of foreign bytes with bytes made up, FUZZ_SECONDS each (needs root)
+	@$(MAKE) need-root FOR=fuzz
+	@$(MAKE) setup need-rust PACKAGES='$(BUILD_PACKAGES) $(FUZZ_PACKAGES)'
+	@command -v target/tools/bin/cargo-fuzz >/dev/null || $(CARGO) install cargo-fuzz --locked --root target/tools
+	@trap '$(give_back)' EXIT; PATH="$$PWD/target/tools/bin:$$PATH" fuzz/run $(FUZZ_SECONDS) $(FUZZ_TARGETS)
 
 lint: setup need-rust ## formatting, clippy, documentation, licences
 	$(CARGO) fmt --check

@@ -10,6 +10,8 @@ mod chain;
 mod compose;
 mod copy;
 mod exec;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 mod health;
 mod launch;
 mod leftover;

@@ -68,13 +68,13 @@ pub fn add(
 }
 
 /// A layer that is to be there.
-struct Layer {
+pub(super) struct Layer {
     diff_id: Digest,
     chain: Id,
 }
 
 /// The layers that the config wants, with their chain ids.
-fn plan(offer: &Offer, limits: &Limits) -> Result<Vec<Layer>> {
+pub(super) fn plan(offer: &Offer, limits: &Limits) -> Result<Vec<Layer>> {
     limits.require_config(offer.config.len() as u64)?;
     let config: ImageConfiguration = serde_json::from_slice(&offer.config)
         .map_err(|e| Error::new(Kind::Invalid, format!("the config is no image's: {e}")))?;

@@ -175,7 +175,7 @@ pub(super) fn for_import(diff_id: Digest, changes: &[Change], message: Option<&s
     image
 }
 
-fn apply(mut config: Config, change: &Change) -> Config {
+pub(super) fn apply(mut config: Config, change: &Change) -> Config {
     fn with<T>(list: &Option<Vec<T>>, more: impl IntoIterator<Item = T>) -> Option<Vec<T>>
     where
         T: Clone,

@@ -13,6 +13,8 @@
 
 mod apply;
 mod decompress;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 mod lower;
 mod pack;
 mod pipeline;

@@ -5,6 +5,8 @@
 //! and from registries ([`registry`]).
 
 mod files;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 mod http;
 mod manifest;
 mod offer;

@@ -16,6 +16,8 @@
 
 mod challenge;
 mod credentials;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(super) mod fuzz;
 mod reference;
 mod registries;
 mod repository;
