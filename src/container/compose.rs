@@ -197,7 +197,7 @@ fn ports(options: &Options, image: Option<&Config>) -> Result<Vec<Port>> {
             let (first, count, transport) = exposed_port(text)
                 .ok_or_else(|| Error::new(Kind::Invalid, format!("the image exposes the port {text:?}: not a port")))?;
             let named = |port: &Port| {
-                port.transport == transport && (port.container..port.container + port.count).contains(&first)
+                port.transport == transport && first >= port.container && first - port.container < port.count
             };
             if !ports.iter().any(named) {
                 ports.push(Port { address: None, host: 0, container: first, count, transport });
@@ -299,6 +299,8 @@ impl Environment {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::name::NetworkName;
+    use crate::network::Join;
 
     fn strings(list: &[&str]) -> Vec<String> {
         list.iter().map(ToString::to_string).collect()
@@ -341,5 +343,17 @@ mod tests {
         assert_eq!((spec.cwd, spec.hostname.as_str()), (PathBuf::from("/srv"), "abababababab"));
         let relative = Options { workdir: Some("srv".into()), ..Options::default() };
         assert!(compose(&relative, Some(&config), &id, None).is_err());
+    }
+
+    #[test]
+    fn exposed_ports_reach_to_the_last() {
+        let mut config = image(&[], &["sh"]);
+        config.set_exposed_ports(Some(strings(&["65535", "65534-65535/udp", "1-65535", "65535/tcp"])));
+        let network = Mode::Joined(Join::new(NetworkName::bridge()));
+        let options = Options { publish_all: true, network, ..Options::default() };
+        let found = ports(&options, Some(&config)).expect("ports");
+        let found: Vec<_> = found.iter().map(|port| (port.container, port.count, port.transport)).collect();
+        assert_eq!(found, [(65535, 1, Transport::Tcp), (65534, 2, Transport::Udp), (1, 65535, Transport::Tcp)]);
+        assert_eq!(exposed_port("0"), None);
     }
 }
