@@ -3,7 +3,7 @@
 //! The rules are podman-run(1)'s: `--entrypoint` drops the image's command, arguments replace it, `-e` is over the
 //! image's environment, and the image never changes what a container may do.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use oci_spec::image::Config;
@@ -122,10 +122,11 @@ pub(super) fn compose(options: &Options, image: Option<&Config>, id: &Id, term: 
     }
     check_memory(&options.limits)?;
     let (mut volumes, mut tmpfs) = (options.volumes.clone(), options.tmpfs.clone());
+    let mut taken: HashSet<PathBuf> = volumes.iter().map(|v| v.destination.clone()).collect();
+    taken.extend(tmpfs.iter().map(|t| t.destination.clone()));
     for path in declared_volumes(image) {
-        let taken = volumes.iter().any(|v| v.destination == path) || tmpfs.iter().any(|t| t.destination == path);
         match options.image_volumes {
-            _ if taken => {}
+            _ if !taken.insert(path.clone()) => {}
             ImageVolumes::Anonymous => volumes.push(Volume { anonymous: true, ..Volume::new("", path) }),
             ImageVolumes::Tmpfs => tmpfs.push(Tmpfs { destination: path, options: String::new() }),
             ImageVolumes::Ignore => {}
@@ -142,7 +143,7 @@ pub(super) fn compose(options: &Options, image: Option<&Config>, id: &Id, term: 
     Ok(Spec {
         hostname,
         args: args(options, image)?,
-        env: env.0,
+        env: env.into(),
         cwd,
         user: non_empty(options.user.as_deref())
             .or(non_empty(image.and_then(|c| c.user().as_deref())))
@@ -274,24 +275,33 @@ fn non_empty(text: Option<&str>) -> Option<&str> {
 
 /// Variables in the order in which they were first set.
 #[derive(Default)]
-pub(super) struct Environment(Vec<String>);
+pub(super) struct Environment {
+    variables: Vec<String>,
+    /// Where each is: an image's config has room for half a million.
+    places: HashMap<String, usize>,
+}
 
 impl From<Environment> for Vec<String> {
     fn from(environment: Environment) -> Vec<String> {
-        environment.0
+        environment.variables
     }
 }
 
 impl Environment {
     pub(super) fn of(variables: Vec<String>) -> Environment {
-        Environment(variables)
+        let mut environment = Environment::default();
+        variables.iter().for_each(|variable| environment.set(variable));
+        environment
     }
 
     pub(super) fn set(&mut self, variable: &str) {
-        let key = |text: &str| text.split('=').next().unwrap_or_default().to_string();
-        match self.0.iter_mut().find(|existing| key(existing) == key(variable)) {
-            Some(existing) => *existing = variable.to_string(),
-            None => self.0.push(variable.to_string()),
+        let key = variable.split('=').next().unwrap_or_default();
+        match self.places.get(key) {
+            Some(place) => self.variables[*place] = variable.to_string(),
+            None => {
+                self.places.insert(key.to_string(), self.variables.len());
+                self.variables.push(variable.to_string());
+            }
         }
     }
 }
@@ -355,5 +365,17 @@ mod tests {
         let found: Vec<_> = found.iter().map(|port| (port.container, port.count, port.transport)).collect();
         assert_eq!(found, [(65535, 1, Transport::Tcp), (65534, 2, Transport::Udp), (1, 65535, Transport::Tcp)]);
         assert_eq!(exposed_port("0"), None);
+    }
+
+    /// A config may have 4 MiB.
+    #[test]
+    fn so_many_variables_and_volumes_take_a_moment() {
+        let mut config = image(&[], &["sh"]);
+        let many = |prefix: &str| (0..60_000).map(|n| format!("{prefix}{n}=x")).collect::<Vec<_>>();
+        config.set_env(Some(many("V"))).set_volumes(Some(many("/v")));
+        let start = std::time::Instant::now();
+        let spec = compose(&Options::default(), Some(&config), &Id::from_bytes([1; 32]), None).expect("composes");
+        assert_eq!((spec.env.len(), spec.volumes.len()), (60_003, 60_000));
+        assert!(start.elapsed().as_secs() < 10, "{:?}", start.elapsed());
     }
 }
