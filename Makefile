@@ -37,7 +37,7 @@ endif
 # What root built belongs to whoever owns the checkout, so that a plain `cargo build` works afterwards.
 give_back = { [ "$$(stat -c %u .)" = 0 ] || chown -R --reference=. target images/*/out 2>/dev/null || true; }
 
-.PHONY: help setup build demo test test-crash test-vm vm-packages bench fuzz lint install clean need-root need-rust
+.PHONY: help setup build demo test test-crash test-vm vm-packages bench fuzz lint install package clean need-root need-rust
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -112,7 +112,7 @@ lint: setup need-rust ## formatting, clippy, documentation, licences
 	@if command -v cargo-deny >/dev/null; then set -x; $(CARGO) deny --log-level error check licenses bans sources; \
 	else echo "cargo-deny is not installed: licences not checked (cargo install cargo-deny)"; fi
 
-install: ## install the built binary, completions and man pages below $(DESTDIR)$(PREFIX)
+install: ## install the built binary, completions, man pages, documents and a unit below $(DESTDIR)$(PREFIX)
 	@[ -x target/release/tupper ] || { echo "nothing to install yet; type: make build" >&2; exit 1; }
 	install -D -m 0755 target/release/tupper '$(DESTDIR)$(PREFIX)/bin/tupper'
 	@generated=$$(mktemp -d); trap 'rm -rf "$$generated"' EXIT; tupper=target/release/tupper; share='$(DESTDIR)$(PREFIX)/share'; \
@@ -124,7 +124,21 @@ install: ## install the built binary, completions and man pages below $(DESTDIR)
 	install -D -m 0644 "$$generated/fish" "$$share/fish/vendor_completions.d/tupper.fish"; \
 	install -D -m 0644 -t "$(DESTDIR)$(PREFIX)/lib/systemd/network" docs/host/10-tupper.network; \
 	install -D -m 0644 -t "$(DESTDIR)$(PREFIX)/lib/udev/rules.d" docs/host/85-tupper.rules; \
-	echo "installed completions and man pages below $$share"
+	install -D -m 0644 -t "$$share/doc/tupper" README.md CHANGELOG.md; \
+	install -D -m 0644 -t "$$share/doc/tupper/docs" docs/*.md docs/*.svg; \
+	sed 's|/usr/local/bin|$(PREFIX)/bin|' docs/tupper.service >"$$generated/tupper.service"; \
+	install -D -m 0644 -t "$(DESTDIR)$(PREFIX)/lib/systemd/system" "$$generated/tupper.service"; \
+	echo "installed completions, man pages and documents below $$share, and a unit that nothing enables"
+
+# What is in it, `make install` says.
+package: ## make target/debian/tupper_*.deb, install it on a clean Debian in a container and run the demo there (needs root)
+	@$(MAKE) need-root FOR=package
+	@$(MAKE) build
+	@[ -x target/tools/bin/cargo-deb ] || $(CARGO) install cargo-deb --locked --root target/tools
+	rm -rf target/package target/debian
+	$(MAKE) install DESTDIR=target/package PREFIX=/usr
+	target/tools/bin/cargo-deb --no-build --no-strip --locked
+	@trap '$(give_back)' EXIT; images/debian/build; tests/package target/release/tupper target/debian/tupper_*.deb
 
 clean: ## remove what was built
 	$(CARGO) clean
