@@ -218,7 +218,8 @@ fn exposed_port(text: &str) -> Option<(u16, u16, Transport)> {
     let (range, transport) = text.split_once('/').unwrap_or((text, "tcp"));
     let (first, last) = range.split_once('-').unwrap_or((range, range));
     let (first, last): (u16, u16) = (first.parse().ok()?, last.parse().ok()?);
-    (first > 0 && last >= first).then_some((first, last - first + 1, transport.parse().ok()?))
+    let more = last.checked_sub(first).filter(|_| first > 0)?;
+    Some((first, more + 1, transport.parse().ok()?))
 }
 
 fn stop_signal(options: &Options, image: Option<&Config>) -> Result<Option<Signal>> {
@@ -364,7 +365,9 @@ mod tests {
         let found = ports(&options, Some(&config)).expect("ports");
         let found: Vec<_> = found.iter().map(|port| (port.container, port.count, port.transport)).collect();
         assert_eq!(found, [(65535, 1, Transport::Tcp), (65534, 2, Transport::Udp), (1, 65535, Transport::Tcp)]);
-        assert_eq!(exposed_port("0"), None);
+        for text in ["0", "0-65535", "81-80", "80/x", "-", "65536"] {
+            assert_eq!(exposed_port(text), None, "{text}");
+        }
     }
 
     /// A config may have 4 MiB.
