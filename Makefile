@@ -8,6 +8,8 @@ MAKEFLAGS += --no-print-directory
 CARGO ?= cargo
 PREFIX ?= /usr/local
 DESTDIR ?=
+FUZZ_SECONDS ?= 60
+FUZZ_TARGETS ?=
 
 # Debian's names. To build: the compiler, libbtrfsutil and what bindgen needs to read its header.
 BUILD_PACKAGES := gcc libc6-dev pkg-config libbtrfsutil-dev libclang-dev
@@ -19,6 +21,8 @@ INSIDE_PACKAGES := busybox-static e2fsprogs attr acl libcap2-bin gzip xz-utils z
 # The peers, registries, failing devices, the virtual machine.
 TEST_PACKAGES := $(INSIDE_PACKAGES) keyutils debootstrap docker.io docker-registry podman runc skopeo umoci apache2-utils curl \
   strace nbdkit libnbd-bin fuse3 xfsprogs mmdebstrap qemu-system-x86
+# To fuzz: libFuzzer is C++.
+FUZZ_PACKAGES := g++
 VM_PACKAGES := $(RUN_PACKAGES) $(INSIDE_PACKAGES) apparmor
 PACKAGES := $(BUILD_PACKAGES) $(RUN_PACKAGES) $(TEST_PACKAGES)
 
@@ -33,7 +37,7 @@ endif
 # What root built belongs to whoever owns the checkout, so that a plain `cargo build` works afterwards.
 give_back = { [ "$$(stat -c %u .)" = 0 ] || chown -R --reference=. target images/*/out 2>/dev/null || true; }
 
-.PHONY: help setup build demo test test-crash test-vm vm-packages bench lint install clean need-root need-rust
+.PHONY: help setup build demo test test-crash test-vm vm-packages bench fuzz lint install package clean need-root need-rust
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -94,6 +98,13 @@ bench: ## measure import, snapshot and run against the kernel's floors (needs ro
 	@$(MAKE) setup need-rust
 	@trap '$(give_back)' EXIT; images/busybox/build; images/debian/build; $(CARGO) bench --locked --bench '*'
 
+# FUZZ_TARGETS names some of fuzz/seeds; without, it is all.
+fuzz: ## feed every parser of foreign bytes with bytes made up, FUZZ_SECONDS each (needs root)
+	@$(MAKE) need-root FOR=fuzz
+	@$(MAKE) setup need-rust PACKAGES='$(BUILD_PACKAGES) $(FUZZ_PACKAGES)'
+	@command -v target/tools/bin/cargo-fuzz >/dev/null || $(CARGO) install cargo-fuzz --locked --root target/tools
+	@trap '$(give_back)' EXIT; PATH="$$PWD/target/tools/bin:$$PATH" fuzz/run $(FUZZ_SECONDS) $(FUZZ_TARGETS)
+
 lint: setup need-rust ## formatting, clippy, documentation, licences
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
@@ -101,7 +112,7 @@ lint: setup need-rust ## formatting, clippy, documentation, licences
 	@if command -v cargo-deny >/dev/null; then set -x; $(CARGO) deny --log-level error check licenses bans sources; \
 	else echo "cargo-deny is not installed: licences not checked (cargo install cargo-deny)"; fi
 
-install: ## install the built binary, completions and man pages below $(DESTDIR)$(PREFIX)
+install: ## install the built binary, completions, man pages, documents and a unit below $(DESTDIR)$(PREFIX)
 	@[ -x target/release/tupper ] || { echo "nothing to install yet; type: make build" >&2; exit 1; }
 	install -D -m 0755 target/release/tupper '$(DESTDIR)$(PREFIX)/bin/tupper'
 	@generated=$$(mktemp -d); trap 'rm -rf "$$generated"' EXIT; tupper=target/release/tupper; share='$(DESTDIR)$(PREFIX)/share'; \
@@ -113,7 +124,21 @@ install: ## install the built binary, completions and man pages below $(DESTDIR)
 	install -D -m 0644 "$$generated/fish" "$$share/fish/vendor_completions.d/tupper.fish"; \
 	install -D -m 0644 -t "$(DESTDIR)$(PREFIX)/lib/systemd/network" docs/host/10-tupper.network; \
 	install -D -m 0644 -t "$(DESTDIR)$(PREFIX)/lib/udev/rules.d" docs/host/85-tupper.rules; \
-	echo "installed completions and man pages below $$share"
+	install -D -m 0644 -t "$$share/doc/tupper" README.md CHANGELOG.md; \
+	install -D -m 0644 -t "$$share/doc/tupper/docs" docs/*.md docs/*.svg; \
+	sed 's|/usr/local/bin|$(PREFIX)/bin|' docs/tupper.service >"$$generated/tupper.service"; \
+	install -D -m 0644 -t "$(DESTDIR)$(PREFIX)/lib/systemd/system" "$$generated/tupper.service"; \
+	echo "installed completions, man pages and documents below $$share, and a unit that nothing enables"
+
+# What is in it, `make install` says.
+package: ## make target/debian/tupper_*.deb, install it on a clean Debian in a container and run the demo there (needs root)
+	@$(MAKE) need-root FOR=package
+	@$(MAKE) build
+	@[ -x target/tools/bin/cargo-deb ] || $(CARGO) install cargo-deb --locked --root target/tools
+	rm -rf target/package target/debian
+	$(MAKE) install DESTDIR=target/package PREFIX=/usr
+	target/tools/bin/cargo-deb --no-build --no-strip --locked
+	@trap '$(give_back)' EXIT; images/debian/build; tests/package target/release/tupper target/debian/tupper_*.deb
 
 clean: ## remove what was built
 	$(CARGO) clean

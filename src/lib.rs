@@ -29,6 +29,9 @@ pub mod subvolume;
 pub mod bench;
 pub mod check;
 pub mod container;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod image;
 pub mod layer;
 pub mod network;

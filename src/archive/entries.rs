@@ -282,7 +282,7 @@ impl<'a, R: BufRead> Entries<'a, R> {
             gid: records.gid.map_or_else(|| owner(&old.gid, header.gid(), "gid"), Ok)?,
             modified,
             accessed: records.accessed.unwrap_or(modified),
-            xattrs: records.xattrs,
+            xattrs: records.xattrs.into_iter().collect(),
             path,
         })
     }

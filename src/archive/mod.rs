@@ -5,12 +5,14 @@
 
 mod acl;
 mod entries;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 mod header;
 mod index;
 mod pax;
 mod sparse;
 
-use entries::clean;
+pub(crate) use entries::clean;
 pub(crate) use entries::{Entries, Entry, Node};
 pub(crate) use index::Index;
 pub(crate) use sparse::SparseMap;

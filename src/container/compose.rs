@@ -3,7 +3,7 @@
 //! The rules are podman-run(1)'s: `--entrypoint` drops the image's command, arguments replace it, `-e` is over the
 //! image's environment, and the image never changes what a container may do.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use oci_spec::image::Config;
@@ -122,10 +122,11 @@ pub(super) fn compose(options: &Options, image: Option<&Config>, id: &Id, term: 
     }
     check_memory(&options.limits)?;
     let (mut volumes, mut tmpfs) = (options.volumes.clone(), options.tmpfs.clone());
+    let mut taken: HashSet<PathBuf> = volumes.iter().map(|v| v.destination.clone()).collect();
+    taken.extend(tmpfs.iter().map(|t| t.destination.clone()));
     for path in declared_volumes(image) {
-        let taken = volumes.iter().any(|v| v.destination == path) || tmpfs.iter().any(|t| t.destination == path);
         match options.image_volumes {
-            _ if taken => {}
+            _ if !taken.insert(path.clone()) => {}
             ImageVolumes::Anonymous => volumes.push(Volume { anonymous: true, ..Volume::new("", path) }),
             ImageVolumes::Tmpfs => tmpfs.push(Tmpfs { destination: path, options: String::new() }),
             ImageVolumes::Ignore => {}
@@ -142,7 +143,7 @@ pub(super) fn compose(options: &Options, image: Option<&Config>, id: &Id, term: 
     Ok(Spec {
         hostname,
         args: args(options, image)?,
-        env: env.0,
+        env: env.into(),
         cwd,
         user: non_empty(options.user.as_deref())
             .or(non_empty(image.and_then(|c| c.user().as_deref())))
@@ -197,7 +198,7 @@ fn ports(options: &Options, image: Option<&Config>) -> Result<Vec<Port>> {
             let (first, count, transport) = exposed_port(text)
                 .ok_or_else(|| Error::new(Kind::Invalid, format!("the image exposes the port {text:?}: not a port")))?;
             let named = |port: &Port| {
-                port.transport == transport && (port.container..port.container + port.count).contains(&first)
+                port.transport == transport && first >= port.container && first - port.container < port.count
             };
             if !ports.iter().any(named) {
                 ports.push(Port { address: None, host: 0, container: first, count, transport });
@@ -217,7 +218,8 @@ fn exposed_port(text: &str) -> Option<(u16, u16, Transport)> {
     let (range, transport) = text.split_once('/').unwrap_or((text, "tcp"));
     let (first, last) = range.split_once('-').unwrap_or((range, range));
     let (first, last): (u16, u16) = (first.parse().ok()?, last.parse().ok()?);
-    (first > 0 && last >= first).then_some((first, last - first + 1, transport.parse().ok()?))
+    let more = last.checked_sub(first).filter(|_| first > 0)?;
+    Some((first, more + 1, transport.parse().ok()?))
 }
 
 fn stop_signal(options: &Options, image: Option<&Config>) -> Result<Option<Signal>> {
@@ -274,17 +276,23 @@ fn non_empty(text: Option<&str>) -> Option<&str> {
 
 /// Variables in the order in which they were first set.
 #[derive(Default)]
-pub(super) struct Environment(Vec<String>);
+pub(super) struct Environment {
+    variables: Vec<String>,
+    /// Where each is: an image's config has room for half a million.
+    places: HashMap<String, usize>,
+}
 
 impl From<Environment> for Vec<String> {
     fn from(environment: Environment) -> Vec<String> {
-        environment.0
+        environment.variables
     }
 }
 
 impl Environment {
     pub(super) fn of(variables: Vec<String>) -> Environment {
-        Environment(variables)
+        let mut environment = Environment::default();
+        variables.iter().for_each(|variable| environment.set(variable));
+        environment
     }
 
     /// What a variable is called.
@@ -293,9 +301,13 @@ impl Environment {
     }
 
     pub(super) fn set(&mut self, variable: &str) {
-        match self.0.iter_mut().find(|existing| Self::key(existing) == Self::key(variable)) {
-            Some(existing) => *existing = variable.to_string(),
-            None => self.0.push(variable.to_string()),
+        let key = Self::key(variable);
+        match self.places.get(key) {
+            Some(place) => self.variables[*place] = variable.to_string(),
+            None => {
+                self.places.insert(key.to_string(), self.variables.len());
+                self.variables.push(variable.to_string());
+            }
         }
     }
 }
@@ -303,6 +315,8 @@ impl Environment {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::name::NetworkName;
+    use crate::network::Join;
 
     fn strings(list: &[&str]) -> Vec<String> {
         list.iter().map(ToString::to_string).collect()
@@ -345,5 +359,31 @@ mod tests {
         assert_eq!((spec.cwd, spec.hostname.as_str()), (PathBuf::from("/srv"), "abababababab"));
         let relative = Options { workdir: Some("srv".into()), ..Options::default() };
         assert!(compose(&relative, Some(&config), &id, None).is_err());
+    }
+
+    #[test]
+    fn exposed_ports_reach_to_the_last() {
+        let mut config = image(&[], &["sh"]);
+        config.set_exposed_ports(Some(strings(&["65535", "65534-65535/udp", "1-65535", "65535/tcp"])));
+        let network = Mode::Joined(Join::new(NetworkName::bridge()));
+        let options = Options { publish_all: true, network, ..Options::default() };
+        let found = ports(&options, Some(&config)).expect("ports");
+        let found: Vec<_> = found.iter().map(|port| (port.container, port.count, port.transport)).collect();
+        assert_eq!(found, [(65535, 1, Transport::Tcp), (65534, 2, Transport::Udp), (1, 65535, Transport::Tcp)]);
+        for text in ["0", "0-65535", "81-80", "80/x", "-", "65536"] {
+            assert_eq!(exposed_port(text), None, "{text}");
+        }
+    }
+
+    /// A config may have 4 MiB.
+    #[test]
+    fn so_many_variables_and_volumes_take_a_moment() {
+        let mut config = image(&[], &["sh"]);
+        let many = |prefix: &str| (0..60_000).map(|n| format!("{prefix}{n}=x")).collect::<Vec<_>>();
+        config.set_env(Some(many("V"))).set_volumes(Some(many("/v")));
+        let start = std::time::Instant::now();
+        let spec = compose(&Options::default(), Some(&config), &Id::from_bytes([1; 32]), None).expect("composes");
+        assert_eq!((spec.env.len(), spec.volumes.len()), (60_003, 60_000));
+        assert!(start.elapsed().as_secs() < 10, "{:?}", start.elapsed());
     }
 }

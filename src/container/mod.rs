@@ -11,6 +11,8 @@ mod commit;
 mod compose;
 mod copy;
 mod exec;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 mod health;
 mod launch;
 mod leftover;

@@ -16,13 +16,12 @@ use std::io::Read;
 use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
-use oci_spec::image::ImageConfiguration;
 
 use super::draft::ImageDraft;
 use super::layers::{chain_id, discard};
 use super::outgoing::note_travelled;
 use super::progress::{LayerProgress, Step, Watched};
-use super::{Image, LayerRecord, RECIPE, Record, room};
+use super::{Image, LayerRecord, RECIPE, Record, read_config, room};
 use crate::error::{Context, Error, Kind, Result};
 use crate::interrupt;
 use crate::layer::{Limits, Opened, Watch};
@@ -82,16 +81,16 @@ fn way(offer: &Offer, number: usize) -> Option<Travelled> {
 }
 
 /// A layer that is to be there.
-struct Layer {
+pub(super) struct Layer {
     diff_id: Digest,
     chain: Id,
 }
 
 /// The layers that the config wants, with their chain ids.
-fn plan(offer: &Offer, limits: &Limits) -> Result<Vec<Layer>> {
+pub(super) fn plan(offer: &Offer, limits: &Limits) -> Result<Vec<Layer>> {
     limits.require_config(offer.config.len() as u64)?;
-    let config: ImageConfiguration = serde_json::from_slice(&offer.config)
-        .map_err(|e| Error::new(Kind::Invalid, format!("the config is no image's: {e}")))?;
+    let (config, _) =
+        read_config(&offer.config).map_err(|e| Error::new(Kind::Invalid, format!("the config is no image's: {e}")))?;
     let diff_ids = config.rootfs().diff_ids();
     if diff_ids.is_empty() {
         return Err(Error::new(Kind::Unsupported, "the image has no layers: there is nothing to run in"));
@@ -262,5 +261,28 @@ impl<'a, 'b> Ahead<'a, 'b> {
 impl Drop for Ahead<'_, '_> {
     fn drop(&mut self) {
         self.opened.drain(..).for_each(|(_, _, opened)| opened.cancel());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is made must be found again: whatever a listing would trip over is refused here.
+    #[test]
+    fn a_config_that_could_not_be_read_again_is_refused() {
+        let config = |more: &str| {
+            let diff_id = Digest::from_bytes([7; 32]);
+            let rootfs = format!(r#"{{"type":"layers","diff_ids":["{diff_id}"]}}"#);
+            format!(r#"{{"architecture":"amd64","os":"linux","rootfs":{rootfs},"config":{{{more}}}}}"#)
+        };
+        let plan = |more: &str| {
+            let layers = vec![Blob { digest: None, size: None, location: String::new() }];
+            let config = config(more).into_bytes();
+            plan(&Offer { names: Vec::new(), manifest: None, config, layers }, &Limits::default())
+        };
+        assert!(plan(r#""Healthcheck":{"Test":["NONE"]}"#).is_ok());
+        let refused = plan(r#""Healthcheck":{},"Healthcheck":{}"#).err().expect("two health checks");
+        assert_eq!(refused.kind(), Kind::Invalid, "{refused}");
     }
 }

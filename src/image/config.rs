@@ -91,10 +91,11 @@ fn pairs(text: &str) -> std::result::Result<Vec<(String, String)>, &'static str>
     };
     let mut pairs = Vec::new();
     for (key, value) in raw.ok_or("not KEY=VALUE")? {
+        let (key, value) = (unquoted(key)?, unquoted(value)?);
         if key.is_empty() {
             return Err("a key is empty");
         }
-        pairs.push((unquoted(key)?, unquoted(value)?));
+        pairs.push((key, value));
     }
     Ok(pairs)
 }
@@ -238,7 +239,7 @@ fn push(object: &mut Map<String, Value>, key: &str, value: Value) {
     }
 }
 
-fn apply(mut config: Config, change: &Change) -> Config {
+pub(super) fn apply(mut config: Config, change: &Change) -> Config {
     fn with<T>(list: &Option<Vec<T>>, more: impl IntoIterator<Item = T>) -> Option<Vec<T>>
     where
         T: Clone,
@@ -291,8 +292,8 @@ mod tests {
         ] {
             assert_eq!(text.parse::<Change>().expect(text), change);
         }
-        for text in ["", "CMD", "CMD ", "CMD [1]", "CMD [", "FROM debian", "ENV A", "ENV A=b c", "ENV A='b", "LABEL =x"]
-        {
+        let bad_env = ["ENV A", "ENV A=b c", "ENV A='b", "ENV \"\"=x", "ENV \\ x"];
+        for text in ["", "CMD", "CMD ", "CMD [1]", "CMD [", "FROM debian", "LABEL =x"].into_iter().chain(bad_env) {
             assert!(text.parse::<Change>().is_err(), "{text:?}");
         }
     }

@@ -8,6 +8,8 @@ mod add;
 mod commit;
 mod config;
 mod draft;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 mod history;
 mod import;
 mod layers;
@@ -134,9 +136,7 @@ impl Image {
             let record: Record = record::read(dir.as_fd())?.ok_or_else(|| Error::new(Kind::Store, "no record"))?;
             let json = config_bytes(dir.as_fd())?;
             let broken = |e| Error::new(Kind::Store, format!("read config.json: {e}"));
-            let config: ImageConfiguration = serde_json::from_slice(&json).map_err(broken)?;
-            let beyond: Beyond = serde_json::from_slice(&json).map_err(broken)?;
-            let health = beyond.config.and_then(|config| config.health);
+            let (config, health) = read_config(&json).map_err(broken)?;
             let created = config.created().as_ref().and_then(|text| text.parse().ok()).unwrap_or(record.created);
             let Record { chain, size, manifest, .. } = record;
             Ok(Image { id: *id, names: Vec::new(), config, created, size, manifest, health, chain })
@@ -184,6 +184,13 @@ impl Image {
         let exact = self.names.iter().find(|name| whole.as_ref() == Some(*name));
         exact.or_else(|| self.names.iter().find(|name| name.is_meant_by(text)))
     }
+}
+
+/// An image's config, and what it says of a health check.
+fn read_config(json: &[u8]) -> serde_json::Result<(ImageConfiguration, Option<serde_json::Value>)> {
+    let config: ImageConfiguration = serde_json::from_slice(json)?;
+    let beyond: Beyond = serde_json::from_slice(json)?;
+    Ok((config, beyond.config.and_then(|config| config.health)))
 }
 
 fn config_bytes(dir: BorrowedFd<'_>) -> Result<Vec<u8>> {

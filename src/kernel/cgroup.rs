@@ -146,11 +146,15 @@ pub(crate) fn ensure(directory: &Path) -> Result<()> {
     fs::ensure_directory(fs::CWD, directory, 0o755).context(|| "make a cgroup")
 }
 
-/// [`remove`], again for a moment while it is busy: a process leaves its cgroup a little after it was reaped.
+/// [`remove`], again for a moment while it is busy: a process leaves its cgroup a little after it was reaped, and what was
+/// in it may have made others below it.
 pub(crate) fn remove_patiently(directory: &Path) -> Result<()> {
     for _ in 0..50 {
         match remove(directory) {
-            Err(e) if e.kind() == Kind::InUse => std::thread::sleep(std::time::Duration::from_millis(2)),
+            Err(e) if e.kind() == Kind::InUse => {
+                children(directory)?.iter().try_for_each(|name| clear(&directory.join(name)))?;
+                std::thread::sleep(std::time::Duration::from_millis(2));
+            }
             other => return other,
         }
     }

@@ -15,6 +15,8 @@
 mod apply;
 mod decompress;
 mod difference;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 mod lower;
 mod pack;
 mod pipeline;

@@ -30,7 +30,7 @@ mod relay;
 mod report;
 mod rlimit;
 mod scope;
-mod seccomp;
+pub(crate) mod seccomp;
 mod security;
 mod shell;
 mod signals;

@@ -16,7 +16,7 @@
 
 mod draft;
 pub(crate) mod pool;
-mod preread;
+pub(crate) mod preread;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};

@@ -135,6 +135,13 @@ impl Needs {
     }
 }
 
+/// What a fuzzer asks: no program needs more than is read, and every library is a name.
+#[cfg(any(test, feature = "fuzzing"))]
+pub fn fuzz(bytes: &[u8]) {
+    let needs = Needs::of(bytes).unwrap_or_default();
+    assert!(needs.libraries.len() <= FILES && needs.libraries.iter().all(|name| !name.contains('/')), "{needs:?}");
+}
+
 #[cfg(test)]
 mod tests {
     use std::os::fd::AsFd;

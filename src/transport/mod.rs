@@ -6,6 +6,8 @@
 
 mod compress;
 mod files;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 mod http;
 mod manifest;
 mod offer;

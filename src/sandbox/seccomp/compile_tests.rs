@@ -8,29 +8,6 @@ use super::*;
 use crate::kernel::seccomp::MAX_INSTRUCTIONS;
 use crate::sandbox::step::CapabilitySet;
 
-/// Runs a program as Documentation/networking/filter.rst defines it; also counts its steps.
-fn run(program: &[Instruction], audit: u32, number: u32, arguments: &[u64; 6]) -> (u32, usize) {
-    let mut data = [number, audit, 0, 0].to_vec();
-    data.extend(arguments.iter().flat_map(|a| [*a as u32, (*a >> 32) as u32]));
-    let (mut accumulator, mut next) = (0u32, 0usize);
-    for step in 1.. {
-        let Instruction { code, on_true, on_false, constant } = program[next];
-        next += 1;
-        let branch = |test: bool| usize::from(if test { on_true } else { on_false });
-        match code {
-            LOAD => accumulator = data[constant as usize / 4],
-            AND => accumulator &= constant,
-            RETURN => return (constant, step),
-            JUMP => next += constant as usize,
-            IF_EQUAL => next += branch(accumulator == constant),
-            IF_GREATER => next += branch(accumulator > constant),
-            IF_GREATER_OR_EQUAL => next += branch(accumulator >= constant),
-            other => panic!("an instruction that nobody assembles: {other:#x}"),
-        }
-    }
-    unreachable!("every program returns")
-}
-
 fn agree(profile: &Profile, program: &[Instruction], arch: Arch, number: u32, arguments: &[u64; 6]) {
     let expected = profile.verdict(arch, number, arguments).value();
     let (found, _) = run(program, arch.audit(), number, arguments);

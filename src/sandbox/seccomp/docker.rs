@@ -13,6 +13,9 @@ use crate::error::{Error, Kind, Result};
 use crate::kernel::seccomp::EPERM;
 use crate::sandbox::step::{CapabilitySet, capability};
 
+/// Rules of a profile, one for each call and alternative. The kernel takes 4096 instructions, and a rule is at least two.
+const RULES: usize = 65_536;
+
 /// A profile as a file has it. What it says beyond this (comments, an agent to notify) is passed over.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -146,6 +149,13 @@ impl Document {
             let twice = (0..6).any(|n| conditions.iter().filter(|c| c.argument == n).count() > 1);
             let alternatives =
                 if twice { conditions.iter().map(|c| vec![*c]).collect() } else { vec![conditions.clone()] };
+            let calls = rule.names.len() + rule.name.iter().len();
+            if calls.saturating_mul(alternatives.len()).saturating_add(rules.len()) > RULES {
+                return named(
+                    rule,
+                    Err(invalid(format!("more than {RULES} rules, each call and alternative counted"))),
+                );
+            }
             for call in rule.names.iter().chain(&rule.name).filter_map(|name| calls::find(name)) {
                 rules.extend(alternatives.iter().map(|when| Rule { call: call.name, when: when.clone(), action }));
             }
@@ -356,5 +366,22 @@ mod tests {
             let error = Document::parse(text.as_bytes()).expect_err(says);
             assert!(error.kind() == Kind::Invalid && error.to_string().contains(says), "{error}");
         }
+    }
+
+    /// Names times comparisons of one argument are rules: a file of a few hundred KiB could ask for gigabytes.
+    #[test]
+    fn rules_are_counted_before_they_are_made() {
+        let argument = r#"{"index": 0, "value": 1, "op": "SCMP_CMP_EQ"}"#;
+        let many = |what: &str, count: usize| vec![what; count].join(",");
+        let text = |count: usize| {
+            let (names, arguments) = (many("\"read\"", count), many(argument, count));
+            format!(
+                r#"{{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [
+                    {{"names": [{names}], "action": "SCMP_ACT_LOG", "args": [{arguments}]}}]}}"#
+            )
+        };
+        let profile = |count| Document::parse(text(count).as_bytes()).expect("one").profile(CapabilitySet(0), (6, 1));
+        assert_eq!(profile(200).expect("within").0.rules.len(), 40_000);
+        assert!(profile(1000).is_err_and(|e| e.to_string().contains("rules")), "a million");
     }
 }

@@ -11,6 +11,8 @@
 mod calls;
 mod compile;
 mod docker;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 mod profile;
 mod usual;
 

@@ -100,7 +100,7 @@ pub(crate) struct Condition {
     pub value: u64,
 }
 
-#[cfg(test)]
+#[cfg(any(test, feature = "fuzzing"))]
 impl Condition {
     fn holds(self, arguments: &[u64; 6]) -> bool {
         let found = arguments[usize::from(self.argument)] & self.mask;
@@ -155,7 +155,7 @@ impl Profile {
 
 impl Profile {
     /// What becomes of a call.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "fuzzing"))]
     pub fn verdict(&self, arch: Arch, number: u32, arguments: &[u64; 6]) -> Action {
         let named = |call: &&calls::Call| call.number(arch) == Some(number);
         let call = calls::CALLS.iter().find(named);

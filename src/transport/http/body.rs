@@ -242,7 +242,7 @@ impl Read for Download {
 }
 
 /// RFC 9110, 14.4: `bytes FIRST-LAST/TOTAL`, the total perhaps unknown.
-fn content_range(headers: &HeaderMap) -> Option<(u64, Option<u64>)> {
+pub(super) fn content_range(headers: &HeaderMap) -> Option<(u64, Option<u64>)> {
     let value = headers.get(header::CONTENT_RANGE)?.to_str().ok()?.strip_prefix("bytes ")?;
     let (range, total) = value.split_once('/')?;
     let (first, _) = range.split_once('-')?;
@@ -251,7 +251,7 @@ fn content_range(headers: &HeaderMap) -> Option<(u64, Option<u64>)> {
 }
 
 /// RFC 9110, 13.1.5: a strong entity tag, else the date.
-fn validator(headers: &HeaderMap) -> Option<HeaderValue> {
+pub(super) fn validator(headers: &HeaderMap) -> Option<HeaderValue> {
     let tag = headers.get(header::ETAG).filter(|tag| !tag.as_bytes().starts_with(b"W/"));
     tag.or_else(|| headers.get(header::LAST_MODIFIED)).cloned()
 }

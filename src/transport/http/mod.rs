@@ -15,6 +15,8 @@
 mod body;
 mod dns;
 mod failure;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(super) mod fuzz;
 mod session;
 mod tls;
 mod upload;

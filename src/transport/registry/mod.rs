@@ -19,6 +19,8 @@
 
 mod challenge;
 mod credentials;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(super) mod fuzz;
 mod push;
 mod reference;
 mod registries;

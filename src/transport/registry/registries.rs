@@ -105,7 +105,7 @@ impl Registries {
         Ok(registries)
     }
 
-    fn add(&mut self, text: &str) -> Result<()> {
+    pub(super) fn add(&mut self, text: &str) -> Result<()> {
         let bad = |why: &str| Error::new(Kind::Invalid, why);
         let file: File = toml::from_str(text).map_err(|e| bad(e.message()))?;
         if file.registries.is_some() {
