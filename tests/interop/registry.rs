@@ -400,3 +400,96 @@ fn a_proxy_is_used_but_not_for_this_machine() {
     let error = finish(tupper.command("pull --tls-verify=false 192.0.2.1:5000/a", &[])).fails(1);
     assert!(error.contains("connection refused"), "{error}");
 }
+
+#[test]
+fn what_is_pushed_is_what_podman_runs() {
+    let (registry, layout, store) = (Registry::plain(), Layout::new(), Store::empty());
+    let (home, tupper) = alone(&store);
+    registry.push(&layout, "a:1", &["--format", "oci"]);
+    let id = tupper.ok(&format!("pull --tls-verify=false {}", registry.image("a:1")));
+    let digest_of = |name: &str| {
+        let place = format!("docker://{}", registry.image(name));
+        sh("skopeo", &["inspect", "--tls-verify=false", "--format", "{{.Digest}}", &place])
+    };
+    let file = home.path().join("digest");
+    // As it came: the layers have the digests that they had, and nothing is sent but the manifest.
+    let before = registry.requests().len();
+    let push = |more: &str, name: &str| {
+        let line =
+            format!("push --tls-verify=false --digestfile {} {more} {id} {}", file.display(), registry.image(name));
+        assert_eq!(tupper.ok(&line), "");
+        assert_eq!(fs::read_to_string(&file).expect("a file"), digest_of(name));
+        assert_eq!(registry.id(name), id);
+    };
+    push("", "a:2");
+    let sent = registry.requests().split_off(before);
+    assert!(sent.iter().all(|request| !request.contains("/blobs/uploads/")), "{sent:?}");
+    // Into another repository they are mounted, and into another registry they go again.
+    let before = registry.requests().len();
+    push("", "deep/b:1");
+    let sent = registry.requests().split_off(before);
+    assert_eq!(sent.iter().filter(|request| request.contains("mount=sha256")).count(), 3, "{sent:?}");
+    assert!(sent.iter().all(|request| !request.starts_with("PATCH ")), "{sent:?}");
+    let other = Registry::plain();
+    tupper.ok(&format!("push --tls-verify=false {id} {}", other.image("c:1")));
+    assert_eq!(other.id("c:1"), id);
+    push("--compression-format zstd --compression-level 3", "zstd:1");
+    push("--format v2s2 --compression-format gzip", "docker:1");
+    for image in [other.image("c:1"), registry.image("zstd:1"), registry.image("docker:1")] {
+        // What is there is what umoci made of it.
+        let to = tempfile::Builder::new().prefix("tupper-pushed-").tempdir().expect("a scratch directory");
+        let place = format!("oci:{}:image", to.path().display());
+        let from = format!("docker://{image}");
+        sh("skopeo", &["--insecure-policy", "copy", "--quiet", "--src-tls-verify=false", &from, &place]);
+        layout.tree().assert_same(&Layout(to).tree());
+    }
+    let podman = Podman::new(home.path());
+    for image in [registry.image("deep/b:1"), registry.image("docker:1"), registry.image("zstd:1")] {
+        podman.ok(&["pull", "-q", "--tls-verify=false", &image]);
+        let line = ["run", "--rm", "--network", "none", &image, "/bin/busybox", "cat", "/opt/a/b/file"];
+        assert_eq!(podman.ok(&line), "two");
+    }
+}
+
+#[test]
+fn a_password_is_for_pushing_too() {
+    let (registry, layout, store) = (Registry::with_password(), Layout::new(), Store::empty());
+    let (_home, tupper) = alone(&store);
+    registry.push(&layout, "a:1", &["--dest-creds", "me:secret"]);
+    let id = tupper.ok(&format!("pull --tls-verify=false --creds me:secret {}", registry.image("a:1")));
+    let push = format!("push --tls-verify=false {id} {}", registry.image("b:1"));
+    let error = tupper.fails(1, &push);
+    assert!(error.contains("asks who we are") && error.contains("tupper login"), "{error}");
+    tupper.ok(&format!("{push} --creds me:secret"));
+}
+
+/// podman with all that it keeps in a directory.
+struct Podman {
+    dir: PathBuf,
+}
+
+impl Podman {
+    fn new(home: &Path) -> Podman {
+        let dir = home.join("podman");
+        fs::create_dir(&dir).expect("a directory");
+        let conf = "[containers]\ndefault_ulimits = [\"nofile=1024:1024\", \"nproc=1024:1024\"]\n[engine]\n\
+                    cgroup_manager = \"cgroupfs\"\nevents_logger = \"none\"\n";
+        fs::write(dir.join("containers.conf"), conf).expect("a file");
+        Podman { dir }
+    }
+
+    fn ok(&self, args: &[&str]) -> String {
+        let path = |name: &str| self.dir.join(name).display().to_string();
+        let (root, run, tmp) = (path("root"), path("run"), path("tmp"));
+        let ours = ["--runtime", "runc", "--root", &root, "--runroot", &run, "--tmpdir", &tmp];
+        let output = Command::new("podman")
+            .args(ours)
+            .args(["--storage-driver", "vfs"])
+            .args(args)
+            .env("CONTAINERS_CONF", path("containers.conf"))
+            .output()
+            .expect("podman");
+        assert!(output.status.success(), "podman {args:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8_lossy(&output.stdout).trim().to_string()
+    }
+}
