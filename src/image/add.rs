@@ -277,9 +277,9 @@ mod tests {
             format!(r#"{{"architecture":"amd64","os":"linux","rootfs":{rootfs},"config":{{{more}}}}}"#)
         };
         let plan = |more: &str| {
-            let layers = vec![Blob { digest: None, size: None, location: String::new() }];
+            let layers = vec![Blob { digest: None, size: None, media_type: None, location: String::new() }];
             let config = config(more).into_bytes();
-            plan(&Offer { names: Vec::new(), manifest: None, config, layers }, &Limits::default())
+            plan(&Offer { names: Vec::new(), manifest: None, config, layers, place: None }, &Limits::default())
         };
         assert!(plan(r#""Healthcheck":{"Test":["NONE"]}"#).is_ok());
         let refused = plan(r#""Healthcheck":{},"Healthcheck":{}"#).err().expect("two health checks");

@@ -9,13 +9,14 @@ use crate::transport::{Blob, Offer};
 
 /// An image's config, if it is one, with what docker adds to it.
 pub fn image_config(bytes: &[u8]) -> Option<(ImageConfiguration, Option<serde_json::Value>)> {
-    let layers = |count| vec![Blob { digest: None, size: None, location: String::new() }; count];
+    let layers = |count| vec![Blob { digest: None, size: None, media_type: None, location: String::new() }; count];
     let wanted = serde_json::from_slice::<ImageConfiguration>(bytes).map(|image| image.rootfs().diff_ids().len());
     let offer = Offer {
         names: Vec::new(),
         manifest: None,
         config: bytes.to_vec(),
         layers: layers(wanted.unwrap_or(1).min(600)),
+        place: None,
     };
     super::add::plan(&offer, &Limits::default()).ok()?;
     match super::read_config(bytes) {

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use super::lower::{Whiteout, whiteout};
 use super::{Limits, Opened, decompress, unwatched};
 use crate::error::Result;
+use crate::kernel;
 
 /// Few names, so that they meet; two that would lead out.
 const NAMES: [&str; 16] = [
@@ -92,18 +93,36 @@ fn stack(root: &Path, layers: &[Vec<Word>]) -> Option<Tree> {
     let open = || fs::create_dir(root).and_then(|()| File::open(root));
     let directory = open().unwrap_or_else(|e| panic!("{}: {e}", root.display()));
     for (number, words) in layers.iter().enumerate() {
-        let archive = Cursor::new(archive(words, number));
-        let opened = Opened::open(|| Ok(Box::new(archive)), &Limits::default(), unwatched());
-        let applied: Result<_> = opened.and_then(|opened| opened.apply(directory.as_fd()));
+        let archive = archive(words, number);
+        let bytes = Cursor::new(archive.clone());
+        let recipe = kernel::fs::open_directory_follow(&std::env::temp_dir())
+            .and_then(|top| kernel::fs::unnamed_file(top.as_fd(), 0o600))
+            .unwrap_or_else(|e| panic!("{e}"));
+        let opened = Opened::open(|| Ok(Box::new(bytes)), &Limits::default(), unwatched());
+        let applied: Result<_> = opened.and_then(|opened| opened.apply(directory.as_fd(), Some(&recipe)));
         applied.ok()?;
+        assert!(comes_out(recipe, &directory, &archive), "it comes out as another archive");
     }
     Some(tree(root))
+}
+
+/// Whether a recipe, if there is one, makes the archive of what is there.
+fn comes_out(recipe: File, directory: &File, archive: &[u8]) -> bool {
+    let rebuilt = || -> Result<Option<Vec<u8>>> {
+        if !super::is_recipe(&recipe)? {
+            return Ok(None);
+        }
+        let mut rebuilt = Vec::new();
+        super::rebuild(recipe, directory.try_clone()?.into())?.read_to_end(&mut rebuilt)?;
+        Ok(Some(rebuilt))
+    };
+    rebuilt().is_ok_and(|rebuilt| rebuilt.is_none_or(|rebuilt| rebuilt == archive))
 }
 
 fn archive(words: &[Word], number: usize) -> Vec<u8> {
     let mut bytes = Vec::new();
     for (kind, name, target) in words {
-        let content = if *kind == b'0' { vec![b'0' + number as u8; 3] } else { Vec::new() };
+        let content = if *kind == b'0' { vec![b'0' + number as u8; 300] } else { Vec::new() };
         let mut header = tar::Header::new_ustar();
         header.as_old_mut().name[..name.len()].copy_from_slice(name.as_bytes());
         header.as_old_mut().linkname[..target.len()].copy_from_slice(target.as_bytes());
