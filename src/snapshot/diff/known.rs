@@ -55,9 +55,11 @@ impl Known {
 /// What is known of two trees; nothing when they are not two related subvolumes, or when others are nested in one of them,
 /// whose changes are their own.
 ///
+/// `at_rest` says that nothing was written to either since a snapshot was made of it, or it of another.
+///
 /// # Errors
 /// [`Kind::Permission`](crate::error::Kind::Permission) without CAP_SYS_ADMIN.
-pub(super) fn between(old: BorrowedFd<'_>, new: BorrowedFd<'_>) -> Result<Option<Known>> {
+pub(super) fn between(old: BorrowedFd<'_>, new: BorrowedFd<'_>, at_rest: bool) -> Result<Option<Known>> {
     if !btrfs::is_subvolume(old)? || !btrfs::is_subvolume(new)? {
         return Ok(None);
     }
@@ -69,8 +71,10 @@ pub(super) fn between(old: BorrowedFd<'_>, new: BorrowedFd<'_>) -> Result<Option
         log::debug!("diff: other subvolumes are nested in these");
         return Ok(None);
     }
-    // What is still to be written back is in no tree.
-    fs::sync_filesystem(new)?;
+    if !at_rest {
+        // What is still to be written back is in no tree.
+        fs::sync_filesystem(new)?;
+    }
     let (mut old, mut new) = (Side::read(old, split)?, Side::read(new, split)?);
     let made: HashSet<u64> = old.made.union(&new.made).copied().collect();
     let written: HashSet<u64> = old.written.union(&new.written).copied().collect();

@@ -139,7 +139,7 @@ pub fn walked_changes(old: Option<BorrowedFd<'_>>, new: BorrowedFd<'_>) -> Resul
 /// # Errors
 /// What cannot be read.
 pub fn known_changes(old: BorrowedFd<'_>, new: BorrowedFd<'_>) -> Result<Option<Vec<Change>>> {
-    let Some(known) = known(old, new)? else { return Ok(None) };
+    let Some(known) = known(old, new, false)? else { return Ok(None) };
     let mut changes = walk::walk(Some(old), new, Some(&known), Eye::Person)?;
     for change in &mut changes {
         if change.became != Became::Deleted {
@@ -150,8 +150,8 @@ pub fn known_changes(old: BorrowedFd<'_>, new: BorrowedFd<'_>) -> Result<Option<
 }
 
 /// What is known of two trees, as far as it is told to us.
-fn known(old: BorrowedFd<'_>, new: BorrowedFd<'_>) -> Result<Option<Known>> {
-    match known::between(old, new) {
+fn known(old: BorrowedFd<'_>, new: BorrowedFd<'_>, at_rest: bool) -> Result<Option<Known>> {
+    match known::between(old, new, at_rest) {
         Err(e) if matches!(e.kind(), Kind::Permission | Kind::Unsupported) => {
             log::debug!("diff: both trees are walked through: {e}");
             Ok(None)
@@ -160,14 +160,15 @@ fn known(old: BorrowedFd<'_>, new: BorrowedFd<'_>) -> Result<Option<Known>> {
     }
 }
 
-/// What a layer has to hold to make of `old` what a container or snapshot has come to. Of a container, that is without the
+/// What a layer has to hold to make of `old`, which is sealed, what a container or snapshot has come to, of which `new` is a
+/// snapshot that nobody has written to. Of a container, that is without the
 /// places that the sandbox mounts over, unless something lies in them.
 pub(super) fn differences(
     old: BorrowedFd<'_>,
     new: BorrowedFd<'_>,
     of_container: bool,
 ) -> Result<BTreeMap<PathBuf, Difference>> {
-    let mut changes = walk::walk(Some(old), new, known(old, new)?.as_ref(), Eye::Layer)?;
+    let mut changes = walk::walk(Some(old), new, known(old, new, true)?.as_ref(), Eye::Layer)?;
     if of_container {
         let mut next: Option<PathBuf> = None;
         // From the last: what is in a directory comes after it.
