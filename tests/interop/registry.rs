@@ -435,8 +435,8 @@ fn what_is_pushed_is_what_podman_runs() {
     assert_eq!(other.id("c:1"), id);
     push("--compression-format zstd --compression-level 3", "zstd:1");
     push("--format v2s2 --compression-format gzip", "docker:1");
-    for image in [other.image("c:1"), registry.image("zstd:1"), registry.image("docker:1")] {
-        // What is there is what umoci made of it.
+    // umoci knows no zstd.
+    for image in [other.image("c:1"), registry.image("docker:1")] {
         let to = tempfile::Builder::new().prefix("tupper-pushed-").tempdir().expect("a scratch directory");
         let place = format!("oci:{}:image", to.path().display());
         let from = format!("docker://{image}");

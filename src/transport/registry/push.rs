@@ -106,7 +106,7 @@ impl Client {
         mounts.truncate(PLACES);
         let credential = self.credential(&name, place)?;
         let (http, insecure) = self.http(host, endpoint.insecure);
-        let repository = Repository::new(http, place, credential, insecure).for_push(&mounts);
+        let repository = Repository::new(http, place, credential, insecure).for_pushing(&mounts);
         let pushing = Pushing {
             repository: &repository,
             place,

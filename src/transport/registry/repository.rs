@@ -92,7 +92,7 @@ impl Repository {
     }
 
     /// The same to push to, and to mount what these repositories of the registry have.
-    pub(super) fn for_push(mut self, mounts: &[&str]) -> Repository {
+    pub(super) fn for_pushing(mut self, mounts: &[&str]) -> Repository {
         self.scopes = self.scopes.iter().map(|scope| format!("{scope},push")).collect();
         self.scopes.extend(mounts.iter().map(|from| format!("repository:{from}:pull")));
         self.pushes = true;
