@@ -361,10 +361,7 @@ impl FromStr for ImageName {
             Some((first, rest)) if names_registry(path) => (first, rest),
             _ => ("localhost", path),
         };
-        if !registry
-            .split(':')
-            .all(|part| !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || b".-".contains(&b)))
-        {
+        if !is_registry(registry) {
             return Err(bad("the registry is not HOST[:PORT]"));
         }
         if !repository.split('/').all(is_path_component) {
@@ -385,6 +382,16 @@ impl FromStr for ImageName {
             n => Err(bad(&format!("{n} bytes long with registry and tag, more than 255"))),
         }
     }
+}
+
+/// Labels between dots, and a port (containers/image `docker/reference`): the host is the name of a directory, too.
+fn is_registry(text: &str) -> bool {
+    let (host, port) = text.split_once(':').unwrap_or((text, "0"));
+    let label = |label: &str| {
+        let letters = label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
+        !label.is_empty() && !label.starts_with('-') && !label.ends_with('-') && letters
+    };
+    host.split('.').all(label) && !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit())
 }
 
 /// `[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*`, the distribution-spec's path component.
@@ -433,6 +440,9 @@ mod tests {
         for text in
             ["", "/", "a/", "/a", "A", "a b", "a:", "a:-x", "a@sha256:00", "a..b", "a/../b", "a:b:c", "-a", "a/b_-c"]
         {
+            assert!(text.parse::<ImageName>().is_err(), "{text}");
+        }
+        for text in ["../a", "./a", ".../a", "a./b", ".a/b", "-a.b/c", "a.b-/c", "a.b:/c", "a.b:x/c", "a:1:2/c"] {
             assert!(text.parse::<ImageName>().is_err(), "{text}");
         }
         assert!(format!("{}:1", "a".repeat(300)).parse::<ImageName>().is_err());
