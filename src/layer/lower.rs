@@ -13,7 +13,7 @@ use std::ffi::{CStr, CString};
 
 use crate::error::{Error, Kind, Result};
 use crate::kernel::directory::Directory;
-use crate::kernel::fs::CWD;
+use crate::kernel::fs::{self, CWD};
 use crate::kernel::node::{self, Target, Time};
 
 /// Hard links from a layer to files below it. Those who write layers write such a file again, with its links.
@@ -106,7 +106,7 @@ impl Lower {
     }
 
     /// Whether something is from below, and nothing of this layer's own was reached through it.
-    pub(super) fn is_below(&self, found: &libc::stat) -> bool {
+    pub(super) fn is_below(&self, found: &fs::Stat) -> bool {
         found.st_ino < self.first && !node::is_directory(found) && !node::is_symlink(found)
     }
 

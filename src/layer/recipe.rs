@@ -26,7 +26,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::pack::{self, Out, Packed};
 use crate::error::{Context, Error, Kind, Result};
-use crate::kernel::node;
+use crate::kernel::{fs, node};
 use crate::name::Digest;
 
 const MAGIC: &[u8] = b"tupper recipe 1\n";
@@ -88,7 +88,7 @@ impl Recorder {
     }
 
     /// Something that this archive has made is about to be replaced.
-    pub(super) fn replaces(&mut self, name: &[u8], path: &[u8], found: &libc::stat) -> Result<()> {
+    pub(super) fn replaces(&mut self, name: &[u8], path: &[u8], found: &fs::Stat) -> Result<()> {
         self.doubtful = true;
         let size = found.st_size.unsigned_abs();
         if !node::is_regular(found) || self.kept.saturating_add(size) > LARGEST_KEPT {
