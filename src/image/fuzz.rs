@@ -4,7 +4,7 @@ use oci_spec::image::{Config, ImageConfiguration};
 
 use super::Change;
 use super::config;
-use crate::archive::Limits;
+use crate::layer::Limits;
 use crate::transport::{Blob, Offer};
 
 /// An image's config, if it is one, with what docker adds to it.
