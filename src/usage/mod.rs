@@ -7,7 +7,7 @@
 //!
 //! - Data is counted, not metadata, and by what it takes on the disk: compressed as it is, one copy of it. Files small enough to
 //!   lie in the metadata count for nothing.
-//! - An image is its layers. One that several images stand on is shared. A layer that an unfinished one stands on stays for
+//! - An image is its layers, with what lies beside them. One that several images stand on is shared. A layer that an unfinished one stands on stays for
 //!   a while when its images go (`image/layers.rs`): it is exclusive to them, and not freed with them.
 //! - What is ready in the warm pool is its layer's, and goes with it.
 //! - A snapshot or container is its subvolume with all that are nested in it, and the files beside it, as its log. A
@@ -116,7 +116,7 @@ fn count(store: &Store, most: usize) -> Result<Usage> {
     let own = btrfs::info(store.dir())?.id;
     let mut beside = objects.beside(&mut trees, own)?;
     let mut rest = beside.remove(&None).unwrap_or_default();
-    parts.extend(beside.keys().flatten().map(|object| Part::of(&[*object])));
+    parts.extend(beside.keys().flatten().map(part));
     let mut tally = Tally::new(parts);
     for (at, extents) in (subvolumes..).zip(beside.into_values()) {
         tally.read(at, Reading::Whole, extents);
@@ -178,10 +178,17 @@ fn read(trees: &mut Trees<'_>, id: u64, reading: Reading) -> Result<Vec<Extent>>
 /// The objects of a store, and where what is theirs lies.
 struct Objects {
     nodes: Vec<Node>,
-    /// The objects of a subvolume, by its number, and whether it stays when they go.
-    subvolumes: HashMap<u64, (Vec<usize>, bool)>,
-    /// The objects of files that lie beside, by their inode numbers.
-    loose: HashMap<u64, usize>,
+    /// Whose a subvolume is, by its number.
+    subvolumes: HashMap<u64, Owners>,
+    /// Whose the files are that lie beside, by their inode numbers.
+    loose: HashMap<u64, Owners>,
+}
+
+/// The objects that something belongs to, and whether it stays when they go.
+type Owners = (Vec<usize>, bool);
+
+fn part((objects, stays): &Owners) -> Part {
+    Part { stays: *stays, ..Part::of(objects) }
 }
 
 impl Objects {
@@ -201,18 +208,21 @@ impl Objects {
                 Some(subvolume) => drop(objects.subvolumes.insert(subvolume, (vec![place], false))),
                 None => drop(images.insert(node.id, place)),
             }
-            objects.loose.extend(files.into_iter().map(|inode| (inode, place)));
+            objects.loose.extend(files.into_iter().map(|inode| (inode, (vec![place], false))));
             objects.nodes.push(node.clone());
         }
         let ids: Vec<Id> = images.keys().copied().collect();
         let ready = pool::subvolumes(store)?;
         for (layer, Standing { images: standing, waited_for }) in image::standing(store, &ids)? {
-            let number = store.open_object(Shelf::Layers, &layer).and_then(|dir| number_of(dir.as_fd()));
-            if let Some(number) = if_there(number)? {
+            let found = store
+                .open_object(Shelf::Layers, &layer)
+                .and_then(|dir| Ok((number_of(dir.as_fd())?, files_in(dir.as_fd())?)));
+            if let Some((number, files)) = if_there(found)? {
                 let mut of: Vec<usize> = standing.iter().filter_map(|id| images.get(id).copied()).collect();
                 of.sort_unstable();
                 let ready = ready.iter().filter(|(chain, _)| *chain == layer);
                 objects.subvolumes.extend(ready.map(|(_, number)| (*number, (of.clone(), waited_for))));
+                objects.loose.extend(files.into_iter().map(|inode| (inode, (of.clone(), waited_for))));
                 objects.subvolumes.insert(number, (of, waited_for));
             }
         }
@@ -233,18 +243,14 @@ impl Objects {
                 }
             }
         }
-        let part = |id: &u64| match of.get(id) {
-            Some((objects, stays)) => Part { stays: *stays, ..Part::of(objects) },
-            None => Part::of(&[]),
-        };
-        roots.all.iter().map(|root| part(&root.id)).collect()
+        roots.all.iter().map(|root| of.get(&root.id).map_or_else(|| Part::of(&[]), part)).collect()
     }
 
-    /// The extents of the files in the store's own subvolume, by the object that they belong to.
-    fn beside(&self, trees: &mut Trees<'_>, own: u64) -> Result<BTreeMap<Option<usize>, Vec<Extent>>> {
-        let mut found: BTreeMap<Option<usize>, Vec<Extent>> = BTreeMap::new();
+    /// The extents of the files in the store's own subvolume, by whose they are.
+    fn beside(&self, trees: &mut Trees<'_>, own: u64) -> Result<BTreeMap<Option<Owners>, Vec<Extent>>> {
+        let mut found: BTreeMap<Option<Owners>, Vec<Extent>> = BTreeMap::new();
         trees.data(own, 0, |inode, extent| {
-            found.entry(self.loose.get(&inode).copied()).or_default().push(extent);
+            found.entry(self.loose.get(&inode).cloned()).or_default().push(extent);
         })?;
         Ok(found)
     }
