@@ -139,7 +139,7 @@ pub fn loop_devices_below(dir: &Path) -> Vec<String> {
 /// Unmounts everything below `dir`, innermost first; a loop device lets go of its file a moment after its mount. Tries are
 /// counted, not time: on a busy disk one of them takes as long as it takes.
 fn unmount_below(dir: &Path) -> bool {
-    for _ in 0..1000 {
+    for _ in 0..5000 {
         for mount in mounts_below(dir).iter().rev() {
             let _ = Command::new("umount").arg("--quiet").arg(mount).stderr(Stdio::null()).status();
         }
