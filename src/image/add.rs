@@ -151,7 +151,7 @@ impl Adding<'_> {
                 },
             };
             let doing = || format!("layer {} of {} ({})", number + 1, self.layers.len(), layer.diff_id.id().short());
-            let recipe = filling.file()?;
+            let recipe = filling.file(RECIPE)?;
             let unpacked = filling.fill(|rootfs| opened.apply(rootfs, Some(&recipe))).context(doing)?;
             if unpacked.diff_id != layer.diff_id {
                 let message = format!("{}: its diff id is {}, not {}", doing(), unpacked.diff_id, layer.diff_id);
@@ -167,7 +167,7 @@ impl Adding<'_> {
                 unfinished: Some(Timestamp::now()),
                 travelled: way(self.offer, number).into_iter().collect(),
             };
-            claim.attach(RECIPE, &recipe)?;
+            claim.attach(&filling, RECIPE)?;
             if number < last {
                 recipe.sync_all().context(|| "write the recipe of the layer to the disk")?;
                 held.push(filling.keep(claim, &record)?);

@@ -14,7 +14,7 @@ use serde_json::Value;
 use super::config::{self, Change};
 use super::progress::{Progress, Watched};
 use super::top::{Below, Top};
-use super::{Image, room};
+use super::{Image, RECIPE, room};
 use crate::error::{Error, Kind, Result};
 use crate::layer::{self, Differences, Limits, Opened};
 use crate::name::{Id, ImageName};
@@ -83,7 +83,7 @@ pub(crate) fn commit(
     let watch = room::watch(store, &limits)?;
     let bytes = Watched::new(Box::new(layer::pack_layer(differences)?), None, progress);
     let opened = Opened::open(move || Ok(Box::new(bytes)), &limits, watch)?;
-    let recipe = draft.file()?;
+    let recipe = draft.file(RECIPE)?;
     let unpacked = draft.fill(|root| opened.apply(root, Some(&recipe))).map_err(|e| match e.kind() {
         Kind::Limit => e.without_hint(),
         _ => e,
@@ -94,5 +94,5 @@ pub(crate) fn commit(
     }
     let document = config::for_commit(document, unpacked.diff_id, run, commit)?;
     let config = serde_json::to_vec(&document).map_err(|e| Error::new(Kind::Invalid, e.to_string()))?;
-    Top { draft, unpacked, recipe, below }.publish(store, &config, commit.name.as_slice())
+    Top { draft, unpacked, below }.publish(store, &config, commit.name.as_slice())
 }

@@ -11,8 +11,8 @@ use std::io::Read;
 
 use super::config::{self, Change};
 use super::progress::{Progress, Watched};
-use super::room;
 use super::top::{Below, Top};
+use super::{RECIPE, room};
 use crate::error::{Context, Error, Kind, Result};
 use crate::kernel::fs;
 use crate::layer;
@@ -46,13 +46,13 @@ fn run(store: &Store, import: &Import, progress: Progress) -> Result<Id> {
     let bytes = open(store, &import.source, progress)?;
     let limits = room::limits(store, &import.limits)?;
     let watch = room::watch(store, &limits)?;
-    let recipe = draft.file()?;
+    let recipe = draft.file(RECIPE)?;
     let unpacked = draft.fill(|rootfs| layer::unpack_watched(bytes, rootfs, &limits, watch, Some(&recipe)))?;
     refuse_image_archive(&draft)?;
 
     let config = config::for_import(unpacked.diff_id, &import.changes, import.message.as_deref());
     let config = serde_json::to_vec(&config).map_err(|e| Error::new(Kind::Invalid, e.to_string()))?;
-    Top { draft, unpacked, recipe, below: Below::default() }.publish(store, &config, import.name.as_slice())
+    Top { draft, unpacked, below: Below::default() }.publish(store, &config, import.name.as_slice())
 }
 
 fn open(store: &Store, source: &Source, progress: Progress) -> Result<Box<dyn Read + Send>> {

@@ -7,8 +7,6 @@
 //! A failure or a kill before 2 leaves nothing but an unlocked draft; between the renames, a layer that no image stands
 //! on, which is garbage, or an image that still has its name in its directory, which a gc puts in its place.
 
-use std::fs::File;
-
 use jiff::Timestamp;
 
 use super::draft::ImageDraft;
@@ -45,19 +43,17 @@ impl Below {
     }
 }
 
-/// The layer in its draft, as it was unpacked there.
+/// The layer in its draft, as it was unpacked there, and its recipe beside it.
 pub(super) struct Top<'a> {
     pub draft: Draft<'a>,
     pub unpacked: Unpacked,
-    /// How its archive is put together again.
-    pub recipe: File,
     pub below: Below,
 }
 
 impl Top<'_> {
     /// Makes an image of it, with this config and these names: durable when this returns.
     pub(super) fn publish(self, store: &Store, config: &[u8], names: &[ImageName]) -> Result<Id> {
-        let Top { draft, unpacked, recipe, below: Below { chain: parent, size, mut held } } = self;
+        let Top { draft, unpacked, below: Below { chain: parent, size, mut held } } = self;
         let Unpacked { diff_id, entries, bytes } = unpacked;
         let chain = chain_id(parent, diff_id);
         let record = Record { chain, size: size + bytes, created: Timestamp::now(), manifest: None };
@@ -72,7 +68,7 @@ impl Top<'_> {
             }
             Turn::Ours(claim) => {
                 let image = ImageDraft::create(store, config, &record, false)?;
-                claim.attach(RECIPE, &recipe)?;
+                claim.attach(&draft, RECIPE)?;
                 draft.finish()?;
                 let publishing = store.lock_shelf(Shelf::Images)?;
                 held.push(draft.seal(claim, &layer)?);

@@ -112,9 +112,10 @@ impl<'a> Draft<'a> {
         })
     }
 
-    /// A file without a name, to be [attached](Claim::attach) to the layer that comes of this.
-    pub(crate) fn file(&self) -> Result<File> {
-        fs::unnamed_file(self.dir.as_fd(), 0o600)
+    /// A new file beside it, to be [attached](Claim::attach) to the layer that comes of it. With a name from the start: as long
+    /// as one without is open, nobody can make the filesystem read-only.
+    pub(crate) fn file(&self, name: &str) -> Result<File> {
+        fs::create_new(self.dir.as_fd(), name, 0o600)
     }
 
     /// Takes it to the disk, with everything written before. The long part of [`seal`](Draft::seal), without a
@@ -242,9 +243,9 @@ impl<'a> Claim<'a> {
         }
     }
 
-    /// Puts a file [without a name](Draft::file) beside the layer. Its content is the caller's to sync.
-    pub(crate) fn attach(&self, name: &str, file: &File) -> Result<()> {
-        fs::name_file(file.as_fd(), self.dir.as_fd(), name)
+    /// Puts a [file](Draft::file) of the draft beside the layer. Its content is the caller's to sync.
+    pub(crate) fn attach(&self, draft: &Draft<'_>, name: &str) -> Result<()> {
+        fs::rename(draft.dir.as_fd(), name, self.dir.as_fd(), name)
     }
 
     /// One rename, and the layer is there.

@@ -235,7 +235,7 @@ impl Sweep {
         for reference in references.iter().filter(|reference| reference.what != DONE) {
             for layers in 1..=self.keeps {
                 let what = format!("{}, with {layers} layers more", reference.what);
-                let more = ["entry fs/layers/<new>", "entry fs/layers/<new>/rootfs"];
+                let more = ["entry fs/layers/<new>", "entry fs/layers/<new>/recipe", "entry fs/layers/<new>/rootfs"];
                 let more = more.into_iter().chain(["subvolume <store>/fs/layers/<new>/rootfs"]).map(str::to_string);
                 let more = more.flat_map(|line| std::iter::repeat_n(line, layers));
                 let mut state: Vec<String> = reference.state.iter().cloned().chain(more).collect();

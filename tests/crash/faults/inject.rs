@@ -225,7 +225,12 @@ static PARTLY: Whole = Whole { state: Vec::new(), visible: Vec::new() };
 
 /// The state with so many layers more.
 fn with_layers(state: &[String], layers: usize) -> Vec<String> {
-    let more = ["entry store/fs/layers/<new>", "entry store/fs/layers/<new>/rootfs", "layers/<new>/rootfs"];
+    let more = [
+        "entry store/fs/layers/<new>",
+        "entry store/fs/layers/<new>/recipe",
+        "entry store/fs/layers/<new>/rootfs",
+        "layers/<new>/rootfs",
+    ];
     let more = more.into_iter().flat_map(|line| std::iter::repeat_n(line.to_string(), layers));
     let mut state: Vec<String> = state.iter().cloned().chain(more).collect();
     state.sort();
