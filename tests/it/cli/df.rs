@@ -1,8 +1,8 @@
 //! store df: what it says is what the filesystem gives back.
 
 use std::fs;
-use std::os::unix::fs::MetadataExt;
 use std::os::unix::fs::FileExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
