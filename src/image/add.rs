@@ -24,7 +24,7 @@ use super::progress::{LayerProgress, Step, Watched};
 use super::{Image, LayerRecord, RECIPE, Record, read_config, room};
 use crate::error::{Context, Error, Kind, Result};
 use crate::interrupt;
-use crate::layer::{Limits, Opened, Watch};
+use crate::layer::{Limits, Opened, Recipe, Watch};
 use crate::name::{Digest, Id};
 use crate::store::{Shelf, Store, record};
 use crate::subvolume::{Claim, Draft, Held, Turn};
@@ -151,7 +151,7 @@ impl Adding<'_> {
                 },
             };
             let doing = || format!("layer {} of {} ({})", number + 1, self.layers.len(), layer.diff_id.id().short());
-            let recipe = filling.file(RECIPE)?;
+            let recipe = Recipe::create(filling.dir()?, RECIPE)?;
             let unpacked = filling.fill(|rootfs| opened.apply(rootfs, Some(&recipe))).context(doing)?;
             if unpacked.diff_id != layer.diff_id {
                 let message = format!("{}: its diff id is {}, not {}", doing(), unpacked.diff_id, layer.diff_id);
@@ -169,7 +169,7 @@ impl Adding<'_> {
             };
             claim.attach(&filling, RECIPE)?;
             if number < last {
-                recipe.sync_all().context(|| "write the recipe of the layer to the disk")?;
+                recipe.open()?.sync_all().context(|| "write the recipe of the layer to the disk")?;
                 held.push(filling.keep(claim, &record)?);
                 made.push(layer.chain);
                 draft = Some(filling);

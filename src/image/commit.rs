@@ -16,7 +16,7 @@ use super::progress::{Progress, Watched};
 use super::top::{Below, Top};
 use super::{Image, RECIPE, room};
 use crate::error::{Error, Kind, Result};
-use crate::layer::{self, Differences, Limits, Opened};
+use crate::layer::{self, Differences, Limits, Opened, Recipe};
 use crate::name::{Id, ImageName};
 use crate::store::Store;
 use crate::subvolume::{Draft, Parent};
@@ -83,7 +83,7 @@ pub(crate) fn commit(
     let watch = room::watch(store, &limits)?;
     let bytes = Watched::new(Box::new(layer::pack_layer(differences)?), None, progress);
     let opened = Opened::open(move || Ok(Box::new(bytes)), &limits, watch)?;
-    let recipe = draft.file(RECIPE)?;
+    let recipe = Recipe::create(draft.dir()?, RECIPE)?;
     let unpacked = draft.fill(|root| opened.apply(root, Some(&recipe))).map_err(|e| match e.kind() {
         Kind::Limit => e.without_hint(),
         _ => e,

@@ -15,7 +15,7 @@ use super::top::{Below, Top};
 use super::{RECIPE, room};
 use crate::error::{Context, Error, Kind, Result};
 use crate::kernel::fs;
-use crate::layer;
+use crate::layer::{self, Recipe};
 use crate::name::{Id, ImageName};
 use crate::store::Store;
 use crate::subvolume::Draft;
@@ -46,7 +46,7 @@ fn run(store: &Store, import: &Import, progress: Progress) -> Result<Id> {
     let bytes = open(store, &import.source, progress)?;
     let limits = room::limits(store, &import.limits)?;
     let watch = room::watch(store, &limits)?;
-    let recipe = draft.file(RECIPE)?;
+    let recipe = Recipe::create(draft.dir()?, RECIPE)?;
     let unpacked = draft.fill(|rootfs| layer::unpack_watched(bytes, rootfs, &limits, watch, Some(&recipe)))?;
     refuse_image_archive(&draft)?;
 

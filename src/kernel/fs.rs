@@ -254,10 +254,10 @@ pub(crate) fn read_small_fd(fd: OwnedFd, path: &Path, limit: u64) -> Result<Vec<
     Ok(bytes)
 }
 
-/// openat(2) of a new file, for writing and reading.
+/// openat(2) of a new file, for writing.
 pub(crate) fn create_new(at: BorrowedFd<'_>, path: impl AsRef<Path>, mode: u32) -> Result<std::fs::File> {
     let path = path.as_ref();
-    let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
     let fd = fcntl::openat(at, path, flags, Mode::from_bits_truncate(mode));
     Ok(fd.map_err(|e| failed("create", at, path, e))?.into())
 }

@@ -9,7 +9,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::lower::{Whiteout, whiteout};
-use super::{Limits, Opened, decompress, unwatched};
+use super::{Limits, Opened, Recipe, decompress, unwatched};
 use crate::error::Result;
 use crate::kernel;
 
@@ -95,20 +95,24 @@ fn stack(root: &Path, layers: &[Vec<Word>]) -> Option<Tree> {
     for (number, words) in layers.iter().enumerate() {
         let archive = archive(words, number);
         let bytes = Cursor::new(archive.clone());
-        let recipe = kernel::fs::open_directory_follow(&std::env::temp_dir())
-            .and_then(|top| kernel::fs::unnamed_file(top.as_fd(), 0o600))
+        let beside = root.with_extension(number.to_string());
+        let recipe = fs::create_dir(&beside)
+            .map_err(Into::into)
+            .and_then(|()| kernel::fs::open_directory_follow(&beside))
+            .and_then(|directory| Recipe::create(directory, "recipe"))
             .unwrap_or_else(|e| panic!("{e}"));
         let opened = Opened::open(|| Ok(Box::new(bytes)), &Limits::default(), unwatched());
         let applied: Result<_> = opened.and_then(|opened| opened.apply(directory.as_fd(), Some(&recipe)));
         applied.ok()?;
-        assert!(comes_out(recipe, &directory, &archive), "it comes out as another archive");
+        assert!(comes_out(&recipe, &directory, &archive), "it comes out as another archive");
     }
     Some(tree(root))
 }
 
 /// Whether a recipe, if there is one, makes the archive of what is there.
-fn comes_out(recipe: File, directory: &File, archive: &[u8]) -> bool {
+fn comes_out(recipe: &Recipe, directory: &File, archive: &[u8]) -> bool {
     let rebuilt = || -> Result<Option<Vec<u8>>> {
+        let recipe = recipe.open()?;
         if !super::is_recipe(&recipe)? {
             return Ok(None);
         }

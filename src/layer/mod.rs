@@ -23,7 +23,6 @@ mod pipeline;
 mod recipe;
 mod writer;
 
-use std::fs::File;
 use std::io::Read;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
@@ -37,7 +36,7 @@ pub use decompress::{decompress, is_compressed};
 pub use difference::{Difference, Differences, pack_layer};
 pub use pack::{Packed, Piece, pack, pack_piece};
 pub use pipeline::Opened;
-pub use recipe::{is_recipe, rebuild, size as rebuilt_size};
+pub use recipe::{Recipe, is_recipe, rebuild, size as rebuilt_size};
 
 /// What [`unpack`] unpacked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,7 +64,7 @@ pub fn unpack(bytes: Box<dyn Read + Send>, into: BorrowedFd<'_>, limits: &Limits
     unpack_watched(bytes, into, limits, unwatched(), None)
 }
 
-/// [`unpack`] under the eyes of a [`Watch`]; how the archive is [put together again](rebuild) goes into `recipe`, an empty file.
+/// [`unpack`] under the eyes of a [`Watch`]; how the archive is [put together again](rebuild) goes into `recipe`, an empty one.
 ///
 /// # Errors
 /// Those of [`unpack`] and of `watch`.
@@ -74,7 +73,7 @@ pub fn unpack_watched(
     into: BorrowedFd<'_>,
     limits: &Limits,
     watch: Watch,
-    recipe: Option<&File>,
+    recipe: Option<&Recipe>,
 ) -> Result<Unpacked> {
     Opened::open(|| Ok(bytes), limits, watch)?.run(pipeline::Into::Root(into), recipe).context(|| "unpack layer")
 }

@@ -6,7 +6,6 @@
 //! ended when an [`Opened`] is applied or dropped (the process may clone itself afterwards).
 
 use std::cell::RefCell;
-use std::fs::File;
 use std::io::{self, BufRead, Read};
 use std::os::fd::BorrowedFd;
 use std::rc::Rc;
@@ -21,7 +20,7 @@ use crate::kernel::node;
 use crate::name::Digest;
 
 use super::apply::{self, Applied, Manner};
-use super::recipe::{self, Recorded, Recorder};
+use super::recipe::{self, Recipe, Recorded, Recorder};
 use super::{Among, Unpacked, Watch, decompress};
 
 /// Size and number of a layer's buffers: 4 MiB in flight.
@@ -91,30 +90,27 @@ impl Opened {
     ///
     /// # Errors
     /// Those of [`unpack`](super::unpack), and `Invalid` for a malformed whiteout.
-    pub fn apply(self, into: BorrowedFd<'_>, recipe: Option<&File>) -> Result<Unpacked> {
+    pub fn apply(self, into: BorrowedFd<'_>, recipe: Option<&Recipe>) -> Result<Unpacked> {
         self.run(Into::Layer(into), recipe).context(|| "unpack layer")
     }
 
-    /// Writes the recipe of the archive, too, if there is a file for it.
-    pub(super) fn run(self, into: Into<'_>, recipe: Option<&File>) -> Result<Unpacked> {
-        let file = || recipe.map(File::try_clone).transpose().context(|| "duplicate a descriptor");
-        let recorder = file()?;
-        let (unpacked, doubtful) = self.run_recorded(into, recorder)?;
-        if let (Into::Root(root) | Into::Layer(root), Some(recipe), true) = (into, file()?, doubtful) {
+    /// Writes the recipe of the archive, too, if there is a place for it.
+    pub(super) fn run(self, into: Into<'_>, recipe: Option<&Recipe>) -> Result<Unpacked> {
+        let (unpacked, doubtful) = self.run_recorded(into, recipe)?;
+        if let (Into::Root(root) | Into::Layer(root), Some(recipe), true) = (into, recipe, doubtful) {
             let root = root.try_clone_to_owned().context(|| "duplicate a descriptor")?;
             let doing = || "look whether the archive can be put together again";
-            if !recipe::yields(recipe.try_clone().context(doing)?, root, unpacked.diff_id).context(doing)? {
+            if !recipe::clear_unless_it_yields(recipe, root, unpacked.diff_id).context(doing)? {
                 log::warn!(
                     "the archive replaces what it holds: it cannot be put together again, to be saved or pushed"
                 );
-                recipe.set_len(0).context(doing)?;
             }
         }
         Ok(unpacked)
     }
 
     /// And whether it is doubtful that the recipe yields the archive.
-    fn run_recorded(self, into: Into<'_>, recipe: Option<File>) -> Result<(Unpacked, bool)> {
+    fn run_recorded(self, into: Into<'_>, recipe: Option<&Recipe>) -> Result<(Unpacked, bool)> {
         let Opened { stream, turn, limits, read, hash } = self;
         drop(turn);
         let applied = thread::scope(|scope| {

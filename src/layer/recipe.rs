@@ -39,6 +39,8 @@ const END: u8 = 3;
 const INLINE: u64 = 256;
 /// Bytes that are written as one run.
 const RUN: usize = 64 << 10;
+/// Bytes that are written to the disk at once.
+const PORTION: usize = 256 << 10;
 /// The longest path that is opened: PATH_MAX is 4096 with the NUL (path_resolution(7)).
 const LONGEST: usize = 4000;
 /// Bytes of replaced files that are kept, in one archive.
@@ -46,9 +48,57 @@ const LARGEST_KEPT: u64 = 16 << 20;
 /// How well zstd compresses; headers are mostly zeros.
 const LEVEL: i32 = 3;
 
+/// Where a recipe lies. Its file is open only while something is added to it: a filesystem with a file that is open for writing
+/// cannot be made read-only.
+#[derive(Debug)]
+pub struct Recipe {
+    directory: OwnedFd,
+    name: String,
+}
+
+impl Recipe {
+    /// An empty one, which is none, in a new file.
+    ///
+    /// # Errors
+    /// Those of open(2).
+    pub fn create(directory: OwnedFd, name: &str) -> Result<Recipe> {
+        let recipe = Recipe { directory, name: name.to_string() };
+        fs::write_new(recipe.directory.as_fd(), name, b"", 0o600, false)?;
+        Ok(recipe)
+    }
+
+    /// It, to be read.
+    ///
+    /// # Errors
+    /// Those of open(2).
+    pub fn open(&self) -> Result<File> {
+        fs::open_file_beneath(self.directory.as_fd(), Path::new(&self.name)).map(File::from)
+    }
+
+    /// There is none.
+    fn clear(&self) -> Result<()> {
+        fs::unlink(self.directory.as_fd(), &self.name)?;
+        fs::write_new(self.directory.as_fd(), &self.name, b"", 0o600, false)
+    }
+
+    fn again(&self) -> Result<Recipe> {
+        Ok(Recipe { directory: fs::duplicate(self.directory.as_fd())?, name: self.name.clone() })
+    }
+}
+
+impl Write for Recipe {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        fs::open_to_append(self.directory.as_fd(), &self.name)?.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 /// Writes the recipe of an archive while that is read.
 pub(super) struct Recorder {
-    out: zstd::Encoder<'static, BufWriter<File>>,
+    out: zstd::Encoder<'static, BufWriter<Recipe>>,
     run: Vec<u8>,
     kept: u64,
     doubtful: bool,
@@ -57,9 +107,10 @@ pub(super) struct Recorder {
 }
 
 impl Recorder {
-    pub(super) fn new(file: File) -> Result<Recorder> {
+    pub(super) fn new(recipe: &Recipe) -> Result<Recorder> {
+        let recipe = recipe.again()?;
         let start = || {
-            let mut out = zstd::Encoder::new(BufWriter::new(file), LEVEL)?;
+            let mut out = zstd::Encoder::new(BufWriter::with_capacity(PORTION, recipe), LEVEL)?;
             out.include_checksum(true)?;
             out.write_all(MAGIC)?;
             Ok(out)
@@ -233,8 +284,16 @@ pub fn rebuild(recipe: File, root: OwnedFd) -> Result<Packed> {
     })
 }
 
-/// Whether a recipe yields the archive with this digest.
-pub(super) fn yields(recipe: File, root: OwnedFd, diff_id: Digest) -> Result<bool> {
+/// Clears a recipe that does not yield the archive with this digest; whether it does.
+pub(super) fn clear_unless_it_yields(recipe: &Recipe, root: OwnedFd, diff_id: Digest) -> Result<bool> {
+    let yields = yields(recipe.open()?, root, diff_id)?;
+    if !yields {
+        recipe.clear()?;
+    }
+    Ok(yields)
+}
+
+fn yields(recipe: File, root: OwnedFd, diff_id: Digest) -> Result<bool> {
     let mut stream = rebuild(recipe, root)?;
     let mut digest = Sha256::new();
     let mut buffer = vec![0; RUN];
@@ -382,8 +441,10 @@ mod tests {
 
     #[test]
     fn what_is_recorded_is_what_is_read() {
-        let mut recipe = tempfile::tempfile().expect("a file");
-        let mut recorder = Recorder::new(recipe.try_clone().expect("a descriptor")).expect("begun");
+        let scratch = tempfile::tempdir().expect("a directory");
+        let directory = File::open(scratch.path()).expect("a directory");
+        let recipe = Recipe::create(directory.into(), "r").expect("a file");
+        let mut recorder = Recorder::new(&recipe).expect("begun");
         recorder.bytes(b"head");
         recorder.piece(b"a/b", 0, 1000);
         recorder.bytes(b"tail");
@@ -391,6 +452,7 @@ mod tests {
         recorder.write(&[&[KEPT], &length_of(b"a/b"), b"a/b", &3u64.to_le_bytes(), b"old"]);
         recorder.piece(b"a/b", 0, 2000);
         assert!(!recorder.finish().expect("written"));
+        let recipe = recipe.open().expect("a file");
         let mut told = Vec::new();
         let each = |record: Record<'_>| {
             told.push(match record {
@@ -408,8 +470,9 @@ mod tests {
         assert_eq!(told, ["bytes head", "piece a/b 0 1000", "bytes tail", "kept a/b old", "piece a/b 0 2000"]);
         // The first of the two is what was replaced.
         assert_eq!(kept(&recipe).expect("kept"), HashMap::from([(0, b"old".to_vec())]));
-        recipe.set_len(recipe.metadata().expect("there").len() - 5).expect("shorter");
-        recipe.rewind().expect("at its start");
-        assert!(read(&recipe, |_| Ok(())).is_err());
+        let path = scratch.path().join("r");
+        let whole = std::fs::read(&path).expect("bytes");
+        std::fs::write(&path, &whole[..whole.len() - 5]).expect("shorter");
+        assert!(read(&File::open(&path).expect("a file"), |_| Ok(())).is_err());
     }
 }

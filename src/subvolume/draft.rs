@@ -12,7 +12,6 @@
 //! layers are claimed from the lowest up, and ahead of the one that is made only as far as nobody else has claimed any.
 //! Who holds what is waited for has come to a lower layer, or to this one, and makes it.
 
-use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::Thread;
@@ -112,10 +111,9 @@ impl<'a> Draft<'a> {
         })
     }
 
-    /// A new file beside it, to be [attached](Claim::attach) to the layer that comes of it. With a name from the start: as long
-    /// as one without is open, nobody can make the filesystem read-only.
-    pub(crate) fn file(&self, name: &str) -> Result<File> {
-        fs::create_new(self.dir.as_fd(), name, 0o600)
+    /// The directory that it lies in. A file there can be [attached](Claim::attach) to the layer that comes of it.
+    pub(crate) fn dir(&self) -> Result<OwnedFd> {
+        fs::duplicate(self.dir.as_fd())
     }
 
     /// Takes it to the disk, with everything written before. The long part of [`seal`](Draft::seal), without a
@@ -243,7 +241,7 @@ impl<'a> Claim<'a> {
         }
     }
 
-    /// Puts a [file](Draft::file) of the draft beside the layer. Its content is the caller's to sync.
+    /// Puts a file that lies [beside](Draft::dir) the draft beside the layer. Its content is the caller's to sync.
     pub(crate) fn attach(&self, draft: &Draft<'_>, name: &str) -> Result<()> {
         fs::rename(draft.dir.as_fd(), name, self.dir.as_fd(), name)
     }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use crate::support::disk::Disk;
 use tupper::error::Result;
-use tupper::layer::{self, Limits, Unpacked, unpack_watched};
+use tupper::layer::{self, Limits, Recipe, Unpacked, unpack_watched};
 use tupper::name::Digest;
 
 /// A btrfs of a test's own, with a directory for each thing that is tried.
@@ -50,17 +50,26 @@ pub fn shell(script: &str, directory: &Path) -> String {
 /// Unpacks an archive, and sees that it can be put together again.
 pub fn unpack_bytes(bytes: &[u8], into: &Path, limits: &Limits) -> Result<Unpacked> {
     let into = File::open(into).expect("a directory");
-    let recipe = tempfile::tempfile().expect("a file");
+    let (_beside, recipe) = recipe();
     let bytes = Box::new(Cursor::new(bytes.to_vec()));
     let unpacked = unpack_watched(bytes, into.as_fd(), limits, Arc::new(|_| Ok(())), Some(&recipe))?;
-    if let Some(rebuilt) = rebuilt(recipe, into) {
+    if let Some(rebuilt) = rebuilt(&recipe, into) {
         assert_eq!(Digest::of(&rebuilt), unpacked.diff_id, "put together again it is another archive");
     }
     Ok(unpacked)
 }
 
+/// A place for a recipe.
+pub fn recipe() -> (tempfile::TempDir, Recipe) {
+    let beside = tempfile::tempdir().expect("a directory");
+    let directory = File::open(beside.path()).expect("a directory");
+    let recipe = Recipe::create(directory.into(), "recipe").expect("a file");
+    (beside, recipe)
+}
+
 /// What a recipe makes of the files below a root; nothing where there is none.
-pub fn rebuilt(recipe: File, root: File) -> Option<Vec<u8>> {
+pub fn rebuilt(recipe: &Recipe, root: File) -> Option<Vec<u8>> {
+    let recipe = recipe.open().expect("a file");
     if !layer::is_recipe(&recipe).expect("a file") {
         return None;
     }

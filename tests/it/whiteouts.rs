@@ -12,17 +12,17 @@ use proptest::prelude::*;
 use tupper::error::{Kind, Result};
 use tupper::layer::{Limits, Opened};
 
-use crate::scratch::{Scratch, Tar, rebuilt, shell};
+use crate::scratch::{Scratch, Tar, rebuilt, recipe, shell};
 use crate::support::canary::Canary;
 use crate::support::tree::Tree;
 
 fn apply(tar: Tar, into: &Path) -> Result<()> {
     let bytes = tar.end();
     let into = File::open(into).expect("a directory");
-    let (recipe, copy) = (tempfile::tempfile().expect("a file"), bytes.clone());
+    let ((_beside, recipe), copy) = (recipe(), bytes.clone());
     Opened::open(|| Ok(Box::new(Cursor::new(copy))), &Limits::default(), std::sync::Arc::new(|_| Ok(())))?
         .apply(into.as_fd(), Some(&recipe))?;
-    if let Some(rebuilt) = rebuilt(recipe, into) {
+    if let Some(rebuilt) = rebuilt(&recipe, into) {
         assert!(rebuilt == bytes, "put together again it is another archive");
     }
     Ok(())

@@ -8,7 +8,7 @@ use serde_json::Value;
 use tupper::layer::{Limits, unpack_watched};
 
 use super::load::text;
-use crate::scratch::{Scratch, Tar, rebuilt};
+use crate::scratch::{Scratch, Tar, rebuilt, recipe};
 use crate::support::archives::{Files, hex};
 use crate::support::sh;
 use crate::support::store::Store;
@@ -154,11 +154,11 @@ fn what_a_layer_replaces_itself_is_kept() {
     for (number, (archive, kept)) in [(twice, true), (led_elsewhere, false), (too_much, false)].into_iter().enumerate()
     {
         let into = File::open(scratch.make(&number.to_string())).expect("a directory");
-        let recipe = tempfile::tempfile().expect("a file");
+        let (_beside, recipe) = recipe();
         let bytes = Box::new(std::io::Cursor::new(archive.clone()));
         let watch = std::sync::Arc::new(|_| Ok(()));
         unpack_watched(bytes, into.as_fd(), &Limits::default(), watch, Some(&recipe)).expect("unpacked");
-        assert_eq!(rebuilt(recipe, into), kept.then_some(archive), "{number}");
+        assert_eq!(rebuilt(&recipe, into), kept.then_some(archive), "{number}");
     }
 }
 
