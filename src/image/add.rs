@@ -167,9 +167,11 @@ impl Adding<'_> {
                 unfinished: Some(Timestamp::now()),
                 travelled: way(self.offer, number).into_iter().collect(),
             };
-            claim.attach(&filling, RECIPE)?;
             if number < last {
                 recipe.open()?.sync_all().context(|| "write the recipe of the layer to the disk")?;
+            }
+            claim.attach(&filling, RECIPE)?;
+            if number < last {
                 held.push(filling.keep(claim, &record)?);
                 made.push(layer.chain);
                 draft = Some(filling);
