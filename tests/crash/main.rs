@@ -46,7 +46,7 @@ sweeps! {
     load_of_names_alone: Sweep::of("image load -i three.tar")
         .after("image load -i three.tar").after("image tag it:1 more").after("image rm it:1").after("image rm also:1");
     load_after_a_kill: Sweep::of("image load -i three.tar")
-        .after_kill_at("image load -i three.tar", "renameat2", 3).keeping(3);
+        .after_kill_at("image load -i three.tar", "renameat2", 5).keeping(3);
     pull: Sweep::of("image pull --tls-verify=false REGISTRY/a/three:1").keeping(3);
     pull_on_a_layer_that_is_there: Sweep::of("image pull --tls-verify=false REGISTRY/a/three:1")
         .after("image load -i first.tar").keeping(2);
@@ -59,7 +59,7 @@ sweeps! {
     prune_of_an_image: Sweep::of("image prune --force")
         .after("image import --name it tiny.tar").after("image import --name it other.tar");
     prune_of_layers: Sweep::of("image prune --force")
-        .after_kill_at("image load -i three.tar", "renameat2", 3).after("store gc")
+        .after_kill_at("image load -i three.tar", "renameat2", 5).after("store gc")
         .or_without(&["<layers 3>"]);
     gc_of_a_load: Sweep::of("store gc").after_kill_at("image load -i three.tar", "renameat", 2);
 
