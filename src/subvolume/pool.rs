@@ -27,7 +27,7 @@ use super::{Parent, ROOTFS, Sealed, clear, preread};
 use crate::error::{Context, Kind, Result};
 use crate::kernel::flock::{self, Lock};
 use crate::kernel::node::{self, Target, Time};
-use crate::kernel::{btrfs, fs, process};
+use crate::kernel::{btrfs, fs, process, signal};
 use crate::name::Id;
 use crate::store::record::{self, Identity};
 use crate::store::{Shelf, Store, boot_id, lock_if_free};
@@ -196,7 +196,9 @@ pub(crate) fn refill_later(store: &Store, chain: &Id, program: &[String]) -> Res
     process::orphan(|| {
         // Whatever it inherited belongs to who is about to end: locks, pipes that somebody reads to their end.
         process::set_name(c"tupper-pool");
-        let _ = process::leave_all(&[store.dir()]).and_then(|()| refill(store, chain, program));
+        // A service that is stopped asks all its processes to end: this one does that by itself, and would leave what it has begun.
+        let left = process::leave_all(&[store.dir()]).and_then(|()| signal::block_all());
+        let _ = left.and_then(|()| refill(store, chain, program));
     })
     .map(drop)
     .context(|| "have more snapshots made")

@@ -139,17 +139,20 @@ fn what_is_saved_others_load(docker: &Docker, tupper: &Tupper, image: &str, id: 
     tupper.ok_with("save --format oci-dir -o", &[text(&layout), image]);
     docker.ok(&["rmi", "--force", image]);
     docker.ok(&["load", "-q", "-i", text(&archive)]);
-    assert_eq!(docker.ok(&["image", "inspect", "--format", "{{.Id}}", image]), id);
-    for path in [&archive, &oci, &layout] {
+    assert_eq!(docker.ok(&["image", "inspect", "--format", "{{.Id}}", &format!("localhost/{image}")]), id);
+    for path in [&archive, &oci] {
         let told = podman(docker, &["load", "-q", "-i", text(path)]);
         assert_eq!(told, format!("Loaded image: localhost/{image}"), "{}", path.display());
         let inspected = podman(docker, &["image", "inspect", "--format", "{{.Id}}", &format!("localhost/{image}")]);
         assert_eq!(format!("sha256:{inspected}"), id, "{}", path.display());
         podman(docker, &["rmi", "--force", &inspected]);
     }
-    let bundle = dir.join("our-bundle");
-    let name = format!("localhost/{image}");
-    sh("umoci", &["unpack", "--image", &format!("{}:{name}", text(&layout)), text(&bundle)]);
+    sh("umoci", &["ls", "--layout", text(&layout)]);
+    // Its tags have no slash in them.
+    let (bundle, renamed) = (dir.join("our-bundle"), format!("{}:x", text(&dir.join("our-renamed"))));
+    let from = format!("docker-archive:{}:localhost/{image}", text(&archive));
+    sh("skopeo", &["copy", "-q", &from, &format!("oci:{renamed}")]);
+    sh("umoci", &["unpack", "--image", &renamed, text(&bundle)]);
     assert_same(&Tree::read(&bundle.join("rootfs")), tree);
     // Away and back.
     let by_hand = dir.join("by-hand");
