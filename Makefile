@@ -128,7 +128,8 @@ install: ## install the built binary, completions, man pages, documents and a un
 	install -D -m 0644 -t "$$share/doc/tupper/docs" docs/*.md docs/*.svg; \
 	sed 's|/usr/local/bin|$(PREFIX)/bin|' docs/tupper.service >"$$generated/tupper.service"; \
 	install -D -m 0644 -t "$(DESTDIR)$(PREFIX)/lib/systemd/system" "$$generated/tupper.service"; \
-	echo "installed completions, man pages and documents below $$share, and a unit that nothing enables"
+	[ -e '$(DESTDIR)/etc/tupper/tupper.toml' ] || install -D -m 0644 -t '$(DESTDIR)/etc/tupper' docs/tupper.toml; \
+	echo "installed completions, man pages and documents below $$share, settings that say nothing yet, and a unit that nothing enables"
 
 # What is in it, `make install` says.
 package: ## make target/debian/tupper_*.deb, install it on a clean Debian in a container and run the demo there (needs root)

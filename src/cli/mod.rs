@@ -37,6 +37,7 @@ mod resources;
 mod run;
 mod save;
 mod security;
+mod settings;
 mod snapshot;
 mod snapshot_filter;
 mod stats;
@@ -48,7 +49,7 @@ mod tree;
 mod users;
 mod volume;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -58,6 +59,8 @@ use log::LevelFilter;
 use tupper::check;
 use tupper::error::{Context, Kind};
 use tupper::store::Store;
+
+use settings::Settings;
 
 /// Images and containers as btrfs snapshots.
 #[derive(Debug, Parser)]
@@ -92,7 +95,7 @@ impl Cli {
     /// What was typed, if it is one of the verbs whose own time counts, and nothing is wrong with it. The whole tree of verbs and
     /// flags is a megabyte, and building it takes longer than anything else that tupper does for a throwaway container; whoever
     /// asks for help, or is to be told what is wrong, has the time.
-    fn quick() -> Option<Cli> {
+    fn quick(settings: &Settings) -> Option<Cli> {
         let words: Vec<_> = std::env::args_os().skip(1).take(5).collect();
         let name =
             ["run", "shell", "exec", "snapshot"].into_iter().find(|name| words.iter().any(|word| word == name))?;
@@ -103,7 +106,8 @@ impl Cli {
             "exec" => exec::Exec::augment_args(verb),
             _ => snapshot::Verb::augment_subcommands(verb).subcommand_required(true),
         };
-        let mut command = Everywhere::augment_args(clap::Command::new("tupper")).subcommand(verb);
+        let command = Everywhere::augment_args(clap::Command::new("tupper")).subcommand(verb);
+        let mut command = settings.apply(command);
         let matches = command.try_get_matches_from_mut(std::env::args_os());
         std::mem::forget(command);
         let matches = matches.ok()?;
@@ -117,8 +121,8 @@ impl Cli {
         Some(Cli { everywhere: Everywhere::from_arg_matches(&matches).ok()?, verb })
     }
 
-    fn whole() -> Result<Cli, clap::Error> {
-        let mut command = Cli::command();
+    fn whole(settings: &Settings) -> Result<Cli, clap::Error> {
+        let mut command = settings.apply(Cli::command());
         let matches = command.try_get_matches_from_mut(std::env::args_os());
         let parsed = matches.and_then(|matches| Cli::from_arg_matches(&matches).map_err(|e| e.format(&mut command)));
         // Taking the tree of verbs and flags apart again would be a tenth of what a short verb costs.
@@ -247,9 +251,16 @@ pub(crate) fn main() -> ExitCode {
     if let Some(arguments) = started_as(tupper::network::PROXY) {
         return monitor::proxy(&arguments);
     }
-    let cli = match Cli::quick().map_or_else(Cli::whole, Ok) {
+    let settings = match Settings::read() {
+        Ok(settings) => settings,
+        Err(e) => {
+            report(&e);
+            return ExitCode::from(125);
+        }
+    };
+    let cli = match Cli::quick(&settings).map_or_else(|| Cli::whole(&settings), Ok) {
         Ok(cli) => cli,
-        Err(e) => return usage(&e),
+        Err(e) => return usage(&e, settings.blamed(&e, std::env::args().skip(1))),
     };
     logger::init(cli.everywhere.log_level);
     let runs_a_command =
@@ -369,8 +380,8 @@ fn open_to_make(root: &std::path::Path) -> Result<Store> {
 }
 
 /// Help and version go to standard output with status 0; a usage error is one line with status 2, or 125 where the
-/// status could be taken for that of a command inside (run, shell, start).
-fn usage(error: &clap::Error) -> ExitCode {
+/// status could be taken for that of a command inside (run, shell, start). `blamed` is the file of settings that is at fault.
+fn usage(error: &clap::Error, blamed: Option<&Path>) -> ExitCode {
     if !error.use_stderr() {
         return match output::text(&error.render().to_string()) {
             Ok(()) => ExitCode::SUCCESS,
@@ -387,7 +398,8 @@ fn usage(error: &clap::Error) -> ExitCode {
     if error.kind() == clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
         let _ = output::note(text.trim_end());
     } else {
-        let _ = output::note(format_args!("tupper: error: {}", first.trim_start_matches("error: ")));
+        let whose = blamed.map(|file| format!("settings {}: ", output::one_line(file.display()))).unwrap_or_default();
+        let _ = output::note(format_args!("tupper: error: {whose}{}", first.trim_start_matches("error: ")));
         let _ = output::note(format_args!("hint: {}", tip.unwrap_or("see `tupper --help`, or `tupper VERB --help`")));
     }
     ExitCode::from(if runs_a_command(std::env::args().skip(1)) { 125 } else { 2 })
@@ -409,7 +421,7 @@ fn runs_a_command(mut arguments: impl Iterator<Item = String>) -> bool {
 fn failed(error: &anyhow::Error, runs_a_command: bool) -> ExitCode {
     // What a verb finds wrong with its flags once all of them are known.
     if let Some(error) = error.downcast_ref::<clap::Error>() {
-        return usage(error);
+        return usage(error, None);
     }
     report(error);
     if let Some(signal) = tupper::interrupt::caught() {

@@ -58,24 +58,30 @@ impl Base {
         }
     }
 
+    /// What its next layer is applied to.
+    pub(crate) fn draft<'a>(&self, store: &'a Store) -> Result<Draft<'a>> {
+        Draft::on(store, &self.parent)
+    }
+
     /// Its root.
     pub(crate) fn root(&self) -> Result<OwnedFd> {
         Ok(self.parent.rootfs(Path::new("/"), true)?.dir)
     }
 }
 
-/// Makes an image of a base, or of nothing, and the layer of these differences: durable when this returns. `run` makes of
-/// the base's config what the tree was run with.
+/// Makes an image of a base and its draft, or of nothing, and the layer of these differences: durable when this returns.
+/// `run` makes of the base's config what the tree was run with.
 pub(crate) fn commit(
     store: &Store,
     base: Option<Base>,
+    draft: Option<Draft<'_>>,
     differences: Differences,
     run: impl FnOnce(Config) -> Result<Config>,
     commit: &Commit,
     progress: Progress,
 ) -> Result<Id> {
-    let draft = match &base {
-        Some(base) if !commit.squash => Draft::on(store, &base.parent)?,
+    let draft = match draft {
+        Some(draft) if !commit.squash => draft,
         _ => Draft::create(store)?,
     };
     // What lies in the store already may be as large as it is.

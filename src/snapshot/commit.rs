@@ -4,6 +4,7 @@
 //! the image at the root of where the source came from, and what differs becomes a layer on top of that image's.
 
 use std::os::fd::AsFd;
+use std::thread;
 
 use oci_spec::image::Config;
 
@@ -36,11 +37,19 @@ pub(crate) fn commit_held<T>(
     warn_of_nested(&resolved).context(doing)?;
     let make = || -> Result<Id> {
         let base = resolved.image.as_ref().map(|image| Base::hold(store, image)).transpose()?.flatten();
-        let scratch = {
+        let copy = || {
             let _intent = store.intend()?;
             let _held = hold(&resolved.source)?;
-            Draft::on(store, &resolved.parent)?
+            Draft::on(store, &resolved.parent)
         };
+        // Each waits for a commit of btrfs, and at once they share one.
+        let (scratch, draft) = thread::scope(|scope| {
+            let draft = base.as_ref().filter(|_| !commit.squash).map(|base| scope.spawn(|| base.draft(store)));
+            let scratch = copy();
+            let draft = draft.map(|draft| draft.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+            (scratch, draft.transpose())
+        });
+        let (scratch, draft) = (scratch?, draft?);
         let directory = fs::duplicate(scratch.rootfs())?;
         let paths = match &base {
             Some(_) if commit.squash => None,
@@ -57,7 +66,7 @@ pub(crate) fn commit_held<T>(
             }
         };
         let differences = Differences { directory, paths, latest: commit.created.map(|created| created.as_second()) };
-        image::commit(store, base, differences, |config| run(&resolved.source, config), commit, progress)
+        image::commit(store, base, draft, differences, |config| run(&resolved.source, config), commit, progress)
     };
     make().context(doing)
 }

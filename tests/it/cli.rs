@@ -31,6 +31,7 @@ mod rollback;
 mod run;
 mod save;
 mod seccomp;
+mod settings;
 mod shell;
 mod size;
 mod snapshots;
