@@ -14,4 +14,5 @@ mod network;
 mod registry;
 mod sandbox;
 mod scratch;
+mod upgrade;
 mod whiteouts;
