@@ -26,13 +26,15 @@ fn main() {
     let word = std::env::args().skip(1).find(|arg| !arg.starts_with('-')).unwrap_or_default();
     let bench = Bench::new();
     println!("{} · {} CPUs · btrfs, 8 KiB nodes, on a loop device", sh("uname", &["-sr"]), sh("nproc", &[]));
-    let tables: [(&str, Table); 6] = [
+    let tables: [(&str, Table); 8] = [
         ("version", version),
         ("run", run),
         ("network", network),
         ("snapshot", snapshot),
         ("import", import),
         ("pull", pull),
+        ("save", save),
+        ("commit", commit),
     ];
     tables.iter().filter(|(name, _)| name.contains(&word)).for_each(|(_, table)| table(&bench));
 }
@@ -281,6 +283,48 @@ fn pull(bench: &Bench) {
     ];
     let size: u64 = image.blobs.iter().map(|blob| blob.metadata().expect("a blob").len()).sum();
     measure(&format!("An image of 4 layers, {} MiB compressed", size >> 20), bench.runs.div_ceil(3), 1, 1, rows);
+}
+
+/// Both write a file on the same disk, and the floor syncs it, as save does.
+fn save(bench: &Bench) {
+    let [floor, saved] = ["floor.out", "saved.out"].map(|name| bench.disk.path().join(name));
+    for (how, compressor, flags) in [
+        ("not compressed", "cat", "--format docker-archive"),
+        ("zstd", "zstd -q -3 -T0", "--format oci-archive --compression-format zstd"),
+    ] {
+        let script = format!("tar -C \"$0\" -cf - . | {compressor} >\"$1\" && sync \"$1\"");
+        let rows = vec![
+            row("floor: tar into the compressor, then sync", || {
+                bench.settle();
+                timed(Command::new("sh").args(["-c", &script, text(&bench.debian), text(&floor)]))
+            }),
+            row("tupper image save", || {
+                let _ = fs::remove_file(&saved);
+                bench.settle();
+                timed(&mut bench.tupper.command(&format!("image save -q {flags} debian -o"), &[text(&saved)]))
+            }),
+        ];
+        measure(&format!("A Debian saved, {how}"), bench.runs.div_ceil(3), 1, 1, rows);
+    }
+}
+
+fn commit(bench: &Bench) {
+    let write = "for n in 0 1 2 3 4 5 6 7 8 9; do echo $n >/etc/new-$n; done";
+    bench.tupper.ok_with("run --name changed debian sh -c", &[write]);
+    let rows = vec![
+        row("floor: two raw snapshots at once", || {
+            bench.settle();
+            bench.raw_snapshots(2, 2, "many").0
+        }),
+        row("tupper commit", || {
+            bench.settle();
+            let time = timed(bench.tupper.command("commit -q changed changed:1", &[]).stdout(Stdio::null()));
+            bench.tupper.ok("image rm changed:1");
+            time
+        }),
+    ];
+    measure("A commit of ten new files in a Debian", bench.runs, 1, 1, rows);
+    bench.tupper.ok("rm changed");
 }
 
 /// An image in an OCI layout, as umoci makes it.

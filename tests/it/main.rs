@@ -14,5 +14,6 @@ mod network;
 mod registry;
 mod sandbox;
 mod scratch;
+mod tour;
 mod upgrade;
 mod whiteouts;
