@@ -60,7 +60,7 @@ impl Bench {
         sh("btrfs", &["--quiet", "subvolume", "create", text(&tree)]);
         sh("tar", &["-C", text(&tree), "-xf", text(&debian())]);
         let floors = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/floor");
-        for name in ["run", "snapshots"] {
+        for name in ["run", "posture", "snapshots"] {
             let (source, program) = (floors.join(format!("{name}.c")), disk.path().join(name));
             sh("cc", &["-O2", "-Wall", "-pthread", "-o", text(&program), text(&source)]);
         }
@@ -85,6 +85,21 @@ impl Bench {
         );
         let times: Vec<f64> = said.split(' ').map(|ms| ms.parse().expect("milliseconds")).collect();
         (Duration::from_secs_f64(times[0] / 1e3), Duration::from_secs_f64(times[1] / 1e3))
+    }
+
+    /// A snapshot in a directory of its own that was written to and read, as those of the pool.
+    fn ready_snapshot(&self, below: &Path) -> PathBuf {
+        let directory = below.join("one");
+        let root = directory.join("rootfs");
+        fs::create_dir_all(&directory).expect("a directory");
+        sh("btrfs", &["--quiet", "subvolume", "snapshot", text(&self.debian), text(&root)]);
+        fs::write(root.join("etc/written"), "").expect("a file");
+        for name in
+            ["usr/bin/true", "usr/lib/x86_64-linux-gnu/libc.so.6", "usr/lib/x86_64-linux-gnu/ld-linux-x86-64.so.2"]
+        {
+            let _ = fs::read(root.join(name)); // where this machine's Debian has them
+        }
+        directory
     }
 
     /// Everything that was removed is gone from the disk too.
@@ -151,11 +166,25 @@ fn run(bench: &Bench) {
         bwrap.arg("--bind").arg(root).args(["/", "--proc", "/proc", "--dev", "/dev", "--unshare-all", "true"]);
         bwrap
     };
+    let ready = bench.scratch("ready");
+    let groups =
+        ["/sys/fs/cgroup/pids", "/sys/fs/cgroup"].into_iter().find(|at| Path::new(at).exists()).expect("cgroups");
     let mut rows = vec![
         row("floor: clone3, mounts, pivot_root, exec", || {
             timed(Command::new(bench.disk.path().join("run")).arg(&bench.debian).arg("true"))
         }),
         row("floor: one raw snapshot, ioctl alone", || bench.raw_snapshots(1, 1, "one").0),
+        row("what the kernel takes for tupper's defaults", || {
+            let snapshot = bench.ready_snapshot(&ready);
+            let group = format!("{groups}/tupper-bench-{}", std::process::id());
+            timed(Command::new(bench.disk.path().join("posture")).args([text(&snapshot), &group, "true"]))
+        }),
+        row("tupper run --rm debian true, a snapshot ready", || {
+            let warm = bench.tupper.clone().with_env("TUPPER_POOL", "on");
+            let time = timed(&mut warm.command("run --rm debian true", &[]));
+            std::thread::sleep(Duration::from_millis(200)); // who makes others is in nobody's way
+            time
+        }),
         row("tupper run --rm debian true", || timed(&mut bench.tupper.command("run --rm debian true", &[]))),
         row("the same without user namespace, cgroup, seccomp", || timed(&mut bench.tupper.command(BARE, &[]))),
         row("tupper run --rm busybox true", || timed(&mut bench.tupper.command("run --rm busybox true", &[]))),

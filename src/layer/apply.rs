@@ -105,6 +105,8 @@ struct Applier {
     unsupported: Vec<Vec<u8>>,
     /// Directories that were made without an entry, and are not counted yet.
     unannounced: u64,
+    /// Some path has led through a symbolic link.
+    led: bool,
     /// What a layer may hide; a root filesystem lies on nothing.
     lower: Option<Lower>,
     among: Option<Among>,
@@ -124,6 +126,7 @@ impl Applier {
             bytes: 0,
             unsupported: Vec::new(),
             unannounced: 0,
+            led: false,
             lower: matches!(manner, Manner::Layer).then(Lower::new).transpose()?,
             among: match manner {
                 Manner::Among(among) => Some(among),
@@ -188,6 +191,9 @@ impl Applier {
     fn whiteout(&mut self, entry: &Entry, parent: &[u8], says: Whiteout<'_>) -> Result<()> {
         if says == Whiteout::Meta || !self.go(parent, false)? {
             return Ok(());
+        }
+        if let Some(recorder) = self.recorder.as_ref().filter(|_| self.led) {
+            recorder.borrow_mut().hides();
         }
         match (&self.lower, says) {
             (Some(lower), Whiteout::Name(name)) => lower.hide(name),
@@ -492,6 +498,7 @@ impl Applier {
         }
         self.path.extend_from_slice(name);
         frame.end = self.path.len();
+        self.led |= frame.link;
         self.stack.push(frame);
     }
 

@@ -10,8 +10,8 @@
 //!
 //! Numbers are little-endian, u32 for a path's and a run of bytes' length, u64 for the others. A file that an entry has filled
 //! and a later one of the same archive replaces is [kept](KEPT): its bytes belong to the piece of that path which came last.
-//! Where something of the archive's own is replaced, paths may lead elsewhere than they led: then it is tried whether the
-//! recipe yields the archive, and one that does not is no recipe: an empty file.
+//! Where something of the archive's own is replaced, or a link that it has gone through is hidden, paths may lead elsewhere than
+//! they led: then it is tried whether the recipe yields the archive, and one that does not is no recipe: an empty file.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -153,6 +153,11 @@ impl Recorder {
         self.flush();
         self.write(&[&[KEPT], &length_of(path), path, &(content.len() as u64).to_le_bytes(), &content]);
         Ok(())
+    }
+
+    /// A link by which this archive has reached something may be hidden: its path leads there no more.
+    pub(super) fn hides(&mut self) {
+        self.doubtful = true;
     }
 
     fn write(&mut self, parts: &[&[u8]]) {

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 const LIMIT: Duration = Duration::from_secs(300);
 
 /// Runs `tupper --root ROOT …`.
+#[derive(Clone)]
 pub struct Tupper {
     root: PathBuf,
     environment: Vec<(OsString, OsString)>,
