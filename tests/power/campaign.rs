@@ -37,7 +37,11 @@ fn campaign(filesystem: Filesystem, sample: u64, whole: u64) {
         failed.extend(cut(filesystem, cuts));
     }
     let test = format!("{filesystem:?}").to_lowercase();
-    assert!(failed.is_empty(), "of {} cuts did not hold: cargo test --test power campaign::on_{test}, with {failed:#?}", seeds.len());
+    assert!(
+        failed.is_empty(),
+        "of {} cuts did not hold: cargo test --test power campaign::on_{test}, with {failed:#?}",
+        seeds.len()
+    );
 }
 
 /// Runs a workload, and cuts once for each of these seeds. Returns those that did not hold, and why.

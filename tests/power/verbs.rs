@@ -8,8 +8,8 @@ use std::path::Path;
 use std::process::Stdio;
 use std::sync::Arc;
 
-use crate::ledger::{Status, Thing};
 use crate::after::Clearing;
+use crate::ledger::{Status, Thing};
 use crate::machine::{Machine, container, text};
 use crate::recorder::Filesystem;
 use crate::support::archives::Files;
@@ -189,7 +189,10 @@ fn every_verb(filesystem: Filesystem) {
         assert_eq!(line, "ready\n");
         if !flags.contains("--rm") {
             let id = tupper.json("inspect running")[0]["Id"].as_str().expect("an id").to_string();
-            machine.promise(&id, Status::There(Thing::Container(container("running", &command[1..], &[("synced", "text\n")]))));
+            machine.promise(
+                &id,
+                Status::There(Thing::Container(container("running", &command[1..], &[("synced", "text\n")]))),
+            );
         }
         done(verb);
         drop(child.stdin.take());

@@ -83,7 +83,8 @@ impl Worker<'_> {
 
     /// Starts a container that writes into its volume and calls fsync(2).
     pub(super) fn write_volume(&mut self) -> Option<Durability> {
-        let with: Vec<usize> = (0..self.containers.len()).filter(|nth| self.containers[*nth].volume.is_some()).collect();
+        let with: Vec<usize> =
+            (0..self.containers.len()).filter(|nth| self.containers[*nth].volume.is_some()).collect();
         let nth = with[self.one_of(with.len())?];
         let name = self.containers[nth].volume.clone()?;
         let volume = self.volumes.iter_mut().find(|volume| volume.name == name).expect("a container keeps it");
@@ -167,10 +168,7 @@ impl Worker<'_> {
                 let tar = scratch.path().join("tree.tar");
                 self.tupper().ok_with(&format!("export {id} -o"), &[text(&tar)]);
                 std::fs::create_dir(scratch.path().join("tree")).expect("mkdir");
-                crate::support::sh(
-                    "tar",
-                    &["-C", text(&scratch.path().join("tree")), "--xattrs", "-xpf", text(&tar)],
-                );
+                crate::support::sh("tar", &["-C", text(&scratch.path().join("tree")), "--xattrs", "-xpf", text(&tar)]);
                 tree.assert_same(&Tree::read(&scratch.path().join("tree")));
             }
             1 => {

@@ -115,7 +115,8 @@ impl Worker<'_> {
     /// An image or a snapshot, but not that one, and what it holds.
     fn other_than(&mut self, nth: usize) -> (String, Arc<Tree>) {
         let others = self.snapshots.iter().enumerate().filter(|(other, _)| *other != nth);
-        let others: Vec<(String, Arc<Tree>)> = others.map(|(_, other)| (other.id.clone(), other.tree.clone())).collect();
+        let others: Vec<(String, Arc<Tree>)> =
+            others.map(|(_, other)| (other.id.clone(), other.tree.clone())).collect();
         match self.one_of(others.len()) {
             Some(other) if self.percent(60) => others[other].clone(),
             _ => {
