@@ -6,12 +6,15 @@
 //! a command, not in writes, which the kernel makes in an order of its own.
 
 use std::io::Write as _;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use crate::after::Clearing;
+use crate::ledger::{Status, Thing};
 use crate::machine::Machine;
 use crate::recorder::Filesystem;
 use crate::support::store::Host;
+use crate::support::tree::Tree;
 use crate::tape::{Random, Unflushed};
 use crate::worker::{Sources, Worker};
 
@@ -61,7 +64,8 @@ fn cut(filesystem: Filesystem, seeds: &[u64]) -> Vec<String> {
         let begun = step.checked_sub(1).map_or(0, |before| steps[before].0);
         let (ended, verb) = steps[step];
         // After a third of them.
-        let moment = if random.below(3) == 0 { ended } else { begun + random.below(ended - begun) };
+        let part = if random.below(3) == 0 { 1000 } else { random.below(1000) };
+        let moment = begun + (ended - begun) * part / 1000;
         let unflushed = match random.below(5) {
             0 => Unflushed::Kept,
             1 | 2 => Unflushed::Lost,
@@ -89,6 +93,29 @@ pub fn said(name: &str) -> Option<String> {
 /// A seed that nobody chose.
 pub fn now() -> u64 {
     SystemTime::UNIX_EPOCH.elapsed().expect("a clock").as_secs()
+}
+
+/// A campaign can fail: what was not durable is missed.
+#[test]
+fn what_was_promised_too_early_is_missed() {
+    let _host = Host::shared();
+    let sources = Sources::new(0);
+    let machine = Machine::new(Filesystem::Btrfs);
+    let (image, tree) = sources.import_into(&machine);
+    let [removed, written] = [(); 2].map(|()| machine.snapshot(&image, "", tree).remove(0));
+    let kept = machine.recorder.now();
+    machine.remove("snapshot rm", &removed);
+    machine.promise(&removed, Status::Gone);
+    let early = machine.recorder.now();
+    std::fs::write(machine.path_of(&written).join("more"), "text").expect("write");
+    let tree = Arc::new(Tree::read(&machine.path_of(&written)));
+    machine.promise(&removed, Status::ThereOrNot);
+    machine.promise(&written, Status::There(Thing::Snapshot { name: None, tree }));
+    let unsynced = machine.recorder.now();
+    let history = machine.stop();
+    let holds =
+        |moment| std::panic::catch_unwind(|| history.assert_survives(moment, Unflushed::Lost, Clearing::Gc)).is_ok();
+    assert_eq!([kept, early, unsynced].map(holds), [true, false, false]);
 }
 
 #[test]

@@ -45,6 +45,12 @@ impl Sources {
         let registry = layered.registry();
         Sources { dir, trees, layered, registry }
     }
+
+    /// Imports one of them; the image's id, and what it holds.
+    pub fn import_into(&self, machine: &Machine) -> (String, &Arc<Tree>) {
+        let (path, tree) = &self.trees[0];
+        (machine.import(path, tree, "first"), tree)
+    }
 }
 
 pub struct Worker<'a> {
