@@ -93,7 +93,10 @@ fn broken(store: &Store, found: Found) -> Result<Option<String>> {
     let name = match found.shelf {
         Shelf::Layers => return image::layer_damage(store, &found.id),
         Shelf::Volumes => return volume::damage(store, &found.id),
-        Shelf::Snapshots => snapshot::find(store, &format!("snapshot:{}", found.id))?.name,
+        Shelf::Snapshots => match snapshot::find(store, &format!("snapshot:{}", found.id)) {
+            Err(e) if e.kind() == Kind::NotFound => return Ok(None), // a rollback is making it, or was; or removed meanwhile
+            snapshot => snapshot?.name,
+        },
         _ => match container::find(store, &format!("container:{}", found.id)) {
             Err(e) if e.kind() == Kind::NotFound => return Ok(None), // garbage, or removed meanwhile
             container => container?.name,

@@ -1,6 +1,6 @@
 //! `rename`: another name for a container, whatever it does meanwhile (podman-rename(1)).
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 use super::record::Record;
 use crate::error::{Context, Error, Kind, Result};
@@ -16,15 +16,15 @@ use crate::store::{Found, Shelf, Store, record};
 /// [`Kind::AlreadyExists`] for a name that something has, itself included.
 pub fn rename(store: &Store, text: &str, new: &ObjectName) -> Result<()> {
     let doing = || format!("rename container {text}");
+    let _intent = store.intend().context(doing)?;
+    // Whoever renames or removes it holds this, so the record is nobody else's to write, and `text` is its name still.
+    let names = store.lock_shelf(Shelf::Names).context(doing)?;
     let found = store.find_among(text, &[Shelf::Containers]).call_context(doing)?;
-    rename_found(store, found, new).context(doing)
+    rename_found(store, names, found, new).context(doing)
 }
 
-fn rename_found(store: &Store, found: Found, new: &ObjectName) -> Result<()> {
-    let _intent = store.intend()?;
+fn rename_found(store: &Store, names: OwnedFd, found: Found, new: &ObjectName) -> Result<()> {
     let dir = store.open_object(Shelf::Containers, &found.id)?;
-    // Whoever renames or removes it holds this, so the record is nobody else's to write.
-    let names = store.lock_shelf(Shelf::Names)?;
     let mut record = Record::read(dir.as_fd())?;
     store.claim_name_in(&names, new, found)?;
     // On the disk before the record: whoever has that synced for a reason of his own would take it there alone.

@@ -26,14 +26,18 @@ sweeps! {
     import: Sweep::of("image import --name new tiny.tar");
     import_without_a_name: Sweep::of("image import tiny.tar");
     import_of_a_directory: Sweep::of("image import --name new tree");
+    import_of_a_stream: Sweep::of("image import --name new - < tiny.tar");
     import_of_the_same_bytes: Sweep::of("image import --name b tiny.tar").after("image import --name a tiny.tar");
     import_takes_a_name: Sweep::of("image import --name it other.tar").after("image import --name it tiny.tar");
     tag: Sweep::of("image tag base more");
     tag_takes_a_name: Sweep::of("image tag base it").after("image import --name it tiny.tar");
+    tag_of_two: Sweep::of("image tag base one two").or("image tag base one");
     image_rm: Sweep::of("image rm it").after("image import --name it tiny.tar");
     image_rm_of_one_name: Sweep::of("image rm more").after("image tag base more");
     image_rm_of_all_names: Sweep::of("image rm --force it")
         .after("image import --name it tiny.tar").after("image import --name more tiny.tar");
+    image_rm_of_two: Sweep::of("image rm it that")
+        .after("image import --name it tiny.tar").after("image import --name that other.tar").or("image rm it");
 
     image_rm_of_shared_layers: Sweep::of("image rm two:1").after("image load -i pair.tar");
 
@@ -41,6 +45,7 @@ sweeps! {
     load: Sweep::of("image load -i three.tar").keeping(3);
     load_on_a_layer_that_is_there: Sweep::of("image load -i three.tar").after("image load -i first.tar").keeping(2);
     load_of_a_stream: Sweep::of("image load < three.tar.gz").keeping(3);
+    load_of_a_layout: Sweep::of("image load -i layout").keeping(3);
     load_of_two_images: Sweep::of("image load -i pair.tar").or("image load -i one.tar").keeping(2);
     load_takes_a_name: Sweep::of("image load -i three.tar").after("image import --name it:1 tiny.tar").keeping(3);
     load_of_names_alone: Sweep::of("image load -i three.tar")
@@ -48,10 +53,15 @@ sweeps! {
     load_after_a_kill: Sweep::of("image load -i three.tar")
         .after_kill_at("image load -i three.tar", "renameat2", 5).keeping(3);
     pull: Sweep::of("image pull --tls-verify=false REGISTRY/a/three:1").keeping(3);
+    pull_by_digest: Sweep::of("image pull --tls-verify=false REGISTRY/a/three@DIGEST").keeping(3);
     pull_on_a_layer_that_is_there: Sweep::of("image pull --tls-verify=false REGISTRY/a/three:1")
         .after("image load -i first.tar").keeping(2);
     pull_of_a_name_alone: Sweep::of("image pull --tls-verify=false REGISTRY/a/three:1")
         .after("image load -i three.tar");
+    push: Sweep::of("image push --tls-verify=false it:1 REGISTRY/a/it:1").after("image load -i three.tar");
+    save: Sweep::of("image save -o out/it.tar it:1").after("image load -i three.tar");
+    save_as_a_layout: Sweep::of("image save --format oci-archive -o out/it.tar it:1").after("image load -i three.tar");
+    export: Sweep::of("image export -o out/base.tar base");
     load_interrupted: Sweep::of("image load -i pair.tar").or("image load -i one.tar").keeping(2).interrupted();
     load_of_a_stream_interrupted: Sweep::of("image load < three.tar.gz").keeping(2).interrupted();
     pull_interrupted: Sweep::of("image pull --tls-verify=false REGISTRY/a/three:1").keeping(2).interrupted();
@@ -70,6 +80,7 @@ sweeps! {
     // Each of them is whole or not there; how many are is another matter.
     snapshot_create_of_many: Sweep::of("snapshot create --count 3 base")
         .or("snapshot create --count 2 base").or("snapshot create base");
+    snapshot_create_of_a_subvolume: Sweep::of("snapshot create BESIDE web");
     snapshot_create_of_a_running_container: Sweep::of("snapshot create web copy").beside("run --name web base sleep 600")
         // The cgroup of v1's freezer is made when a container is frozen for the first time, and goes with it.
         .or_as_if("it was frozen and went on", |scene| {
@@ -85,14 +96,21 @@ sweeps! {
     rollback: Sweep::of("snapshot rollback web keep").after("create --name web base true");
     rollback_of_a_snapshot: Sweep::of("snapshot rollback web base").after("snapshot create keep web");
     keep: Sweep::of("run --rm --network none --keep web base true");
+    keep_of_what_failed: Sweep::of("run --rm=on-success --network none base mkdir /made /proc/no/no").ending(1);
+    trash_restore: Sweep::of("snapshot trash restore TRASHED found")
+        .after_failing("run --rm=on-success base mkdir /made /proc/no/no", 1);
+    trash_empty: Sweep::of("snapshot trash empty --force")
+        .after_failing("run --rm=on-success base mkdir /made /proc/no/no", 1);
     bench_snapshot: Sweep::of("bench snapshot --source base --count 1 --live 1 --against overlay,btrfs-progs");
     bench_snapshot_interrupted: Sweep::of("bench snapshot --source base --count 1 --live 1 --against overlay").interrupted();
     bench_import: Sweep::of("bench import --count 1 tiny.tar");
+    bench_run: Sweep::of("bench run --count 1 base true");
 
     commit: Sweep::of("commit keep new");
     commit_of_the_same_tree: Sweep::of("commit keep new").after("commit keep it");
     commit_of_a_tree_without_an_image: Sweep::of("commit keep2 new")
         .after("image import --name it tiny.tar").after("snapshot create it keep2").after("image rm it");
+    commit_squashed: Sweep::of("commit --squash keep new");
     commit_of_a_running_container: Sweep::of("commit web new").beside("run --name web base sleep 600")
         .or_as_if("it was frozen and went on", |scene| {
             scene.ok("pause web");
@@ -123,7 +141,18 @@ sweeps! {
     stop: Sweep::of("stop -t 0 web").beside("run --name web base sleep 600");
     start_again: Sweep::of("start -a web").after("run --name web base true");
     update: Sweep::of("update --memory 64m --cpus 1 web").after("create --name web base true");
+    update_of_a_running_one: Sweep::of("update --memory 64m web")
+        .beside("run --name web --memory 128m base sleep 600");
     rename: Sweep::of("rename web shop").after("create --name web base true");
+    rename_of_a_running_one: Sweep::of("rename web shop").beside("run --name web base sleep 600");
+    restart: Sweep::of("restart web").after("run --name web base true");
+    // A container that is frozen is no matter of the store's.
+    pause: Sweep::of("pause web").beside("run --name web base sleep 600").signless();
+    unpause: Sweep::of("unpause web").after("run -d --name web base sleep 600").after("pause web").signless();
+    exec: Sweep::of("exec web true").beside("run --name web base sleep 600");
+    healthcheck: Sweep::of("healthcheck run web")
+        .beside("run --name web --health-cmd true --health-interval 1h base sleep 600");
+    cp: Sweep::of("cp tree web:/srv").after("create --name web base true");
     kill: Sweep::of("kill web").beside("run --name web base sleep 600");
     create_with_a_volume: Sweep::of("create --name web -v data:/bin base true")
         .or("volume create data")
@@ -142,13 +171,27 @@ sweeps! {
     run_detached_rm_in_a_network_whoever: Sweep::of("run -d --rm --network bridge -p 127.0.0.1::80 base true").whoever();
     network_create: Sweep::of("network create front");
     network_rm: Sweep::of("network rm front").after("network create front");
+    network_create_ptp: Sweep::of("network create --driver ptp --subnet 10.77.0.0/24 front");
+    network_rm_of_two: Sweep::of("network rm front back")
+        .after("network create front").after("network create back").or("network rm front");
+    network_rm_with_a_container: Sweep::of("network rm --force front")
+        .after("network create front").after("create --name web --network front base true").or("rm web");
+    network_prune: Sweep::of("network prune --force").after("network create front");
+    create_in_a_network: Sweep::of("create --name web --network front base true").after("network create front");
     volume_create: Sweep::of("volume create data");
+    volume_create_without_a_name: Sweep::of("volume create");
     volume_create_nocow: Sweep::of("volume create --nocow data");
     volume_rm: Sweep::of("volume rm data").after("volume create data");
+    volume_rm_of_two: Sweep::of("volume rm data more")
+        .after("volume create data").after("volume create more").or("volume rm data");
+    volume_rm_with_a_container: Sweep::of("volume rm --force data")
+        .after("create --name web -v data:/bin base true").or("rm web");
     volume_prune: Sweep::of("volume prune --force").after("volume create data");
     rm_with_a_volume: Sweep::of("rm web").after("create --name web -v /bin base true");
     rm_and_its_volume: Sweep::of("rm -v web").after("create --name web -v /bin base true");
     rm: Sweep::of("rm web").after("create --name web base true");
+    rm_of_two: Sweep::of("rm one two")
+        .after("create --name one base true").after("create --name two base true").or("rm one");
     rm_force_of_a_running_one: Sweep::of("rm --force web").beside("run --name web base sleep 600")
         .or_as_if("its tupper was killed", Scene::kill_beside);
 

@@ -30,13 +30,15 @@ const PATIENCE: Duration = Duration::from_secs(20);
 const KEPT: &str = "from before\n";
 
 /// Fields of listings that time changes, or that say how far a container came before it was killed.
-const VOLATILE: [&str; 9] =
-    ["created", "Created", "CreatedAt", "Status", "StartedAt", "Exited", "ExitedAt", "ExitCode", "Pid"];
+const VOLATILE: [&str; 10] =
+    ["created", "Created", "CreatedAt", "Status", "StartedAt", "Exited", "ExitedAt", "ExitCode", "ExpiresAt", "Pid"];
 
 /// What was done in a scene before.
 pub enum Before {
     /// `tupper LINE`.
     Done(&'static str),
+    /// `tupper LINE`, which ends with this status.
+    Failed(&'static str, i32),
     /// `tupper LINE`, killed at its Nth system call of this name that changes something.
     Killed(&'static str, &'static str, u32),
 }
@@ -76,6 +78,11 @@ impl Place {
         }
         std::fs::write(tree.join("etc/file"), vec![7; 100_000]).expect("a file");
         std::os::unix::fs::symlink("etc/file", tree.join("link")).expect("a link");
+        if ground != Ground::Ext4 {
+            let beside = disk.path().join("beside");
+            sh("btrfs", &["subvolume", "create", beside.to_str().expect("a plain path")]);
+            std::fs::write(beside.join("file"), KEPT).expect("a file");
+        }
         let at = |name: &str| inputs.path().join(name).to_str().expect("a plain path").to_string();
         sh("tar", &["-C", &at("tree"), "-cf", &at("tiny.tar"), "."]);
         sh("tar", &["-C", &at("tree"), "-cf", &at("other.tar"), "./etc"]);
@@ -100,6 +107,8 @@ pub struct Scene {
     beside: Option<Child>,
     /// It is about networks, so that those are looked at, too.
     networks: bool,
+    /// Something may run that nobody waits for.
+    detached: bool,
 }
 
 impl Scene {
@@ -115,7 +124,10 @@ impl Scene {
             keepsake: PathBuf::new(),
             beside: None,
             networks,
+            detached: before.iter().any(|before| matches!(before, Before::Done(line) if line.contains("run -d"))),
         };
+        let _ = std::fs::remove_dir_all(scene.out());
+        std::fs::create_dir(scene.out()).expect("a directory");
         if scene.ground == Ground::Store {
             scene.ok(&format!("image import --name base {}", place.busybox.display()));
             scene.ok("snapshot create base keep");
@@ -130,6 +142,7 @@ impl Scene {
                     scene.ok(line);
                     wait_for_pool(scene.root(), line);
                 }
+                Before::Failed(line, status) => drop(scene.tupper(line).status(*status)),
                 Before::Killed(line, call, nth) => {
                     let seen = AtomicU32::new(0);
                     let kills = |made: &trace::Call| {
@@ -180,7 +193,13 @@ impl Scene {
     fn command(&self, line: &str) -> Command {
         // As a shell reads it.
         let (line, input) = line.split_once(" < ").map_or((line, None), |(line, input)| (line, Some(input)));
-        let mut command = self.tupper.command(&line.replace("REGISTRY", &self.registry), &[]);
+        let beside = self.root().with_file_name("beside");
+        let mut line = line.replace("REGISTRY", &self.registry).replace("DIGEST", &images::digest());
+        line = line.replace("BESIDE", beside.to_str().expect("a plain path"));
+        if line.contains("TRASHED") {
+            line = line.replace("TRASHED", &self.ok("snapshot trash ls --quiet --no-trunc"));
+        }
+        let mut command = self.tupper.command(&line, &[]);
         command.current_dir(&self.inputs);
         if let Some(input) = input {
             command.stdin(File::open(self.inputs.join(input)).expect("an input"));
@@ -203,6 +222,11 @@ impl Scene {
 
     fn root(&self) -> &Path {
         self.tupper.root()
+    }
+
+    /// Where commands write files of the host's.
+    fn out(&self) -> PathBuf {
+        self.inputs.join("out")
     }
 
     /// The layers that are there, each with the inode number of its directory.
@@ -250,6 +274,17 @@ impl Scene {
         failed.map_or(Ok(()), |done| Err(done.to_string()))
     }
 
+    /// What a killed command left is garbage, and not damage.
+    pub fn undamaged(&self) -> Result<(), String> {
+        let done = self.tupper("store check --format json");
+        let Ok(Value::Array(found)) = serde_json::from_str(&done.stdout) else {
+            // There is no store yet.
+            return if self.ground == Ground::Store { Err(done.to_string()) } else { Ok(()) };
+        };
+        let damage = found.iter().find(|finding| finding["Garbage"] != true);
+        damage.map_or(Ok(()), |damage| Err(format!("damage: {damage}")))
+    }
+
     /// What was there before is still whole.
     pub fn intact(&self) -> Result<(), String> {
         if self.ground != Ground::Store {
@@ -280,8 +315,10 @@ impl Scene {
         // First of all: a listing would mount a store that is not mounted.
         let mut lines = self.traces();
         entries(self.root(), self.root(), &mut lines);
-        let listings = ["image ls", "snapshot ls", "ps -a", "volume ls", "network ls"];
-        for listing in &listings[..if self.networks { 5 } else { 4 }] {
+        let out = std::fs::read_dir(self.out()).into_iter().flatten().flatten();
+        lines.extend(out.map(|entry| format!("file {} holds {}", entry.file_name().display(), summary(&entry.path()))));
+        let listings = ["image ls", "snapshot ls", "snapshot trash ls", "ps -a", "volume ls", "network ls"];
+        for listing in &listings[..if self.networks { 6 } else { 5 }] {
             let done = self.tupper(&format!("{listing} --format json"));
             let Ok(Value::Array(listed)) = serde_json::from_str(&done.stdout) else {
                 lines.push(done.to_string());
@@ -308,6 +345,11 @@ impl Scene {
             // Which process, which device: the kernel's choice. And other stores have cgroups and run state, too.
             match line.split_once(' ').expect("a kind of trace") {
                 ("process", _) => lines.push("process".to_string()),
+                // Which range of ids is free depends on who else is on the host.
+                ("run", path) if path.starts_with("/run/tupper/ids/") && path.contains(&self.uuid) => {
+                    let whose = path.split_once('.').expect("a range and whose it is").1;
+                    lines.push(format!("range of ids {whose}"));
+                }
                 ("loop", device) => lines.push(format!("loop {}", device.split(' ').next_back().expect("a file"))),
                 ("cgroup" | "run", path) if self.uuid.is_empty() || !path.contains(&self.uuid) => {}
                 _ => lines.push(line.to_string()),
@@ -351,10 +393,13 @@ impl Scene {
 
 impl Drop for Scene {
     fn drop(&mut self) {
-        if let Some(child) = self.beside.take() {
+        let beside = self.beside.take();
+        if beside.is_some() || self.detached {
             for id in self.tupper("ps -q").stdout.lines() {
                 self.tupper(&format!("rm --force {id}"));
             }
+        }
+        if let Some(child) = beside {
             wait(child, "what ran beside a sweep");
         }
         if self.ground == Ground::Ext4 {
@@ -362,6 +407,14 @@ impl Drop for Scene {
             self.tupper("store umount");
             let _ = std::fs::remove_dir_all(self.root());
         }
+    }
+}
+
+/// How many bytes a file has: of two that differ in it, one is not whole.
+fn summary(path: &Path) -> String {
+    match path.is_dir() {
+        true => format!("{} entries", std::fs::read_dir(path).map_or(0, Iterator::count)),
+        false => format!("{} bytes", std::fs::metadata(path).map_or(0, |meta| meta.len())),
     }
 }
 

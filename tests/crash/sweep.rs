@@ -54,6 +54,10 @@ pub struct Sweep {
     blow: Blow,
     /// Objects that may be gone, by label.
     without: Vec<&'static [&'static str]>,
+    /// The status with which it ends.
+    status: i32,
+    /// It leaves no sign for the next command that writes, only for `store gc`.
+    signless: bool,
 }
 
 /// How it may be afterwards.
@@ -75,7 +79,19 @@ impl Sweep {
             keeps: 0,
             blow: Blow::First(Signal::SIGKILL),
             without: Vec::new(),
+            status: 0,
+            signless: false,
         }
+    }
+
+    /// It ends with this status.
+    pub fn ending(self, status: i32) -> Sweep {
+        Sweep { status, ..self }
+    }
+
+    /// What it leaves is no sign for the next command that writes: `store gc` cleans up.
+    pub fn signless(self) -> Sweep {
+        Sweep { signless: true, ..self }
     }
 
     /// It runs there.
@@ -86,6 +102,12 @@ impl Sweep {
     /// `tupper LINE` was run before.
     pub fn after(mut self, line: &'static str) -> Sweep {
         self.before.push(Before::Done(line));
+        self
+    }
+
+    /// `tupper LINE` was run before, and ended with this status.
+    pub fn after_failing(mut self, line: &'static str, status: i32) -> Sweep {
+        self.before.push(Before::Failed(line, status));
         self
     }
 
@@ -143,6 +165,7 @@ impl Sweep {
         let line = self.line;
         let cleanings: &[Cleaning] = match self.blow {
             Blow::First(Signal::SIGINT) => &[Cleaning::None],
+            _ if self.signless => &[Cleaning::Gc],
             _ => &[Cleaning::Gc, Cleaning::Next],
         };
         let (points, violations) = self.points(asked_for, cleanings);
@@ -225,7 +248,7 @@ impl Sweep {
         let mut total = 0;
         refer(DONE, &mut |scene| {
             let traced = trace::run(scene.traced(self.line), |_| false).unwrap_or_else(|e| panic!("{e}"));
-            assert_eq!(traced.status, 0, "{}: {}", self.line, scene.said());
+            assert_eq!(traced.status, self.status, "{}: {}", self.line, scene.said());
             total = traced.calls.len() as u64;
         });
         for (what, act) in &self.outcomes {
@@ -261,6 +284,7 @@ impl Sweep {
 impl Scene {
     /// Cleans up, compares with what may be, and tries what was there before. Returns what came of the command.
     fn judge<'a>(&mut self, cleaning: Cleaning, references: &'a [Reference]) -> Result<&'a str, String> {
+        self.undamaged()?;
         self.clean(cleaning)?;
         let may: Vec<_> = references.iter().filter(|reference| reference.cleaning == cleaning).collect();
         let mut outcome = Err(String::new());

@@ -8,6 +8,7 @@ use std::path::Path;
 use std::process::Stdio;
 use std::sync::Arc;
 
+use crate::after::Clearing;
 use crate::ledger::{Status, Thing};
 use crate::machine::{Machine, container, text};
 use crate::recorder::Filesystem;
@@ -152,11 +153,11 @@ fn every_verb(filesystem: Filesystem) {
     machine.promise(&aside, there(None, &written));
     done("snapshot rollback");
 
-    let created = machine.create("more", "created", "", &["sh", "-c", "echo a b"]);
+    let created = machine.create("more", Some(&small), "created", "", &["sh", "-c", "echo a b"]);
     done("create");
-    machine.create("more", "throwaway", "--rm", &["true"]);
+    machine.create("more", Some(&small), "throwaway", "--rm", &["true"]);
     done("create --rm");
-    let ran = machine.run("more", "ran");
+    let (ran, _) = machine.run("more", "ran");
     done("run");
     let before = tupper.lines("ps --all --no-trunc").len();
     tupper.ok_with("run --rm more", &["sh", "-c", "echo x >/x; sync /x"]);
@@ -166,7 +167,7 @@ fn every_verb(filesystem: Filesystem) {
     tupper.ok("volume create made");
     let top = tupper.json("volume inspect made")[0]["Mountpoint"].as_str().expect("a path").to_string();
     let tree = Arc::new(Tree::read(Path::new(&top)));
-    machine.promise("volume:made", Status::There(Thing::Volume { tree }));
+    machine.promise("volume:made", Status::There(Thing::Volume { tree, synced: None }));
     done("volume create");
     let served = Arc::new(Tree::read(&second.join("srv")));
     let filled = machine.fill("more", "filled", "full", &served);
@@ -188,7 +189,10 @@ fn every_verb(filesystem: Filesystem) {
         assert_eq!(line, "ready\n");
         if !flags.contains("--rm") {
             let id = tupper.json("inspect running")[0]["Id"].as_str().expect("an id").to_string();
-            machine.promise(&id, Status::There(container("running", &command[1..], &[("synced", "text\n")])));
+            machine.promise(
+                &id,
+                Status::There(Thing::Container(container("running", &command[1..], &[("synced", "text\n")]))),
+            );
         }
         done(verb);
         drop(child.stdin.take());
@@ -219,7 +223,7 @@ fn every_verb(filesystem: Filesystem) {
         // Each filesystem's test takes another of the others, in turn.
         let others = if whole { &kinds[..] } else { &kinds[(number + filesystem as usize) % kinds.len()..][..1] };
         for unflushed in std::iter::once(&Unflushed::Lost).chain(others).copied() {
-            let holds = std::panic::catch_unwind(|| history.assert_survives(moment, unflushed));
+            let holds = std::panic::catch_unwind(|| history.assert_survives(moment, unflushed, Clearing::Next));
             let _ = writeln!(
                 std::io::stderr(),
                 "{verb}, {unflushed:?}: {}",

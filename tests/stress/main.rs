@@ -12,6 +12,7 @@ mod judge;
 mod pool;
 mod random;
 mod runner;
+mod scale;
 #[allow(dead_code, reason = "shared with tests/it: each test binary uses its part")]
 #[path = "../it/support/mod.rs"]
 mod support;
