@@ -111,6 +111,12 @@ impl Error {
         self.0.errno
     }
 
+    /// The host was short of something, or did not let us: that says nothing of what was looked at.
+    pub(crate) fn tells_nothing(&self) -> bool {
+        let of_host = matches!(self.kind(), Kind::Permission | Kind::NoSpace | Kind::InUse);
+        of_host || matches!(self.errno(), Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::EINTR))
+    }
+
     /// The way out, if one is known.
     pub fn hint(&self) -> Option<&str> {
         self.0.hint.as_deref()

@@ -6,6 +6,7 @@
 mod attach;
 mod bench;
 mod cgroup;
+mod check;
 mod chosen;
 mod commit;
 mod completion;
@@ -56,7 +57,6 @@ use anyhow::Result;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use log::LevelFilter;
-use tupper::check;
 use tupper::error::{Context, Kind};
 use tupper::store::Store;
 
@@ -357,7 +357,7 @@ fn open_to_remove(root: &std::path::Path, dry_run: bool) -> Result<Store> {
     if !dry_run {
         store.require_writable()?;
         store.require_host_room_to_remove()?;
-        check::tidy(&store);
+        tupper::check::tidy(&store);
     }
     Ok(store)
 }
@@ -375,7 +375,7 @@ fn open_to_make(root: &std::path::Path) -> Result<Store> {
     let store = open_existing(root)?;
     store.require_writable()?;
     store.require_host_room()?;
-    check::tidy(&store);
+    tupper::check::tidy(&store);
     Ok(store)
 }
 

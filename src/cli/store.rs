@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Args, Subcommand};
 use serde_json::json;
-use tupper::check::{self, Finding};
+use tupper::check;
 use tupper::store::{FORMAT_VERSION, Options, Shelf, Store};
 
 use super::output::{self, Format};
@@ -19,8 +19,8 @@ pub(super) enum Verb {
     Info(Info),
     /// Say what images, snapshots and containers hold: alone, with others, and what removing one gives back
     Df(super::df::Df),
-    /// Look for what killed commands left and for damage; changes nothing
-    Check(Check),
+    /// Look for what killed commands left and for damage; with --repair, mend it
+    Check(super::check::Check),
     /// Remove what killed commands left; every verb that writes does so by itself when it sees a sign of it
     Gc(Gc),
     /// Unmount an embedded store; the next verb mounts it again
@@ -90,45 +90,6 @@ impl Info {
             output::size(space.available),
         ))
     }
-}
-
-#[derive(Debug, Args)]
-#[command(after_help = "Exit status: 0 nothing found, 1 something found, 125 no usable store.")]
-pub(super) struct Check {
-    /// How to print
-    #[arg(long, default_value = "table")]
-    format: Format,
-}
-
-impl Check {
-    fn run(self, root: &Path) -> Result<ExitCode> {
-        let mut findings = check::half_made(root, true)?;
-        if findings.is_empty()
-            && let Some(store) = super::open(root)?
-        {
-            findings = check::check(&store)?;
-        }
-        match self.format {
-            Format::Json => output::json(&findings.iter().map(details).collect())?,
-            Format::Table if findings.is_empty() => {}
-            Format::Table => {
-                let row = |f: &Finding| {
-                    let what = if f.garbage { "garbage" } else { "damage" };
-                    [what, f.kind, &output::one_line(f.path.display()), &output::one_line(&f.problem)].map(String::from)
-                };
-                let rows: Vec<Vec<String>> = findings.iter().map(|finding| row(finding).to_vec()).collect();
-                output::table(&["WHAT", "KIND", "PATH", "PROBLEM"], &rows)?;
-            }
-        }
-        if findings.iter().any(|finding| finding.garbage) {
-            output::note("hint: `tupper store gc` removes the garbage, and so does the next command that writes")?;
-        }
-        Ok(ExitCode::from(u8::from(!findings.is_empty())))
-    }
-}
-
-fn details(finding: &Finding) -> serde_json::Value {
-    json!({ "Kind": finding.kind, "Path": finding.path, "Problem": finding.problem, "Garbage": finding.garbage })
 }
 
 #[derive(Debug, Args)]

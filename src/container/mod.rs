@@ -10,6 +10,7 @@ mod chain;
 mod commit;
 mod compose;
 mod copy;
+mod damage;
 mod exec;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzz;
@@ -42,6 +43,7 @@ pub use chain::{Cgroup, Chain, CssSet, Task, chain};
 pub use commit::commit;
 pub use compose::{ImageVolumes, Options};
 pub use copy::{Copying, End, copy, copy_in, copy_out};
+pub(crate) use damage::{damage, volumes_in_use};
 pub use exec::{Exec, exec, exec_detached};
 pub use health::{Checked, Condition, Health, HealthOptions, check_health, in_shell};
 pub use launch::{Launched, launch, start};

@@ -82,8 +82,8 @@ fn way(offer: &Offer, number: usize) -> Option<Travelled> {
 
 /// A layer that is to be there.
 pub(super) struct Layer {
-    diff_id: Digest,
-    chain: Id,
+    pub diff_id: Digest,
+    pub chain: Id,
 }
 
 /// The layers that the config wants, with their chain ids.
@@ -102,6 +102,11 @@ pub(super) fn plan(offer: &Offer, limits: &Limits) -> Result<Vec<Layer>> {
         let (wanted, got) = (diff_ids.len(), offer.layers.len());
         return Err(Error::new(Kind::Invalid, format!("the config names {wanted} layers, the manifest {got}")));
     }
+    layers(diff_ids)
+}
+
+/// The layers with these diff ids, lowest first.
+pub(super) fn layers(diff_ids: &[String]) -> Result<Vec<Layer>> {
     let mut below: Option<Id> = None;
     let mut layers = Vec::new();
     for diff_id in diff_ids {
@@ -129,14 +134,14 @@ impl Adding<'_> {
         let mut ahead = Ahead::new(self);
         let mut held: Vec<Held> = Vec::new();
         let mut draft: Option<Draft<'_>> = None;
-        let mut size = 0;
+        let mut size = 0u64;
         let last = self.layers.len() - 1;
         for (number, layer) in self.layers.iter().enumerate() {
             interrupt::check()?;
             let (claim, opened) = match ahead.take(number)? {
                 Next::There(there) => {
                     (self.progress)(number, Step::There);
-                    size += read_record(&there, layer)?.size;
+                    size = u64::saturating_add(size, read_record(&there, layer)?.size);
                     held.push(there);
                     draft = None;
                     continue;
@@ -158,7 +163,7 @@ impl Adding<'_> {
                 return Err(Error::new(Kind::Invalid, message));
             }
             (self.progress)(number, Step::Unpacked);
-            size += unpacked.bytes;
+            size = size.saturating_add(unpacked.bytes);
             let record = LayerRecord {
                 diff_id: layer.diff_id,
                 parent: number.checked_sub(1).map(|below| self.layers[below].chain),

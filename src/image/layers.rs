@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use jiff::Timestamp;
 
 use super::{Image, LayerRecord, add};
-use crate::error::{Context, Kind, Result};
+use crate::error::{Context, Error, Kind, Result};
 use crate::kernel::flock;
 use crate::name::{Digest, Id, ImageName};
 use crate::store::{Shelf, Store, record};
@@ -69,11 +69,17 @@ pub(crate) fn unused(store: &Store, remove: bool) -> Result<Vec<Unused>> {
 }
 
 /// The layers that images stand on. The caller holds the lock on images, so none is about to be used; an image whose
-/// record cannot be read fails the search, since nobody knows what it stands on.
+/// record cannot be read, or is another's, fails the search, since nobody knows what it stands on.
 fn used_layers(store: &Store) -> Result<HashSet<Id>> {
     let mut used = HashSet::new();
     for id in store.ids(Shelf::Images)? {
-        use_chain(store, Image::open(store, &id)?.chain, &mut used)?;
+        let image = Image::open(store, &id)?;
+        let named = add::layers(image.config.rootfs().diff_ids())?;
+        if named.last().map(|top| top.chain) != Some(image.chain) {
+            let message = format!("image {}: its record names another layer than its config", id.short());
+            return Err(Error::new(Kind::Store, message));
+        }
+        use_chain(store, image.chain, &mut used)?;
     }
     Ok(used)
 }
@@ -126,11 +132,16 @@ fn all_but(store: &Store, used: &HashSet<Id>) -> Result<Vec<Id>> {
 pub(super) fn top_down(store: &Store, mut layers: Vec<Id>) -> Result<Vec<Id>> {
     let mut parents = HashMap::new();
     for chain in &layers {
-        parents.insert(*chain, layer_record(store, chain)?.and_then(|record| record.parent));
+        parents.insert(*chain, layer_record(store, chain).ok().flatten().and_then(|record| record.parent));
     }
     let below = |chain: &Id| parents.get(chain).copied().flatten();
     layers.sort_by_key(|top| Reverse(successors(Some(*top), below).take(parents.len()).count()));
     Ok(layers)
+}
+
+/// All layers, each before those that it stands on. One whose record cannot be read stands on none.
+pub(crate) fn layers_top_down(store: &Store) -> Result<Vec<Id>> {
+    top_down(store, store.ids(Shelf::Layers)?)
 }
 
 /// Those that nobody waits for: not what images stand on, not what an image that was interrupted will go on with
@@ -161,11 +172,23 @@ fn use_chain(store: &Store, top: Id, used: &mut HashSet<Id>) -> Result<()> {
     let mut next = Some(top);
     while let Some(chain) = next.filter(|chain| used.insert(*chain)) {
         next = match store.exists(Shelf::Layers, &chain)? {
-            true => layer_record(store, &chain)?.and_then(|record| record.parent),
+            // What it stands on is in its record alone: without one, nobody knows what may go.
+            true => require_record(store, &chain)?.parent,
             false => None,
         };
     }
     Ok(())
+}
+
+/// The record of a layer that is there, if it is that.
+pub(super) fn require_record(store: &Store, chain: &Id) -> Result<LayerRecord> {
+    let doing = || format!("layer {}", chain.short());
+    let record = layer_record(store, chain).context(doing)?;
+    let record = record.ok_or_else(|| Error::new(Kind::Store, "no record")).context(doing)?;
+    match chain_id(record.parent, record.diff_id) == *chain {
+        true => Ok(record),
+        false => Err(Error::new(Kind::Store, "its record is that of another layer")).context(doing),
+    }
 }
 
 /// Removes a layer that no image stands on. One that somebody builds on just now becomes an unfinished one.
@@ -222,25 +245,16 @@ pub(super) fn chain_id(below: Option<Id>, diff_id: Digest) -> Id {
 
 /// The layers that an image stands on, from the top down, as far as they are there.
 pub(super) fn chain_of(store: &Store, top: Id) -> Result<Vec<Id>> {
-    walk(store, top).map(|(chain, _)| chain)
-}
-
-/// The first layer below `top`, or it, that is not there.
-pub(super) fn missing_below(store: &Store, top: Id) -> Result<Option<Id>> {
-    walk(store, top).map(|(_, missing)| missing)
-}
-
-fn walk(store: &Store, top: Id) -> Result<(Vec<Id>, Option<Id>)> {
     let mut chain = Vec::new();
     let mut next = Some(top);
     while let Some(layer) = next.filter(|layer| !chain.contains(layer)) {
         if !store.exists(Shelf::Layers, &layer)? {
-            return Ok((chain, Some(layer)));
+            break;
         }
         chain.push(layer);
         next = layer_record(store, &layer)?.and_then(|record| record.parent);
     }
-    Ok((chain, None))
+    Ok(chain)
 }
 
 /// Whether somebody builds on the layer. If not, it is locked now.

@@ -7,6 +7,7 @@
 mod add;
 mod commit;
 mod config;
+mod damage;
 mod draft;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzz;
@@ -22,6 +23,7 @@ mod remove;
 mod room;
 mod save;
 mod top;
+mod verify;
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
@@ -35,10 +37,11 @@ pub(crate) use commit::Base;
 pub use commit::Commit;
 pub(crate) use commit::commit;
 pub use config::Change;
+pub(crate) use damage::{damage, is_sealed, layer_damage, made_of, on_top, remove_images_on, seal};
 pub(crate) use draft::finish_names;
 pub use history::{Made, history};
 pub use import::{Import, import};
-pub(crate) use layers::{Standing, Unused, standing, unused};
+pub(crate) use layers::{Standing, Unused, layers_top_down, standing, unused};
 pub use load::{Load, Loaded, load};
 pub use outgoing::outgoing;
 pub use progress::{LayerProgress, Progress, Step};
@@ -46,6 +49,7 @@ pub use pull::pull;
 pub use push::push;
 pub use remove::{Pruned, Removed, prune, remove};
 pub use save::{Place, save};
+pub(crate) use verify::{Content, clear_recipe, put_back, verify};
 
 use crate::error::{Context, Error, Kind, Result};
 use crate::kernel::fs;
@@ -54,7 +58,7 @@ use crate::name::{Digest, Id, ImageName};
 use crate::store::{Shelf, Store, record};
 use crate::subvolume::{Parent, Sealed};
 use crate::transport::Travelled;
-use layers::{layer_record, missing_below};
+use layers::layer_record;
 
 /// The document that an image is named after.
 const CONFIG: &str = "config.json";
@@ -195,25 +199,6 @@ fn read_config(json: &[u8]) -> serde_json::Result<(ImageConfiguration, Option<se
 
 fn config_bytes(dir: BorrowedFd<'_>) -> Result<Vec<u8>> {
     fs::read_small(dir, CONFIG, LARGEST_CONFIG)
-}
-
-/// What is wrong with an image, if something is: its config is not the one that it is named after, or a layer is missing.
-pub(crate) fn damage(store: &Store, id: &Id) -> Result<Option<String>> {
-    let image = Image::open(store, id)?;
-    let config = config_bytes(store.open_object(Shelf::Images, id)?.as_fd())?;
-    if Digest::of(&config).id() != *id {
-        return Ok(Some("config.json is not the document that the image is named after".to_string()));
-    }
-    Ok(missing_below(store, image.chain)?.map(|chain| format!("its layer {} is missing", chain.short())))
-}
-
-/// What is wrong with a layer, if something is: nothing is recorded of it, or it can be written to.
-pub(crate) fn layer_damage(store: &Store, chain: &Id) -> Result<Option<String>> {
-    if layer_record(store, chain)?.is_none() {
-        return Ok(Some("it has no record".to_string()));
-    }
-    let sealed = Sealed::open(store, chain)?.is_sealed()?;
-    Ok((!sealed).then(|| "it is not read-only: somebody may have changed it".to_string()))
 }
 
 /// The image that `text` names: a name, an id or an unambiguous prefix of one.

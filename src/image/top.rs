@@ -56,7 +56,7 @@ impl Top<'_> {
         let Top { draft, unpacked, below: Below { chain: parent, size, mut held } } = self;
         let Unpacked { diff_id, entries, bytes } = unpacked;
         let chain = chain_id(parent, diff_id);
-        let record = Record { chain, size: size + bytes, created: Timestamp::now(), manifest: None };
+        let record = Record { chain, size: size.saturating_add(bytes), created: Timestamp::now(), manifest: None };
         let layer = LayerRecord { diff_id, parent, size: bytes, entries, unfinished: None, travelled: Vec::new() };
         match Claim::layer(store, &chain)? {
             Turn::There(there) => {

@@ -13,6 +13,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use btrfsutil::subvolume::Subvolume;
+use jiff::Timestamp;
 use nix::errno::Errno;
 use nix::mount::MsFlags;
 
@@ -31,6 +32,8 @@ pub(crate) struct Info {
     pub parent_uuid: Option<[u8; 16]>,
     /// The generation of its last change that reached the disk.
     pub generation: u64,
+    /// When it was made.
+    pub created: Timestamp,
     /// The generation of its last change, on the disk or not yet. What is written in a file counts when it is written back.
     pub changed: u64,
 }
@@ -62,8 +65,10 @@ struct SubvolInfoArgs {
     parent_uuid: [u8; 16],
     received_uuid: [u8; 16],
     ctransid: u64,
-    /// otransid, stransid and rtransid, and their times.
-    rest: [u64; 3 + 4 * 2],
+    /// otransid, stransid and rtransid.
+    other_transids: [u64; 3],
+    /// ctime, otime, stime and rtime: seconds, and nanoseconds padded to as many bytes.
+    times: [[u64; 2]; 4],
     reserved: [u64; 8],
 }
 nix::ioctl_read!(get_subvol_info, 0x94, 60, SubvolInfoArgs);
@@ -270,6 +275,7 @@ pub(crate) fn info(subvolume: BorrowedFd<'_>) -> Result<Info> {
         uuid: found.uuid,
         parent_uuid: Some(found.parent_uuid).filter(|uuid| *uuid != [0; 16]),
         generation: found.generation,
+        created: found.times[1][0].try_into().ok().and_then(|at| Timestamp::from_second(at).ok()).unwrap_or_default(),
         changed: found.ctransid,
     })
 }

@@ -288,6 +288,12 @@ pub(crate) fn sync(fd: BorrowedFd<'_>) -> Result<()> {
     unistd::fsync(fd).map_err(|e| failed("sync", fd, THIS, e))
 }
 
+/// posix_fadvise(2), POSIX_FADV_DONTNEED: what of a file is in the page cache, and on the disk as well, is read from there.
+pub(crate) fn forget_cached(fd: BorrowedFd<'_>) -> Result<()> {
+    fcntl::posix_fadvise(fd, 0, 0, fcntl::PosixFadviseAdvice::POSIX_FADV_DONTNEED)
+        .map_err(|e| failed("forget what is cached of", fd, THIS, e))
+}
+
 /// fsetxattr(2): creates or replaces an extended attribute.
 pub(crate) fn set_xattr(fd: BorrowedFd<'_>, name: &str, value: &[u8]) -> Result<()> {
     let c_name = c_string(name.as_ref())?;

@@ -27,6 +27,8 @@ const TOP_LEVEL: u64 = 5;
 const SUBVOL_RDONLY: u64 = 1 << 0;
 /// BTRFS_FILE_EXTENT_INLINE.
 const INLINE: u8 = 0;
+/// BTRFS_FILE_EXTENT_REG: data that was written, not only given a place.
+const REGULAR: u8 = 1;
 
 /// The tree of the subvolume that the descriptor is of.
 const ITS_OWN: u64 = 0;
@@ -140,6 +142,17 @@ pub(crate) struct Extent {
     pub length: u64,
 }
 
+/// A piece of a file that has its place on the disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Piece {
+    /// Where in the file it begins, in bytes.
+    pub offset: u64,
+    /// Bytes in the file.
+    pub length: u64,
+    /// Where on the disk, and how many bytes there. The whole extent where that is compressed, since it is read as a whole.
+    pub place: (u64, u64),
+}
+
 /// What a filesystem keeps account of: btrfs-quota(8).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Quotas {
@@ -218,6 +231,25 @@ impl<'a> Trees<'a> {
         let mut found = BTreeMap::new();
         self.search(ITS_OWN, first, Key { offset: u64::MAX, ..first }, 0, |key, item| {
             found.insert(key.offset, item.to_vec());
+            Some(())
+        })?;
+        Ok(found)
+    }
+
+    /// The pieces of a file of the subvolume that have their places on the disk: not its holes, nor what is in the tree.
+    pub(crate) fn pieces(&mut self, inode: u64) -> Result<Vec<Piece>> {
+        let first = Key { object: inode, kind: EXTENT_DATA, offset: 0 };
+        let mut found = Vec::new();
+        self.search(ITS_OWN, first, Key { offset: u64::MAX, ..first }, 0, |key, item| {
+            // struct btrfs_file_extent_item, packed: compression, type, disk_bytenr, disk_num_bytes, offset, num_bytes.
+            let (compression, kind) = (*item.get(16)?, *item.get(20)?);
+            if kind != REGULAR {
+                return Some(());
+            }
+            let (start, size) = (number(item, 21)?, number(item, 29)?);
+            let (within, length) = (number(item, 37)?, number(item, 45)?);
+            let place = if compression == 0 { (start.saturating_add(within), length) } else { (start, size) };
+            found.extend((start != 0).then_some(Piece { offset: key.offset, length, place }));
             Some(())
         })?;
         Ok(found)

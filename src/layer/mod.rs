@@ -36,7 +36,7 @@ pub use decompress::{decompress, is_compressed};
 pub use difference::{Difference, Differences, pack_layer};
 pub use pack::{Packed, Piece, pack, pack_piece};
 pub use pipeline::Opened;
-pub use recipe::{Recipe, is_recipe, rebuild, size as rebuilt_size};
+pub use recipe::{Recipe, digest, is_recipe, rebuild, size as rebuilt_size};
 
 /// What [`unpack`] unpacked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -299,17 +299,27 @@ pub(super) fn clear_unless_it_yields(recipe: &Recipe, root: OwnedFd, diff_id: Di
 }
 
 fn yields(recipe: File, root: OwnedFd, diff_id: Digest) -> Result<bool> {
-    let mut stream = rebuild(recipe, root)?;
+    match digest(rebuild(recipe, root)?, || Ok(())) {
+        Ok(digest) => Ok(digest == diff_id),
+        Err(e) => {
+            log::debug!("the recipe does not yield the archive: {e}");
+            Ok(false)
+        }
+    }
+}
+
+/// The digest of an archive that is [put together](rebuild), read to its end; `go_on` ends that with its error.
+///
+/// # Errors
+/// Those of the stream.
+pub fn digest(mut archive: impl Read, go_on: impl Fn() -> Result<()>) -> Result<Digest> {
     let mut digest = Sha256::new();
     let mut buffer = vec![0; RUN];
     loop {
-        match stream.read(&mut buffer) {
-            Ok(0) => return Ok(Digest::from_bytes(digest.finalize().into()) == diff_id),
-            Ok(length) => digest.update(&buffer[..length]),
-            Err(e) => {
-                log::debug!("the recipe does not yield the archive: {e}");
-                return Ok(false);
-            }
+        go_on()?;
+        match archive.read(&mut buffer)? {
+            0 => return Ok(Digest::from_bytes(digest.finalize().into())),
+            length => digest.update(&buffer[..length]),
         }
     }
 }
@@ -352,7 +362,8 @@ fn read(recipe: &File, mut each: impl FnMut(Record<'_>) -> Result<()>) -> Result
                 fill(&mut reader, &mut content, length)?;
                 each(Record::Kept { path: &path, content: &content })?;
             }
-            END => return Ok(()),
+            // Behind it is the checksum of it all.
+            END if reader.read(&mut [0])? == 0 => return Ok(()),
             _ => return Err(Error::new(Kind::Store, "the recipe is damaged")),
         }
     }

@@ -27,6 +27,7 @@ mod subnet;
 mod used;
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::io::Write;
 use std::net::IpAddr;
 use std::os::fd::AsFd;
@@ -47,7 +48,7 @@ pub use used::{InUse, Member, in_use, left, place_of, seems_left, settle, tidy};
 use crate::error::{Context, Error, Kind, Result};
 use crate::kernel::fs;
 use crate::name::{Digest, Id, NetworkName};
-use crate::store::{Shelf, Store};
+use crate::store::{Damage, Shelf, Store};
 
 /// A network as people made it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -320,16 +321,26 @@ pub(crate) fn remove(store: &Store, name: &NetworkName) -> Result<()> {
     fs::unlink(store.shelf(Shelf::Networks)?.as_fd(), name.as_str()).context(doing)
 }
 
-/// What is wrong with the documents of networks, if something is: a file's name, and what.
-pub(crate) fn damage(store: &Store) -> Result<Vec<(String, String)>> {
+/// What is wrong with the documents of networks: a file's name, and what. A network in use goes on without.
+pub(crate) fn damage(store: &Store) -> Result<Vec<(OsString, Damage)>> {
+    let shelf = match store.shelf(Shelf::Networks) {
+        Err(e) if e.kind() == Kind::NotFound => return Ok(Vec::new()),
+        other => other?,
+    };
     let mut wrong = Vec::new();
-    for name in names(store)? {
-        match read(store, &name) {
-            Ok(network) if network.name == name => {}
-            Ok(network) => wrong.push((name.to_string(), format!("it says that it is {}", network.name))),
-            Err(e) if e.kind() == Kind::NotFound => {}
-            Err(e) => wrong.push((name.to_string(), e.to_string())),
-        }
+    for file in fs::list(shelf.as_fd(), ".")? {
+        let Some(name) = file.to_str().and_then(|name| name.parse::<NetworkName>().ok()) else {
+            wrong.push((file, Damage::by_hand("no network has such a name", "move it out of the store")));
+            continue;
+        };
+        let problem = match read(store, &name) {
+            Ok(network) if network.name == name => continue,
+            Ok(network) => format!("it says that it is {}", network.name),
+            Err(e) if e.kind() == Kind::NotFound => continue,
+            Err(e) => e.to_string(),
+        };
+        let way_out = format!("remove its document; `tupper network create {name}` makes it again");
+        wrong.push((file, Damage::by_force(problem, way_out, move |store| remove(store, &name))));
     }
     Ok(wrong)
 }

@@ -4,6 +4,7 @@
 //! extents with what it was made from and depends on nothing else: whatever is removed, it stays whole.
 
 mod commit;
+mod damage;
 mod diff;
 mod path;
 mod retention;
@@ -23,6 +24,7 @@ use jiff::tz::TimeZone;
 use serde::{Deserialize, Serialize};
 
 pub(crate) use commit::commit_held;
+pub(crate) use damage::{damage, keep_layer, origins};
 pub use diff::{Became, Change, Content, Diff, Text, changes, diff, known_changes, walked_changes};
 pub use retention::Retention;
 pub use rollback::rollback;

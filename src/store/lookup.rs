@@ -313,6 +313,54 @@ impl Store {
         link_target(&self.shelf(Shelf::Names)?, OsStr::new(name.as_str()))
     }
 
+    /// The names that lead to an object.
+    pub(crate) fn names_of(&self, object: Found) -> Result<Vec<ObjectName>> {
+        let names = self.shelf(Shelf::Names)?;
+        let mut found = Vec::new();
+        for file in fs::list(names.as_fd(), ".")? {
+            let name = file.to_str().and_then(|text| text.parse::<ObjectName>().ok());
+            if let Some(name) = name.filter(|_| link_target(&names, &file).is_ok_and(|target| target == Some(object))) {
+                found.push(name);
+            }
+        }
+        Ok(found)
+    }
+
+    /// Makes the name that an object's record says lead to it again, whatever it led to; if it is the name of another,
+    /// which leads there, this one has none from now on. Whether it has its name.
+    pub(crate) fn restore_name(&self, object: Found) -> Result<bool> {
+        let names = self.lock_shelf(Shelf::Names)?;
+        // Whoever holds that lock may write the name in the record.
+        let dir = self.open_object(object.shelf, &object.id)?;
+        let Some(name) = record::read::<Named>(dir.as_fd())?.and_then(|record| record.name) else { return Ok(true) };
+        let file = OsStr::new(name.as_str());
+        if let Some(owner) = link_target(&names, file)? {
+            if owner == object {
+                return Ok(true);
+            }
+            if self.is_alive(owner)? && !self.is_called_otherwise(&names, file, owner)? {
+                record::forget_name(dir.as_fd())?;
+                return Ok(false);
+            }
+        }
+        // Something else may be in the way, which is not ours to remove.
+        if fs::read_link_if_any(names.as_fd(), file)?.is_some() {
+            fs::unlink(names.as_fd(), file)?;
+        }
+        fs::symlink(target_of(object), names.as_fd(), name.as_str()).context(|| format!("name {name}"))?;
+        Ok(true)
+    }
+
+    /// Removes what lies among the tags or names and is no link of the store's. A directory stays, which is an error.
+    pub(crate) fn remove_strange_link(&self, shelf: Shelf, file: &OsStr) -> Result<()> {
+        // Whoever changes tags holds the images.
+        let _changing = self.lock_shelf(if shelf == Shelf::Tags { Shelf::Images } else { shelf })?;
+        match self.strange_links(shelf)?.iter().any(|strange| strange == file) {
+            true => fs::unlink(self.shelf(shelf)?.as_fd(), file),
+            false => Ok(()), // it was replaced meanwhile
+        }
+    }
+
     /// What lies among the tags or names and is no link of the store's.
     pub(crate) fn strange_links(&self, shelf: Shelf) -> Result<Vec<OsString>> {
         let directory = self.shelf(shelf)?;

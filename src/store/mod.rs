@@ -42,6 +42,7 @@
 //!
 //! It must not know what an image or a snapshot is, only where they lie.
 
+mod damage;
 mod embedded;
 mod id_lease;
 mod lookup;
@@ -57,6 +58,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+pub(crate) use damage::{Damage, Mend, Work};
 pub use embedded::{Options, default_size};
 pub(crate) use id_lease::IdLease;
 pub use lookup::Found;
@@ -105,7 +107,7 @@ pub enum Shelf {
     Trash,
 }
 
-const SHELVES: [Shelf; 11] = [
+pub(crate) const SHELVES: [Shelf; 11] = [
     Shelf::Images,
     Shelf::Layers,
     Shelf::Tags,

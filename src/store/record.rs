@@ -14,6 +14,7 @@ use std::os::fd::BorrowedFd;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
 
 use super::uuid_text;
 use crate::error::{Context, Error, Kind, Result};
@@ -106,6 +107,79 @@ pub(crate) fn read_life<T: DeserializeOwned>(object: BorrowedFd<'_>) -> Result<O
     read_as(LIFE, object)
 }
 
+/// What an object's record is.
+pub(crate) enum Condition<T> {
+    /// It can be read.
+    Good(T),
+    /// It cannot, and why.
+    Broken(String),
+    /// Only a newer tupper can read it.
+    Newer(String),
+}
+
+/// What an object's record is; an error is one of the disk.
+pub(crate) fn examine<T: DeserializeOwned>(object: BorrowedFd<'_>) -> Result<Condition<T>> {
+    Ok(examine_as(RECORD, object)?.unwrap_or_else(|| Condition::Broken("it has no record".to_string())))
+}
+
+/// What the limits are that a container has instead of those that it was made with, if there are any.
+pub(crate) fn examine_limits<T: DeserializeOwned>(object: BorrowedFd<'_>) -> Result<Option<Condition<T>>> {
+    examine_as(LIMITS, object)
+}
+
+/// What is noted of how a container fares, if something is.
+pub(crate) fn examine_life<T: DeserializeOwned>(object: BorrowedFd<'_>) -> Result<Option<Condition<T>>> {
+    examine_as(LIFE, object)
+}
+
+fn examine_as<T: DeserializeOwned>(name: &str, object: BorrowedFd<'_>) -> Result<Option<Condition<T>>> {
+    let Some(json) = fs::get_xattr(object, name).context(|| "read the record")? else { return Ok(None) };
+    Ok(Some(match read_as::<T>(name, object) {
+        Ok(Some(record)) => Condition::Good(record),
+        Ok(None) => return Ok(None),
+        Err(e) if e.errno().is_some() => return Err(e),
+        Err(e) => {
+            let version = serde_json::from_slice::<Value>(&json).ok().and_then(|value| value.get("version")?.as_u64());
+            match version {
+                Some(version) if version > u64::from(VERSION) => Condition::Newer(e.to_string()),
+                _ => Condition::Broken(e.to_string()),
+            }
+        }
+    }))
+}
+
+/// What can be read of an object's record whose fields are not all as they should be: those that are, by name.
+pub(crate) fn fields(object: BorrowedFd<'_>) -> Map<String, Value> {
+    let json = fs::get_xattr(object, RECORD).ok().flatten();
+    match json.and_then(|json| serde_json::from_slice(&json).ok()) {
+        Some(Value::Object(fields)) => fields,
+        _ => Map::new(),
+    }
+}
+
+/// A field of a [damaged](fields) record, if it can be read.
+pub(crate) fn field<T: DeserializeOwned>(fields: &Map<String, Value>, name: &str) -> Option<T> {
+    serde_json::from_value(fields.get(name)?.clone()).ok()
+}
+
+/// An object's record is as it was, without its name.
+pub(crate) fn forget_name(object: BorrowedFd<'_>) -> Result<()> {
+    let Some(mut record) = read::<Map<String, Value>>(object)? else { return Ok(()) };
+    record.remove("version");
+    record.insert("name".to_string(), Value::Null);
+    write(object, &record)
+}
+
+/// Takes away the limits that a container has instead of those that it was made with.
+pub(crate) fn forget_limits(object: BorrowedFd<'_>) -> Result<()> {
+    fs::remove_xattr(object, LIMITS)
+}
+
+/// Takes away what is noted of how a container fares.
+pub(crate) fn forget_life(object: BorrowedFd<'_>) -> Result<()> {
+    fs::remove_xattr(object, LIFE)
+}
+
 fn read_as<T: DeserializeOwned>(name: &str, object: BorrowedFd<'_>) -> Result<Option<T>> {
     let Some(json) = fs::get_xattr(object, name).context(|| "read the record")? else { return Ok(None) };
     let broken = |e| Error::new(Kind::Store, format!("read the record: {e}"));
@@ -147,6 +221,16 @@ impl std::fmt::Display for Identity {
             Identity::ChildOf(uuid) => write!(f, "child-of:{}", uuid_text(uuid)),
         }
     }
+}
+
+/// Whether the object says which subvolume it has, in words that mean something.
+pub(crate) fn has_identity(object: BorrowedFd<'_>) -> Result<bool> {
+    let Some(recorded) = fs::get_xattr(object, SUBVOLUME)? else { return Ok(false) };
+    let is_word = |word: &[u8]| {
+        let uuid = [b"uuid:".as_slice(), b"child-of:"].iter().find_map(|prefix| word.strip_prefix(*prefix));
+        uuid.is_some_and(|uuid| uuid.len() == 36 && uuid.iter().all(|b| b.is_ascii_hexdigit() || *b == b'-'))
+    };
+    Ok(recorded.split(|byte| *byte == b' ').any(is_word))
 }
 
 /// Whether this subvolume is one that the store recorded for the object.

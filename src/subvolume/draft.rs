@@ -20,7 +20,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::{Parent, ROOTFS, clear, clear_draft};
-use crate::error::{Context, Kind, Result};
+use crate::error::{Context, Error, Kind, Result};
 use crate::kernel::flock::{self, Lock};
 use crate::kernel::node::{self, Target, Time};
 use crate::kernel::{btrfs, fs};
@@ -136,6 +136,25 @@ impl<'a> Draft<'a> {
         let (staging, shelf) = (self.store.shelf(Shelf::Staging)?, self.store.shelf(found.shelf)?);
         // What was there is the draft now, and cleared away with it.
         fs::exchange(staging.as_fd(), &self.name, shelf.as_fd(), found.id.to_string())
+    }
+
+    /// Makes its subvolume, [finished](Draft::finish), the root of a layer that is there and whose lock the caller holds, in
+    /// one moment; what was the root goes with the draft. Durable when this returns.
+    pub(crate) fn take_root_of(self, layer: BorrowedFd<'_>) -> Result<()> {
+        let old = fs::open_directory(layer, ROOTFS)?;
+        if !record::identity_matches(layer, old.as_fd())? {
+            return Err(Error::new(Kind::Store, "its rootfs is not the subvolume that the store recorded"));
+        }
+        let uuid = |rootfs: BorrowedFd<'_>| btrfs::info(rootfs).map(|info| Identity::Itself(info.uuid));
+        // Either may be there whenever the power goes.
+        let either = [uuid(self.rootfs.as_fd())?, uuid(old.as_fd())?];
+        record::write_identities(self.dir.as_fd(), &either)?;
+        record::write_identities(layer, &either)?;
+        // What is read-only cannot be moved. A layer that is writable because of a kill is verified before it is trusted.
+        btrfs::set_read_only(old.as_fd(), false)?;
+        fs::exchange(self.dir.as_fd(), ROOTFS, layer, ROOTFS)?;
+        btrfs::set_read_only(self.rootfs.as_fd(), true)?;
+        fs::sync_filesystem(layer)
     }
 
     /// Keeps what it holds now as the layer that was claimed: durable, with its record, and visible when this returns.

@@ -29,7 +29,7 @@ use pool::{Asked, Taken};
 
 use crate::error::{Context, Error, Kind, Result};
 use crate::kernel::flock::{self, Lock};
-use crate::kernel::{btrfs, fs};
+use crate::kernel::{btrfs, fs, node};
 use crate::name::{Id, ObjectName};
 use crate::rootfs::Rootfs;
 use crate::store::record::{self, Identity};
@@ -422,15 +422,66 @@ pub(crate) fn clear(shelf: &OwnedFd, name: &str) -> Result<()> {
     fs::remove_directory(shelf.as_fd(), name)
 }
 
-/// What is wrong with an object's `rootfs`, if something is: it is no subvolume, or not the one that was recorded.
-pub(crate) fn damage(store: &Store, object: Found) -> Result<Option<String>> {
+/// What is the matter with an object's `rootfs`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Root {
+    /// It is the subvolume that was recorded.
+    Its,
+    /// Nothing says which it has to be.
+    Unrecorded,
+    /// It is another than the one that was recorded.
+    Another,
+    /// It is no subvolume.
+    None,
+}
+
+/// What is the matter with an object's `rootfs`.
+pub(crate) fn root(store: &Store, object: Found) -> Result<Root> {
     let dir = store.open_object(object.shelf, &object.id)?;
-    let rootfs = fs::open_directory(dir.as_fd(), ROOTFS)?;
-    if !btrfs::is_subvolume(rootfs.as_fd())? {
-        return Ok(Some("its rootfs is no subvolume".to_string()));
+    if !node::is_directory(&fs::metadata_at(dir.as_fd(), ROOTFS)?) {
+        return Ok(Root::None);
     }
-    let recorded = record::identity_matches(dir.as_fd(), rootfs.as_fd())?;
-    Ok((!recorded).then(|| "its rootfs is not the subvolume that the store recorded".to_string()))
+    let rootfs = fs::open_directory(dir.as_fd(), ROOTFS)?;
+    Ok(match () {
+        () if !btrfs::is_subvolume(rootfs.as_fd())? => Root::None,
+        () if record::identity_matches(dir.as_fd(), rootfs.as_fd())? => Root::Its,
+        () if record::has_identity(dir.as_fd())? => Root::Another,
+        () => Root::Unrecorded,
+    })
+}
+
+/// Records that a subvolume is that of the object whose directory this is.
+pub(crate) fn adopt(object: BorrowedFd<'_>, rootfs: BorrowedFd<'_>) -> Result<()> {
+    record::write_identity(object, Identity::Itself(btrfs::info(rootfs)?.uuid))
+}
+
+/// Records that what is an object's `rootfs` is its own, if nobody works in it.
+pub(crate) fn adopt_root(store: &Store, object: Found) -> Result<()> {
+    let active = Active::open(store, object)?;
+    adopt(active.dir(), active.rootfs.as_fd())
+}
+
+/// What has the subvolume with this UUID, among layers, snapshots and containers.
+pub(crate) fn owner_of(store: &Store, uuid: [u8; 16]) -> Result<Option<Found>> {
+    for shelf in [Shelf::Layers, Shelf::Snapshots, Shelf::Containers] {
+        for id in store.ids(shelf)? {
+            let rootfs = fs::open_directory(store.dir(), format!("{shelf}/{id}/{ROOTFS}"));
+            if rootfs.and_then(|rootfs| btrfs::info(rootfs.as_fd())).is_ok_and(|info| info.uuid == uuid) {
+                return Ok(Some(Found { shelf, id }));
+            }
+        }
+    }
+    Ok(None)
+}
+
+/// Removes the directory of an object that has no `rootfs`, if nothing is in it but files of these names.
+pub(crate) fn remove_empty(store: &Store, object: Found, but: &[&str]) -> Result<()> {
+    let dir = fs::open_directory(store.dir(), object.path())?;
+    try_lock(dir.as_fd())?;
+    if let Some(other) = fs::list(dir.as_fd(), ".")?.into_iter().find(|name| !but.iter().any(|but| name == but)) {
+        return Err(Error::new(Kind::InUse, format!("there is something in it: {}", other.display())));
+    }
+    discard(store, object, dir.as_fd()).map(Removed::clear)
 }
 
 /// Destroys a subvolume and all that are nested in it, deepest first. Whoever could write in it may have nested others

@@ -463,7 +463,9 @@ mod tests {
     #[test]
     fn a_mark_holds_as_long_as_nothing_was_written() {
         let mark = Mark { boot: boot_id().expect("a boot"), changed: 7 };
-        let info = |generation, changed| btrfs::Info { id: 256, uuid: [1; 16], parent_uuid: None, generation, changed };
+        let (created, parent_uuid) = (Timestamp::UNIX_EPOCH, None);
+        let info =
+            |generation, changed| btrfs::Info { id: 256, uuid: [1; 16], parent_uuid, generation, created, changed };
         assert!(mark.holds(&info(6, 7)), "not on the disk yet");
         assert!(mark.holds(&info(7, 7)));
         assert!(!mark.holds(&info(8, 7)), "replayed from the log");

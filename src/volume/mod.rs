@@ -4,6 +4,8 @@
 //! one name cannot be. It comes and goes by one rename. One that is filled from an image's directory is filled as a
 //! draft, and takes its place whole.
 
+mod damage;
+
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -18,6 +20,8 @@ use crate::layer::{self, Limits};
 use crate::name::{Digest, Id, VolumeName};
 use crate::store::{Found, Shelf, Store, record};
 use crate::subvolume::{self, Draft, Parent, Removed};
+
+pub(crate) use damage::damage;
 
 /// What the store records of a volume.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -186,13 +190,6 @@ fn read(dir: BorrowedFd<'_>) -> Result<Record> {
 pub(crate) fn owner(store: &Store, id: &Id) -> Result<Option<(VolumeName, Id)>> {
     let volume = open(store, id)?;
     Ok(volume.owner.map(|owner| (volume.name, owner)))
-}
-
-/// What is wrong with a volume's record, if something is.
-pub(crate) fn damage(store: &Store, id: &Id) -> Result<Option<String>> {
-    let volume = open(store, id)?;
-    let fits = place(&volume.name).id == *id;
-    Ok((!fits).then(|| format!("the name {} is not the one that it lies at", volume.name)))
 }
 
 /// What a container wants of a volume.

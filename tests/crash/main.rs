@@ -9,6 +9,7 @@ mod support;
 mod changes;
 mod faults;
 mod images;
+mod repair;
 mod scene;
 mod sweep;
 mod trace;

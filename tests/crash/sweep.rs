@@ -349,7 +349,7 @@ fn without(these: &[String], those: &[String]) -> Vec<String> {
 }
 
 /// The points that `TUPPER_SWEEP` asks for, of so many.
-fn asked_for(total: u64) -> Vec<u64> {
+pub fn asked_for(total: u64) -> Vec<u64> {
     match std::env::var("TUPPER_SWEEP").ok().as_deref() {
         // The order of threads varies, and with it the number of changes: until a run comes to its end.
         Some("whole") => (1..=2 * total + 8).collect(),

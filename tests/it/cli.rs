@@ -27,6 +27,7 @@ mod privileges;
 mod ps;
 mod pull;
 mod rename;
+mod repair;
 mod rollback;
 mod run;
 mod save;

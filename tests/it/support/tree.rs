@@ -153,7 +153,7 @@ fn sha256(path: &Path) -> String {
 }
 
 /// llistxattr(2) and lgetxattr(2): of the entry itself, also of a symlink.
-fn xattrs(path: &Path) -> BTreeMap<String, Vec<u8>> {
+pub fn xattrs(path: &Path) -> BTreeMap<String, Vec<u8>> {
     let mut names = vec![0u8; 1 << 16];
     let length = rustix::fs::llistxattr(path, &mut names[..]).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
     let names = names[..length].split(|b| *b == 0).filter(|name| !name.is_empty());
