@@ -3,7 +3,7 @@
 //! ```text
 //! snapshots/KEPT/  record: what is to be kept is the subvolume UUID     1. claimed, with a snapshot of TO in it: not a
 //! snapshots/KEPT/rootfs  <──exchange──>  containers/ID/rootfs              snapshot yet, since its UUID is another
-//!                                                                       2. exchanged: both are what their records say
+//! containers/ID/   record: it is made from TO when its UUID is that        2. exchanged: both are what their records say
 //! ```
 //!
 //! Killed before 2, it has changed nothing, and a gc removes what was made; killed after it, all of it is done.
@@ -59,11 +59,10 @@ fn exchange(store: &Store, found: Found, to: &str) -> Result<Id> {
     let aside = Place::claim(store, kept)?.fill(&resolved.parent, &new)?;
     let exchanged = (|| {
         // What an earlier rollback kept is another from now on, and no less a snapshot.
-        if document.as_object_mut().is_some_and(|document| document.remove("kept").is_some()) {
-            record::write(active.dir(), &document)?;
-        }
+        document.as_object_mut().and_then(|document| document.remove("kept"));
         let fresh = btrfs::info(fs::open_directory(aside.dir(), "rootfs")?.as_fd())?.uuid;
         // Either may be there whenever the power goes.
+        record::write_for_both(active.dir(), document.clone(), fresh, &resolved.source)?;
         record::write_identities(aside.dir(), &[Identity::Itself(fresh), Identity::Itself(old)])?;
         record::write_identities(active.dir(), &[Identity::Itself(fresh), Identity::Itself(old)])?;
         fs::exchange(aside.dir(), "rootfs", active.dir(), "rootfs")

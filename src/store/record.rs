@@ -10,11 +10,11 @@
 //! may be somebody else again. `user.tupper.subvolume` names the one subvolume that may lie in `rootfs`: by its own UUID, or, where the record has
 //! to be set before the snapshot is made, by the UUID of what it is a snapshot of.
 
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use super::uuid_text;
 use crate::error::{Context, Error, Kind, Result};
@@ -26,6 +26,9 @@ const SPEC: &str = "user.tupper.spec";
 const LIMITS: &str = "user.tupper.limits";
 const LIFE: &str = "user.tupper.life";
 const SUBVOLUME: &str = "user.tupper.subvolume";
+
+/// The field of a record that holds for another subvolume.
+const THEN: &str = "then";
 
 /// What fits in an attribute with nodes of any size: BTRFS_MAX_XATTR_SIZE is 3,963 less the name for the smallest of 4 KiB.
 const PIECE: usize = 3072;
@@ -92,9 +95,35 @@ fn write_as<T: Serialize>(name: &str, object: BorrowedFd<'_>, record: &T) -> Res
     fs::set_xattr(object, name, &json).context(|| "write the record")
 }
 
+/// Sets an object's record, and what its `source` is as soon as its `rootfs` is the subvolume with this UUID, which one exchange
+/// makes it.
+pub(crate) fn write_for_both<S: Serialize>(
+    object: BorrowedFd<'_>,
+    mut record: Value,
+    uuid: [u8; 16],
+    source: &S,
+) -> Result<()> {
+    record[THEN] = json!({ "subvolume": uuid_text(&uuid), "source": source });
+    write(object, &record)
+}
+
 /// An object's record; `None` where there is none.
 pub(crate) fn read<T: DeserializeOwned>(object: BorrowedFd<'_>) -> Result<Option<T>> {
     read_as(RECORD, object)
+}
+
+/// Decides which of [both](write_for_both) it is.
+fn settle(object: BorrowedFd<'_>, record: &mut Value) -> Result<()> {
+    let Some(mut then) = record.as_object_mut().and_then(|record| record.remove(THEN)) else { return Ok(()) };
+    let rootfs = match fs::open_directory(object, "rootfs") {
+        // It is being removed.
+        Err(e) if e.kind() == Kind::NotFound => return Ok(()),
+        other => other?,
+    };
+    if then["subvolume"] == uuid_text(&btrfs::info(rootfs.as_fd())?.uuid) {
+        record["source"] = then["source"].take();
+    }
+    Ok(())
 }
 
 /// The limits that a container has instead of those that it was made with, if they were changed.
@@ -184,9 +213,12 @@ fn read_as<T: DeserializeOwned>(name: &str, object: BorrowedFd<'_>) -> Result<Op
     let Some(json) = fs::get_xattr(object, name).context(|| "read the record")? else { return Ok(None) };
     let broken = |e| Error::new(Kind::Store, format!("read the record: {e}"));
     // flatten buffers through a Value anyway; doing it by hand lets a newer version be named before its fields matter.
-    let value: serde_json::Value = serde_json::from_slice(&json).map_err(broken)?;
-    match value.get("version").and_then(serde_json::Value::as_u64) {
-        Some(version) if version <= u64::from(VERSION) => serde_json::from_value(value).map(Some).map_err(broken),
+    let mut value: Value = serde_json::from_slice(&json).map_err(broken)?;
+    match value.get("version").and_then(Value::as_u64) {
+        Some(version) if version <= u64::from(VERSION) => {
+            settle(object, &mut value)?;
+            serde_json::from_value(value).map(Some).map_err(broken)
+        }
         version => {
             let message = format!("read the record: version {version:?} is not {VERSION} or older");
             Err(Error::new(Kind::Store, message).with_hint("use the newer tupper that wrote it"))
