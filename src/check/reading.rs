@@ -1,10 +1,11 @@
 //! Reads what subvolumes hold, so that the disk verifies it.
 //!
 //! btrfs has a checksum of each block of data (not in files that are neither copied on write nor checksummed), and refuses
-//! to read one that does not match. What several files share is read once. What is in the page cache is forgotten first:
+//! to read one that does not match. What several files share is read once, and a snapshot that has nothing of its own costs a
+//! look at its tree. What is in the page cache is forgotten first:
 //! it says nothing of the disk.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -14,7 +15,7 @@ use super::Progress;
 use crate::error::{Error, Kind, Result};
 use crate::interrupt;
 use crate::kernel::trees::{Piece, Trees};
-use crate::kernel::{fs, node};
+use crate::kernel::{btrfs, fs, node};
 
 const BUFFER: usize = 1 << 20;
 /// A path that is opened from one directory is not much longer: PATH_MAX is 4096 (path_resolution(7)).
@@ -27,7 +28,7 @@ pub struct Verified {
     pub layers: u64,
     /// Layers without a recipe, of which only the disk's checksums were verified.
     pub unknown: u64,
-    /// Files that were read, or share all that they hold with others that were.
+    /// Files that were read; what shares all that it holds with these is not counted.
     pub files: u64,
     /// Bytes that were read for that.
     pub bytes: u64,
@@ -73,9 +74,30 @@ impl<'a> Reading<'a> {
         nested: &mut Vec<(OwnedFd, PathBuf)>,
         unreadable: &mut Vec<(PathBuf, String)>,
     ) -> Result<()> {
+        if btrfs::is_subvolume(root.as_fd())? {
+            for inner in btrfs::nested(root.as_fd())? {
+                match fs::open_directory_beneath(root.as_fd(), &inner) {
+                    Ok(subvolume) => nested.push((subvolume, path.join(inner))),
+                    Err(e) if is_gone(&e) => {}
+                    Err(e) => return Err(e),
+                }
+            }
+        }
+        let mut unread: HashMap<u64, Vec<Piece>> = HashMap::new();
+        let scanned = Trees::of(root.as_fd()).pieces(|inode, piece| {
+            if !self.seen.contains(&piece.place) {
+                unread.entry(inode).or_default().push(piece);
+            }
+        });
+        if let Err(e) = scanned {
+            unreadable.push((path, reason(e)?));
+            return Ok(());
+        }
+        if unread.is_empty() {
+            return Ok(()); // most snapshots have nothing of their own
+        }
         let device = fs::metadata(root.as_fd())?.st_dev;
         let root = Rc::new(root);
-        let mut trees = Trees::of(root.as_fd());
         let mut levels = vec![Level { base: Rc::clone(&root), below: PathBuf::from("."), path }];
         while let Some(level) = levels.pop() {
             interrupt::check()?;
@@ -110,11 +132,11 @@ impl<'a> Reading<'a> {
                         false => (Rc::clone(&directory), PathBuf::from(&name)),
                     };
                     levels.push(Level { base, below, path });
-                } else if node::is_directory(&found) && found.st_ino == crate::kernel::trees::TOP {
-                    // What is mounted there is none of it; a subvolume is.
-                    nested.extend(fs::open_directory(directory.as_fd(), &name).ok().map(|inner| (inner, path)));
-                } else if node::is_regular(&found) && found.st_size > 0 {
-                    match self.file(&mut trees, directory.as_fd(), Path::new(&name), found.st_ino) {
+                } else if node::is_regular(&found)
+                    && found.st_dev == device
+                    && let Some(pieces) = unread.remove(&found.st_ino)
+                {
+                    match self.file(pieces, directory.as_fd(), Path::new(&name)) {
                         Ok(()) => self.verified.files += 1,
                         Err(e) if is_gone(&e) || interrupt::caught().is_some() => {}
                         Err(e) => unreadable.push((path, reason(e)?)),
@@ -125,8 +147,7 @@ impl<'a> Reading<'a> {
         interrupt::check()
     }
 
-    fn file(&mut self, trees: &mut Trees<'_>, at: BorrowedFd<'_>, name: &Path, inode: u64) -> Result<()> {
-        let mut pieces = trees.pieces(inode)?;
+    fn file(&mut self, mut pieces: Vec<Piece>, at: BorrowedFd<'_>, name: &Path) -> Result<()> {
         pieces.retain(|piece| self.seen.insert(piece.place));
         if pieces.is_empty() {
             return Ok(());

@@ -236,23 +236,24 @@ impl<'a> Trees<'a> {
         Ok(found)
     }
 
-    /// The pieces of a file of the subvolume that have their places on the disk: not its holes, nor what is in the tree.
-    pub(crate) fn pieces(&mut self, inode: u64) -> Result<Vec<Piece>> {
-        let first = Key { object: inode, kind: EXTENT_DATA, offset: 0 };
-        let mut found = Vec::new();
-        self.search(ITS_OWN, first, Key { offset: u64::MAX, ..first }, 0, |key, item| {
+    /// Gives `each` the pieces of the subvolume's files that have their places on the disk, with the number of the inode: not
+    /// holes, nor what is in the tree. All of the tree is read for that.
+    pub(crate) fn pieces(&mut self, mut each: impl FnMut(u64, Piece)) -> Result<()> {
+        let first = Key { object: TOP, kind: 0, offset: 0 };
+        let last = Key { object: LAST, kind: u8::MAX, offset: u64::MAX };
+        self.search(ITS_OWN, first, last, 0, |key, item| {
             // struct btrfs_file_extent_item, packed: compression, type, disk_bytenr, disk_num_bytes, offset, num_bytes.
-            let (compression, kind) = (*item.get(16)?, *item.get(20)?);
-            if kind != REGULAR {
+            if key.kind != EXTENT_DATA || *item.get(20)? != REGULAR {
                 return Some(());
             }
             let (start, size) = (number(item, 21)?, number(item, 29)?);
             let (within, length) = (number(item, 37)?, number(item, 45)?);
-            let place = if compression == 0 { (start.saturating_add(within), length) } else { (start, size) };
-            found.extend((start != 0).then_some(Piece { offset: key.offset, length, place }));
+            let place = if *item.get(16)? == 0 { (start.saturating_add(within), length) } else { (start, size) };
+            if start != 0 {
+                each(key.object, Piece { offset: key.offset, length, place });
+            }
             Some(())
-        })?;
-        Ok(found)
+        })
     }
 
     /// What the subvolume with a UUID is a snapshot of; nothing when it is of none, or is not there any more.
