@@ -11,6 +11,7 @@ use anyhow::{Context, Result, bail};
 use clap::builder::Str;
 use clap::error::{ContextKind, ContextValue};
 use clap::{Arg, Command};
+use tupper::error::Error;
 
 /// For everybody.
 const SYSTEM: &str = "/etc/tupper/tupper.toml";
@@ -103,14 +104,17 @@ fn text(file: &Path) -> Result<Option<String>> {
         Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => return Ok(None),
         // Another's home, as after setpriv(1): what is there is not for this user.
         Err(e) if e.kind() == ErrorKind::PermissionDenied && file != Path::new(SYSTEM) => return Ok(None),
-        open => open?,
+        open => open.map_err(Error::from)?,
     };
-    let mut text = String::new();
-    open.take(LIMIT + 1).read_to_string(&mut text)?;
-    if text.len() as u64 > LIMIT {
+    let mut bytes = Vec::new();
+    open.take(LIMIT + 1).read_to_end(&mut bytes).map_err(Error::from)?;
+    if bytes.len() as u64 > LIMIT {
         bail!("larger than {LIMIT} bytes");
     }
-    Ok(Some(text))
+    match String::from_utf8(bytes) {
+        Ok(text) => Ok(Some(text)),
+        Err(_) => bail!("not UTF-8"),
+    }
 }
 
 #[cfg(test)]

@@ -70,7 +70,7 @@ fn what_is_wrong_with_settings_is_said_by_file() {
     let mut command = store.command("image ls", &[]);
     command.env("XDG_CONFIG_HOME", home.path());
     let said = finish(command).fails(125);
-    assert!(said.contains("tupper.toml: Is a directory"), "{said}");
+    assert!(said.contains("tupper.toml: is a directory"), "{said}");
 }
 
 #[test]
