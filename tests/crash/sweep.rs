@@ -32,7 +32,7 @@ use crate::support::store::Host;
 use crate::trace::{self, Blow};
 
 /// Points of a sweep that is not asked to be whole.
-const SAMPLE: u64 = 6;
+const SAMPLE: u64 = 4;
 
 /// Nothing came of the command.
 const UNCHANGED: &str = "unchanged";

@@ -21,7 +21,7 @@ fn plain(line: &str) -> String {
         let bare = word.trim_matches(|c: char| "(),`".contains(c));
         let is_id = [12, 64].contains(&bare.len()) && bare.bytes().all(|b| b.is_ascii_hexdigit());
         let is_number = bare.parse::<f64>().is_ok() && bare.len() < 4;
-        let is_unit = ["B", "kB", "MB", "second", "seconds", "minute", "minutes"].contains(&bare);
+        let is_unit = ["B", "kB", "MB", "second", "seconds", "minute", "minutes", "hour"].contains(&bare);
         match () {
             () if is_id => word.replace(bare, "ID"),
             () if is_number => word.replace(bare, "N"),
