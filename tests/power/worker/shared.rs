@@ -88,7 +88,10 @@ impl Worker<'_> {
         let nth = with[self.one_of(with.len())?];
         let name = self.containers[nth].volume.clone()?;
         let volume = self.volumes.iter_mut().find(|volume| volume.name == name).expect("a container keeps it");
-        let made = &self.containers[nth];
+        let made = &mut self.containers[nth];
+        // A rollback may have said what its root holds; nobody does of one that was started.
+        made.is.tree = None;
+        self.machine.promise(&made.id, made.there());
         let mut synced = volume.synced.take().unwrap_or_default();
         // It may be written already, or not whole.
         let file = made.writes.clone();
