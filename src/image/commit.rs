@@ -69,7 +69,7 @@ impl Base {
     }
 }
 
-/// Makes an image of a base and its draft, or of nothing, and the layer of these differences: durable when this returns.
+/// Makes an image of a base and its draft, or of an empty one, and the layer of these differences: durable when this returns.
 /// `run` makes of the base's config what the tree was run with.
 pub(crate) fn commit(
     store: &Store,
@@ -80,10 +80,7 @@ pub(crate) fn commit(
     commit: &Commit,
     progress: Progress,
 ) -> Result<Id> {
-    let draft = match draft {
-        Some(draft) if !commit.squash => draft,
-        _ => Draft::create(store)?,
-    };
+    let draft = draft.map_or_else(|| Draft::create(store), Ok)?;
     // What lies in the store already may be as large as it is.
     let limits = Limits { bytes: Some(u64::MAX), ..Limits::default() };
     let watch = room::watch(store, &limits)?;

@@ -36,9 +36,7 @@ impl Damage {
         work: impl FnOnce(&Store) -> Result<()> + 'static,
     ) -> Damage {
         let way_out = way_out.into();
-        let done = way_out.clone();
-        let work = Box::new(move |store: &Store, _| work(store).map(|()| done));
-        Damage { problem: problem.into(), way_out, mend: Mend::Now(work) }
+        Damage { problem: problem.into(), mend: Mend::Now(saying(way_out.clone(), work)), way_out }
     }
 
     /// What is mended by removing something, or by trusting what cannot be verified.
@@ -48,9 +46,7 @@ impl Damage {
         work: impl FnOnce(&Store) -> Result<()> + 'static,
     ) -> Damage {
         let way_out = way_out.into();
-        let done = way_out.clone();
-        let work = Box::new(move |store: &Store, _| work(store).map(|()| done));
-        Damage { problem: problem.into(), way_out, mend: Mend::ByForce(work) }
+        Damage { problem: problem.into(), mend: Mend::ByForce(saying(way_out.clone(), work)), way_out }
     }
 
     /// What only a person can mend.
@@ -68,4 +64,9 @@ impl fmt::Debug for Damage {
         };
         write!(f, "{} ({by}: {})", self.problem, self.way_out)
     }
+}
+
+/// Work that says of itself what it was to do.
+fn saying(done: String, work: impl FnOnce(&Store) -> Result<()> + 'static) -> Work {
+    Box::new(move |store, _| work(store).map(|()| done))
 }
