@@ -18,6 +18,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
@@ -312,6 +313,7 @@ fn names(create: &Create) -> Result<Vec<Option<ObjectName>>> {
 ///
 /// The caller has said that it [intends](Store::intend) to.
 fn fork(store: &Store, resolved: &Resolved, names: &[Option<ObjectName>], create: &Create) -> Result<Vec<Id>> {
+    let begun = Timestamp::now();
     let next = AtomicU64::new(0);
     let made = Mutex::new(Vec::with_capacity(names.len()));
     let failure = Mutex::new(None);
@@ -319,7 +321,10 @@ fn fork(store: &Store, resolved: &Resolved, names: &[Option<ObjectName>], create
         while failure.lock().is_ok_and(|failure| failure.is_none()) {
             let index = next.fetch_add(1, Ordering::Relaxed);
             let Some(name) = usize::try_from(index).ok().and_then(|index| names.get(index)) else { return };
-            match interrupt::check().and_then(|()| create_one(store, resolved, name.as_ref(), create)) {
+            // Their order in time is that of their numbers, whichever thread is faster.
+            let created = begun.saturating_add(Duration::from_nanos(index)).unwrap_or(begun);
+            let create = || create_one(store, resolved, created, name.as_ref(), create);
+            match interrupt::check().and_then(|()| create()) {
                 Ok(id) => made.lock().unwrap_or_else(|e| e.into_inner()).push((index, id)),
                 Err(e) => {
                     failure.lock().unwrap_or_else(|e| e.into_inner()).get_or_insert(e);
@@ -352,10 +357,17 @@ fn remove_all(store: &Store, ids: impl IntoIterator<Item = Id>) {
     }
 }
 
-fn create_one(store: &Store, resolved: &Resolved, name: Option<&ObjectName>, create: &Create) -> Result<Id> {
+fn create_one(
+    store: &Store,
+    resolved: &Resolved,
+    created: Timestamp,
+    name: Option<&ObjectName>,
+    create: &Create,
+) -> Result<Id> {
     let found = Found { shelf: Shelf::Snapshots, id: store.new_id()? };
     let image = resolved.image.as_ref().map(|image| image.id);
     let record = Record {
+        created,
         name: name.cloned(),
         read_only: create.read_only,
         labels: create.labels.clone(),

@@ -148,7 +148,11 @@ sweeps! {
     rename_of_a_running_one: Sweep::of("rename web shop").beside("run --name web base sleep 600");
     restart: Sweep::of("restart web").after("run --name web base true");
     // A container that is frozen is no matter of the store's.
-    pause: Sweep::of("pause web").beside("run --name web base sleep 600").signless();
+    pause: Sweep::of("pause web").beside("run --name web base sleep 600").signless()
+        .or_as_if("it was frozen and went on", |scene| {
+            scene.ok("pause web");
+            scene.ok("unpause web");
+        });
     unpause: Sweep::of("unpause web").after("run -d --name web base sleep 600").after("pause web").signless();
     exec: Sweep::of("exec web true").beside("run --name web base sleep 600");
     healthcheck: Sweep::of("healthcheck run web")

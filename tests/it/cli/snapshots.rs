@@ -65,6 +65,9 @@ fn many_at_once_are_numbered() {
     for (at, one) in ids.iter().enumerate() {
         assert_eq!(path_of(&store, &format!("web-{}", at + 1)), path_of(&store, &id(one)));
     }
+    // Whichever thread was faster, the last of them is the newest.
+    let newest_first = store.lines("snapshot ls -q --no-trunc");
+    assert_eq!(newest_first, ids.iter().rev().cloned().collect::<Vec<_>>());
     assert_eq!(store.lines("snapshot create --count 3 busybox").len(), 3);
     // A name that is taken fails the whole, and leaves nothing of it.
     store.ok("snapshot create busybox db-2");
