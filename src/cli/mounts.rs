@@ -44,9 +44,13 @@ enum Mount {
 }
 
 impl Mounts {
-    /// Nothing of the host, nor a volume that stays, is shown inside.
-    pub(super) fn is_empty(&self) -> bool {
-        self.volume.is_empty() && self.mount.is_empty()
+    /// Something that outlives the container can be written inside: a place of the host, or a volume.
+    pub(super) fn are_written(&self) -> bool {
+        let among_mounts = self.mount.iter().filter_map(|mount| match mount {
+            Mount::Volume(volume) => Some(volume),
+            Mount::Tmpfs(_) => None,
+        });
+        self.volume.iter().chain(among_mounts).any(|volume| !volume.read_only)
     }
 
     /// Those that show something, and those in memory.

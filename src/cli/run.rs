@@ -293,7 +293,7 @@ impl Shell {
         let terminal = std::io::stdin().is_terminal() && std::io::stdout().is_terminal();
         let mut inside = self.inside;
         // What is written elsewhere than in the throwaway outlives it, and with it the reasons for which it is synced.
-        inside.security.suppress_sync.get_or_insert(inside.mounts.is_empty());
+        inside.security.suppress_sync.get_or_insert(!inside.mounts.are_written());
         let flags = Flags {
             tty: terminal,
             interactive: true,

@@ -22,7 +22,7 @@ pub(super) struct SecurityFlags {
     #[arg(long)]
     pub(super) privileged: bool,
     /// Answer fsync and its like without doing them: faster, and what it wrote outlives no power cut before it is kept. The default
-    /// of shell without volumes
+    /// of shell, unless it has a volume that can be written
     #[arg(long, value_name = "yes|no", num_args = 0..=1, require_equals = true, default_missing_value = "yes", value_parser = yes_or_no)]
     pub(super) suppress_sync: Option<bool>,
     /// A limit of setrlimit(2), such as nofile=1024:4096; -1 for none

@@ -132,4 +132,6 @@ fn what_makes_data_durable_is_done_or_only_answered() {
     assert_eq!(fsync("shell"), "made");
     assert_eq!(fsync("shell --suppress-sync=no"), "EBADF");
     assert_eq!(fsync("shell -v /tmp:/host"), "EBADF", "what is elsewhere outlives it");
+    assert_eq!(fsync("shell --mount type=bind,source=/tmp,target=/host"), "EBADF");
+    assert_eq!(fsync("shell -v /tmp:/host:ro --mount type=tmpfs,target=/more"), "made", "nothing elsewhere is written");
 }
