@@ -9,6 +9,7 @@ mod damage;
 mod deep;
 mod reading;
 mod repair;
+mod reset;
 mod sweep;
 
 use std::fmt;
@@ -16,6 +17,7 @@ use std::path::{Path, PathBuf};
 
 pub use reading::Verified;
 pub use repair::repair;
+pub use reset::{Object, contents, end, remove};
 pub use sweep::{Swept, gc, tidy};
 
 use crate::error::{Error, Kind, Result};

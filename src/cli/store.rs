@@ -3,11 +3,11 @@
 use std::path::Path;
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::{Args, Subcommand};
 use serde_json::json;
 use tupper::check;
-use tupper::store::{FORMAT_VERSION, Options, Shelf, Store};
+use tupper::store::{FORMAT_VERSION, Options, Shelf, Size, Store};
 
 use super::output::{self, Format};
 
@@ -23,8 +23,12 @@ pub(super) enum Verb {
     Check(super::check::Check),
     /// Remove what killed commands left; every verb that writes does so by itself when it sees a sign of it
     Gc(Gc),
+    /// Make an embedded store larger, while it is used
+    Grow(Grow),
     /// Unmount an embedded store; the next verb mounts it again
     Umount,
+    /// Remove the store with all that is in it
+    Reset(Reset),
 }
 
 impl Verb {
@@ -35,7 +39,9 @@ impl Verb {
             Verb::Df(verb) => verb.run(root)?,
             Verb::Check(verb) => return verb.run(root),
             Verb::Gc(verb) => return verb.run(root),
+            Verb::Grow(verb) => verb.run(root)?,
             Verb::Umount => Store::unmount(root)?,
+            Verb::Reset(verb) => return verb.run(root),
         }
         Ok(ExitCode::SUCCESS)
     }
@@ -49,12 +55,33 @@ pub(super) struct Init {
     /// The btrfs node size, such as 8K (the default) or 16K
     #[arg(long, value_name = "SIZE", value_parser = super::run::bytes)]
     node_size: Option<u64>,
+    /// Compress what is written to an embedded store: zstd[:1-15], zlib[:1-9] or lzo
+    #[arg(long, value_name = "HOW", value_parser = compression)]
+    compress: Option<String>,
+}
+
+/// btrfs(5), `compress=`.
+fn compression(text: &str) -> Result<String> {
+    let (algorithm, level) = text.split_once(':').map_or((text, None), |(algorithm, level)| (algorithm, Some(level)));
+    let highest = match algorithm {
+        "zstd" => 15,
+        "zlib" => 9,
+        "lzo" => 0,
+        _ => bail!("not zstd, zlib or lzo"),
+    };
+    match level.map(str::parse::<u8>) {
+        None => Ok(text.to_string()),
+        Some(Ok(level)) if (1..=highest).contains(&level) => Ok(text.to_string()),
+        Some(_) if highest == 0 => bail!("lzo has no levels"),
+        Some(_) => bail!("the level of {algorithm} is 1 to {highest}"),
+    }
 }
 
 impl Init {
     fn run(self, root: &Path) -> Result<()> {
         let node_size = self.node_size.map(u32::try_from).transpose()?;
-        let store = Store::init(root, &Options { size: self.size, node_size, explicit: true })?;
+        let store =
+            Store::init(root, &Options { size: self.size, node_size, compress: self.compress, explicit: true })?;
         output::line(store.root().display())
     }
 }
@@ -74,13 +101,15 @@ impl Info {
         let (images, snapshots, containers) =
             (count(Shelf::Images)?, count(Shelf::Snapshots)?, count(Shelf::Containers)?);
         let kind = if store.is_embedded() { "embedded" } else { "subvolume" };
+        let compression = store.compression()?;
         if self.format == Format::Json {
             return output::json(&json!({
-                "Root": store.root(), "Kind": kind, "Uuid": store.uuid(), "FormatVersion": FORMAT_VERSION,
+                "Root": store.root(), "Kind": kind, "Compression": compression.unwrap_or_default(), "Uuid": store.uuid(), "FormatVersion": FORMAT_VERSION,
                 "Size": space.size, "Available": space.available,
                 "Images": images, "Snapshots": snapshots, "Containers": containers,
             }));
         }
+        let kind = compression.map_or(kind.to_string(), |how| format!("{kind}, compressed by {how}"));
         output::text(&format!(
             "root        {}\nkind        {kind}\nuuid        {}\nformat      {FORMAT_VERSION}\nsize        {}\navailable   {}\n\
              images      {images}\nsnapshots   {snapshots}\ncontainers  {containers}\n",
@@ -89,6 +118,75 @@ impl Info {
             output::size(space.size),
             output::size(space.available),
         ))
+    }
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Grow {
+    /// How large it is to be, such as 128G, or how much larger, such as +32G
+    #[arg(value_name = "[+]SIZE", value_parser = size)]
+    size: Size,
+}
+
+fn size(text: &str) -> Result<Size> {
+    match text.strip_prefix('+') {
+        Some(more) => super::run::bytes(more).map(Size::More),
+        None => super::run::bytes(text).map(Size::Of),
+    }
+}
+
+impl Grow {
+    fn run(self, root: &Path) -> Result<()> {
+        let store = super::open_existing(root)?;
+        store.require_writable()?;
+        output::line(output::size(store.grow(self.size)?))
+    }
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Reset {
+    /// Do not ask first
+    #[arg(long, short)]
+    force: bool,
+    /// Print what would go, and remove nothing
+    #[arg(long)]
+    dry_run: bool,
+}
+
+impl Reset {
+    fn run(self, root: &Path) -> Result<ExitCode> {
+        if !self.dry_run {
+            // One that a reset has left which was killed is half a store.
+            check::half_made(root, false)?;
+        }
+        let Some(store) = super::open(root)? else { return Ok(ExitCode::SUCCESS) };
+        let path = store.root().display().to_string();
+        let removes = format!(
+            "all containers, those that run, too, all snapshots, volumes, networks and images, and the store {path} itself"
+        );
+        if !self.force && !self.dry_run && !output::confirmed(&removes)? {
+            return Ok(ExitCode::SUCCESS);
+        }
+        drop(store);
+        let store = super::open_to_remove(root, self.dry_run)?;
+        let mut status = ExitCode::SUCCESS;
+        for object in check::contents(&store)? {
+            match if self.dry_run { Ok(()) } else { check::remove(&store, &object) } {
+                Ok(()) => output::line(&object)?,
+                Err(e) => {
+                    super::report(&e.into());
+                    status = ExitCode::FAILURE;
+                }
+            }
+        }
+        if status != ExitCode::SUCCESS {
+            return Ok(status);
+        }
+        if !self.dry_run {
+            check::end(store)?;
+        }
+        output::line(format_args!("store {path}"))?;
+        Ok(status)
     }
 }
 

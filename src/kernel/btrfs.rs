@@ -48,6 +48,14 @@ struct VolArgsV2 {
     name: [u8; 4040],
 }
 
+/// `struct btrfs_ioctl_vol_args`.
+#[repr(C)]
+struct VolArgs {
+    fd: i64,
+    name: [u8; 4088],
+}
+nix::ioctl_write_ptr!(resize, 0x94, 3, VolArgs);
+
 const BTRFS_SUBVOL_RDONLY: u64 = 1 << 1;
 nix::ioctl_write_ptr!(snap_create_v2, 0x94, 23, VolArgsV2);
 nix::ioctl_none!(sync, 0x94, 8);
@@ -353,17 +361,41 @@ pub(crate) fn reclaim(fd: BorrowedFd<'_>) -> Result<()> {
         .map_err(|e| failed(format_args!("sync the filesystem of {}", name_of(fd)), e))
 }
 
+/// BTRFS_IOC_RESIZE: the filesystem takes all that its one device has.
+pub(crate) fn grow(fd: BorrowedFd<'_>) -> Result<()> {
+    let mut args = VolArgs { fd: 0, name: [0; 4088] };
+    put_name(&mut args.name, "max")?;
+    let doing = || format!("resize the filesystem of {}", name_of(fd));
+    // SAFETY: the structure has the layout of btrfs_ioctl_vol_args and lives through the call, which only reads it; its name
+    // ends in a NUL; the descriptor is borrowed, so open.
+    #[expect(unsafe_code, reason = "neither the crate nor nix has this ioctl")]
+    match unsafe { resize(fd.as_raw_fd(), &raw const args) } {
+        Ok(0) => Ok(()),
+        // BTRFS_ERROR_DEV_EXCL_RUN_IN_PROGRESS
+        Ok(_) => Err(Error::new(Kind::InUse, format!("{}: it is being balanced or resized just now", doing()))),
+        Err(e) => Err(failed(doing(), e)),
+    }
+}
+
 /// BTRFS_IOC_FS_INFO: the bytes in a node of the filesystem's trees.
 pub(crate) fn node_size(fd: BorrowedFd<'_>) -> Result<u32> {
     filesystem(fd).map(|found| found.nodesize)
 }
 
+const STORE_MOUNT: MsFlags = MsFlags::MS_NOATIME.union(MsFlags::MS_NOSUID).union(MsFlags::MS_NODEV);
+
 /// mount(2) of a btrfs on a device, as the store's raw mount: noatime (a read must not copy metadata), and nosuid and
 /// nodev, because a setuid file or device node of some image is nothing to the host.
 pub(crate) fn mount(device: &Path, at: &Path) -> Result<()> {
-    let flags = MsFlags::MS_NOATIME | MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
-    nix::mount::mount(Some(device), at, Some("btrfs"), flags, None::<&str>)
+    nix::mount::mount(Some(device), at, Some("btrfs"), STORE_MOUNT, None::<&str>)
         .map_err(|e| failed(format_args!("mount {} at {}", device.display(), at.display()), e))
+}
+
+/// What is written to the store mounted at `at` is compressed from now on: btrfs(5), `compress=`.
+pub(crate) fn compress(at: &Path, how: &str) -> Result<()> {
+    let option = format!("compress={how}");
+    nix::mount::mount(None::<&str>, at, None::<&str>, STORE_MOUNT | MsFlags::MS_REMOUNT, Some(option.as_str()))
+        .map_err(|e| failed(format_args!("mount {} with {option}", at.display()), e))
 }
 
 /// umount2(2).

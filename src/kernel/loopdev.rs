@@ -59,12 +59,23 @@ const LO_FLAGS_DIRECT_IO: u32 = 16;
 nix::ioctl_none_bad!(loop_ctl_get_free, 0x4C82);
 nix::ioctl_write_ptr_bad!(loop_configure, 0x4C0A, LoopConfig);
 nix::ioctl_read_bad!(loop_get_status64, 0x4C05, LoopInfo64);
+nix::ioctl_none_bad!(loop_set_capacity, 0x4C07);
 
 /// A loop device: its node, and the open file that keeps an autocleared device alive until it is mounted.
 #[derive(Debug)]
 pub(crate) struct LoopDevice {
     pub path: PathBuf,
     file: File,
+}
+
+impl LoopDevice {
+    /// Its file has another size now, and so has it.
+    pub(crate) fn take_size(&self) -> Result<()> {
+        // SAFETY: the ioctl takes no argument; the file is open.
+        #[expect(unsafe_code, reason = "nix has no loop ioctls")]
+        let result = unsafe { loop_set_capacity(self.file.as_raw_fd()) };
+        result.map(drop).map_err(|e| failed(format_args!("set the size of {}", self.path.display()), e))
+    }
 }
 
 /// The devices that back this file already. Two devices on one file would be two filesystems on it.

@@ -466,7 +466,8 @@ pub(crate) fn going_with(store: &Store, entry: &str) -> Result<Vec<Id>> {
     Ok(going)
 }
 
-fn remove_found(store: &Store, found: Found) -> Result<()> {
+/// Removes a snapshot, in the trash or not.
+pub(crate) fn remove_found(store: &Store, found: Found) -> Result<()> {
     Active::open(store, found)?.remove(store)
 }
 

@@ -22,6 +22,9 @@ const FILE: &str = "store.btrfs";
 /// That file until it is formatted.
 const DRAFT: &str = "store.btrfs.new";
 
+/// The xattr on `fs/` that says how what is written there is compressed.
+const COMPRESS: &str = "user.tupper.compress";
+
 /// 8 KiB nodes: a snapshot adds a back reference for each child of the source's root node, up to 493 of them at mkfs's
 /// default of 16 KiB and 241 at 8; at 4 KiB an xattr would be limited to 3.4 KB.
 const NODE_SIZE: u32 = 8192;
@@ -50,8 +53,19 @@ pub struct Options {
     pub size: Option<u64>,
     /// The btrfs node size in bytes, for a filesystem that we format; default 8 KiB.
     pub node_size: Option<u32>,
+    /// How an embedded store compresses what is written to it, such as `zstd:1`: btrfs(5), `compress=`. Default: not.
+    pub compress: Option<String>,
     /// Somebody asked for a store to be made here: one that is there already is an error.
     pub explicit: bool,
+}
+
+/// How large an embedded store is to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Size {
+    /// So many bytes.
+    Of(u64),
+    /// So many bytes more than it is.
+    More(u64),
 }
 
 /// The smaller of 64 GiB and 80 % of what is free, in whole MiB.
@@ -102,12 +116,13 @@ pub(super) fn make_root(root: &Path) -> Result<OwnedFd> {
 pub(super) fn ensure_filesystem(root: &Path, making: BorrowedFd<'_>, options: &Options) -> Result<()> {
     let dir = fs::open_directory_follow(root)?;
     if fs::filesystem(dir.as_fd())?.btrfs && !exists(root)? {
-        if options.size.is_some() || options.node_size.is_some() {
+        if options.size.is_some() || options.node_size.is_some() || options.compress.is_some() {
             let message = format!(
-                "{} is on btrfs: the store is a subvolume there, without a size or nodes of its own",
+                "{} is on btrfs: the store is a subvolume there, without a size, nodes or compression of its own",
                 root.display()
             );
-            return Err(Error::new(Kind::Invalid, message).with_hint("leave out --size and --node-size"));
+            let error = Error::new(Kind::Invalid, message);
+            return Err(error.with_hint("leave out --size, --node-size and --compress"));
         }
         return match btrfs::create(dir.as_fd(), "fs") {
             Err(e) if e.kind() == Kind::AlreadyExists => require_own(root),
@@ -120,6 +135,11 @@ pub(super) fn ensure_filesystem(root: &Path, making: BorrowedFd<'_>, options: &O
     };
     mount(root)?;
     require_own(root)?;
+    if let Some(how) = &options.compress {
+        let at = root.join("fs");
+        btrfs::compress(&at, how)?;
+        fs::set_xattr(fs::open_directory(fs::CWD, &at)?.as_fd(), COMPRESS, how.as_bytes())?;
+    }
     if let Some(size) = size {
         let (path, at) = (root.join(FILE), root.join("fs"));
         log::info!(
@@ -237,7 +257,16 @@ fn mount(root: &Path) -> Result<bool> {
         None => loopdev::attach(&backing).context(doing).map_err(unusable)?,
     };
     btrfs::mount(&device.path, &at).context(doing).map_err(unusable)?;
+    if let Some(how) = compression(fs::open_directory(fs::CWD, &at)?.as_fd()).context(doing).map_err(unusable)? {
+        btrfs::compress(&at, &how).context(doing).map_err(unusable)?;
+    }
     Ok(true)
+}
+
+/// How what is written to the store whose `fs/` this is is compressed.
+pub(super) fn compression(filesystem: BorrowedFd<'_>) -> Result<Option<String>> {
+    let how = fs::get_xattr(filesystem, COMPRESS)?;
+    Ok(how.map(|how| String::from_utf8_lossy(&how).into_owned()))
 }
 
 /// Refuses when the host's disk is about to run full under an embedded store, or would be with `more` bytes. A write
@@ -279,6 +308,40 @@ fn require_file(root: &Path) -> Result<()> {
         ));
     }
     Ok(())
+}
+
+/// Gives the embedded store so many bytes in all, and returns how many. The caller holds ROOT's lock. Killed in the middle, the
+/// file is larger than its filesystem, and the next call goes on.
+pub(super) fn grow(root: &Path, filesystem: BorrowedFd<'_>, size: Size) -> Result<u64> {
+    let path = root.join(FILE);
+    let file = File::options().write(true).open(&path).map_err(|e| Error::from_io("open its file", e))?;
+    let had = fs::metadata(file.as_fd())?;
+    let before = had.st_size.unsigned_abs();
+    let wanted = match size {
+        Size::Of(size) => size,
+        Size::More(more) => before.saturating_add(more),
+    };
+    if wanted < before {
+        let message = format!("size {} MiB: it has {} MiB, and does not shrink", wanted / MIB, before / MIB);
+        return Err(Error::new(Kind::Invalid, message));
+    }
+    let free = fs::filesystem(fs::open_directory_follow(root)?.as_fd())?.available;
+    let size = choose_size(free.saturating_add(had.st_blocks.unsigned_abs() * 512), Some(wanted))?;
+    let device = loopdev::find(file.as_fd())?.into_iter().next();
+    let device = device.ok_or_else(|| Error::new(Kind::Store, format!("no loop device has {}", path.display())))?;
+    file.set_len(size).map_err(|e| Error::from_io(format_args!("size {} to {size} bytes", path.display()), e))?;
+    // The filesystem may not be larger than its file after a power cut.
+    fs::sync(file.as_fd()).and_then(|()| device.take_size()).and_then(|()| btrfs::grow(filesystem))?;
+    fs::sync_filesystem(filesystem)?;
+    Ok(size)
+}
+
+/// Removes the unmounted file of an embedded store, with what it was mounted at. The caller holds ROOT's lock. Killed in the
+/// middle, the file is there, and is mounted again.
+pub(super) fn remove_file(root: BorrowedFd<'_>) -> Result<()> {
+    fs::remove_directory(root, "fs")?;
+    fs::unlink(root, FILE)?;
+    fs::sync(root)
 }
 
 /// A sparse file, formatted under a temporary name and renamed into place.

@@ -43,6 +43,7 @@
 //! It must not know what an image or a snapshot is, only where they lie.
 
 mod damage;
+mod destroy;
 mod embedded;
 mod id_lease;
 mod lookup;
@@ -59,7 +60,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 pub(crate) use damage::{Damage, Mend, Work};
-pub use embedded::{Options, default_size};
+pub use embedded::{Options, Size, default_size};
 pub(crate) use id_lease::IdLease;
 pub use lookup::Found;
 pub(crate) use lookup::{Named, kind_word};
@@ -300,6 +301,11 @@ impl Store {
         self.root.join("fs").join(shelf.as_str()).join(id.to_string()).join("rootfs")
     }
 
+    /// How an embedded store compresses what is written to it, if it does.
+    pub fn compression(&self) -> Result<Option<String>> {
+        embedded::compression(self.dir.as_fd())
+    }
+
     /// How much the filesystem of the store holds and has left, in bytes.
     pub fn space(&self) -> Result<Space> {
         let found = fs::filesystem(self.dir.as_fd())?;
@@ -332,13 +338,22 @@ impl Store {
         if let Some(pool) = fs::open_directory_if_any(fs::CWD, root.join("fs").join(Shelf::Pool.as_str()))? {
             flock::lock(pool.as_fd(), Lock::Exclusive, || Shelf::Pool)?;
         }
-        for _ in 0..10 {
-            match embedded::unmount(root) {
-                Err(e) if e.kind() == Kind::InUse => std::thread::sleep(Duration::from_millis(5)),
-                other => return other,
-            }
+        unmount_soon(root)
+    }
+
+    /// Makes the embedded store larger, while it is used. Returns its size in bytes.
+    ///
+    /// # Errors
+    /// A store that is not embedded ([`Kind::Unsupported`]); a size that is less than it has ([`Kind::Invalid`]), or more than is
+    /// free on the disk under it ([`Kind::NoSpace`]).
+    pub fn grow(&self, size: Size) -> Result<u64> {
+        let doing = || format!("grow the store {}", self.root.display());
+        if !self.embedded {
+            let error = Error::new(Kind::Unsupported, "it is a subvolume, as large as the filesystem that it is on");
+            return Err(error.with_hint("btrfs-filesystem(8), `resize`, is for that")).context(doing);
         }
-        embedded::unmount(root)
+        let _making = embedded::lock(&self.root).context(doing)?;
+        embedded::grow(&self.root, self.dir.as_fd(), size).context(doing)
     }
 
     /// A lock on a whole shelf, until it is dropped.
@@ -422,6 +437,17 @@ impl HostRoom {
         self.waiting.store(0, Ordering::Relaxed);
         embedded::require_host_room(root, 0)
     }
+}
+
+/// Unmounts the embedded store at `root` as soon as who has just ended is gone.
+fn unmount_soon(root: &Path) -> Result<()> {
+    for _ in 0..10 {
+        match embedded::unmount(root) {
+            Err(e) if e.kind() == Kind::InUse => std::thread::sleep(Duration::from_millis(5)),
+            other => return other,
+        }
+    }
+    embedded::unmount(root)
 }
 
 /// What to do about a filesystem that the kernel made read-only.

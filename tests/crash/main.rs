@@ -10,6 +10,7 @@ mod changes;
 mod faults;
 mod images;
 mod repair;
+mod reset;
 mod scene;
 mod sweep;
 mod trace;
@@ -212,6 +213,7 @@ sweeps! {
     first_import: Sweep::of("image import --name new tiny.tar").on(Btrfs).or("store init");
     first_import_embedded: Sweep::of("image import --name new tiny.tar").on(Ext4).or("store init");
     store_umount: Sweep::of("store umount").on(Ext4).after("store init");
+    store_grow: Sweep::of("store grow +64M").on(Ext4).after("store init");
     mount_by_a_listing: Sweep::of("image ls").on(Ext4).after("store init").after("store umount");
     mount_by_an_import: Sweep::of("image import --name new tiny.tar").on(Ext4).after("store init").after("store umount");
 }

@@ -296,6 +296,118 @@ fn after_a_reboot_a_store_is_whole() {
 }
 
 #[test]
+fn an_embedded_store_grows_while_it_is_used() {
+    let _host = Host::shared();
+    let host = Disk::ext4(2 * GIB);
+    let tupper = Tupper::new(host.path().join("store"));
+    tupper.ok("store init --size 512M");
+    import(&tupper);
+    tupper.ok("run -d --name web --network none busybox sleep 600");
+    let size = || tupper.json("store info --format json")["Size"].as_u64().expect("bytes");
+    let file = || tupper.root().join("store.btrfs").metadata().expect("stat").size();
+    assert_eq!(size(), 512 << 20);
+    tupper.ok("store grow 1G");
+    assert_eq!((size(), file()), (GIB, GIB));
+    tupper.ok("store grow +256M");
+    assert_eq!((size(), file()), (1280 << 20, 1280 << 20));
+    for (too, why) in [("1G", "does not shrink"), ("900G", "free on the disk"), ("+900G", "free on the disk")] {
+        let error = tupper.fails(1, &format!("store grow {too}"));
+        assert!(error.contains(why), "{too}: {error}");
+    }
+    assert_eq!((size(), file()), (1280 << 20, 1280 << 20));
+    tupper.ok("rm --force web");
+    tupper.ok("store umount");
+    assert_eq!(tupper.ok("store check"), "");
+    assert_eq!(size(), 1280 << 20);
+    // One that was killed after it had made the file larger is gone on with.
+    std::fs::File::options()
+        .write(true)
+        .open(tupper.root().join("store.btrfs"))
+        .and_then(|file| file.set_len(3 * GIB / 2))
+        .expect("a larger file");
+    tupper.ok("store grow 1536M");
+    assert_eq!((size(), file()), (3 * GIB / 2, 3 * GIB / 2));
+    let store = Store::new();
+    let error = store.fails(1, "store grow 1T");
+    assert!(error.contains("it is a subvolume"), "{error}");
+}
+
+#[test]
+fn an_embedded_store_compresses_if_it_is_told_to() {
+    let _host = Host::shared();
+    let host = Disk::ext4(2 * GIB);
+    let tupper = Tupper::new(host.path().join("store"));
+    tupper.ok("store init --compress zstd:1");
+    let options = || mount_options(&tupper.root().join("fs"));
+    assert!(options().contains("compress=zstd:1"), "{}", options());
+    tupper.ok("store umount");
+    import(&tupper);
+    for wanted in ["compress=zstd:1", "noatime", "nosuid", "nodev"] {
+        assert!(options().split(',').any(|option| option == wanted), "{wanted}: {}", options());
+    }
+    assert_eq!(tupper.json("store info --format json")["Compression"], "zstd:1");
+    assert_eq!(tupper.ok("run --rm --network none busybox echo it runs"), "it runs");
+    tupper.ok("store check --deep");
+    for wrong in ["zstd:16", "zstd:0", "lzo:1", "gzip", "zstd:"] {
+        tupper.fails(2, &format!("store init --compress {wrong}"));
+    }
+    let store = Store::empty();
+    let error = store.fails(125, "store init --compress lzo");
+    assert!(error.contains("leave out --size, --node-size and --compress"), "{error}");
+    assert!(!store.root().join("fs").exists());
+}
+
+/// A store with one of each.
+fn fill(tupper: &Tupper) {
+    import(tupper);
+    for line in ["snapshot create busybox s", "volume create v", "network create n", "image tag busybox more"] {
+        tupper.ok(line);
+    }
+    tupper.ok("run -d --name web --network none -v v:/data busybox sleep 600");
+    tupper.run("run --rm=on-success --network none busybox mkdir /made /proc/no/no").status(1);
+    tupper.ok("shell --network none busybox true");
+}
+
+#[test]
+fn a_reset_leaves_nothing() {
+    let _host = Host::alone();
+    for host in [Disk::btrfs(), Disk::ext4(2 * GIB)] {
+        let before = Traces::outside(&host.path());
+        let tupper = Tupper::new(host.path().join("store"));
+        assert_eq!(tupper.ok("store reset --force"), "", "there is none");
+        fill(&tupper);
+        let rehearsed = tupper.lines("store reset --dry-run");
+        let kinds: Vec<&str> = rehearsed.iter().filter_map(|line| line.split(' ').next()).collect();
+        assert_eq!(kinds, ["container", "snapshot", "snapshot", "volume", "network", "image", "store"]);
+        assert_eq!(tupper.lines("ps -q").len(), 1, "a rehearsal removes nothing");
+        let input = std::fs::File::open("/dev/null").expect("no answer");
+        tupper.run_reading("store reset", input).status(0);
+        assert_eq!(tupper.lines("ps -q").len(), 1, "nobody said yes");
+        assert_eq!(tupper.lines("store reset --force"), rehearsed);
+        let left: Vec<_> = tupper.root().read_dir().expect("ROOT").collect();
+        assert!(left.is_empty(), "{left:?}");
+        before.assert_same(&Traces::outside(&host.path()));
+        assert_eq!(tupper.ok("image ls -q"), "");
+        import(&tupper); // another may be made there
+    }
+}
+
+#[test]
+fn a_reset_takes_only_what_the_store_recorded() {
+    let store = Store::new();
+    let mine = store.root().join("fs/snapshots/mine");
+    sh("btrfs", &["subvolume", "create", mine.to_str().expect("plain")]);
+    std::fs::write(mine.join("file"), "mine").expect("a file");
+    let done = store.run("store reset --force").status(1);
+    assert!(done.stderr.contains("snapshots/mine is in it"), "{done}");
+    assert_eq!(std::fs::read_to_string(mine.join("file")).expect("mine"), "mine");
+    import(&store); // it is a store as before
+    std::fs::rename(&mine, store.disk.path().join("mine")).expect("moved out");
+    store.ok("store reset --force");
+    assert_eq!(store.disk.subvolumes(), ["mine"]);
+}
+
+#[test]
 fn a_store_whose_file_is_gone_takes_no_more() {
     let _host = Host::shared();
     let host = Disk::ext4(2 * GIB);
