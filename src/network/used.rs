@@ -474,7 +474,11 @@ pub fn left(store: &Store) -> Result<Vec<PathBuf>> {
 
 /// Whether something seems to be [left](left). Takes no lock that somebody could be in want of.
 pub fn seems_left(store: &Store) -> bool {
-    let long_ago = |used: &Used| Ok(stays(&used.lock_file(ALIVE)?, 2 * LINGER).is_zero());
+    let long_ago = |used: &Used| match fs::open_file_beneath(used.at(), Path::new(ALIVE)) {
+        // Who was taking it away was killed; made anew, it would look as if somebody had just left.
+        Err(e) if e.kind() == Kind::NotFound => Ok(true),
+        other => Ok(stays(&File::from(other?), 2 * LINGER).is_zero()),
+    };
     find_left(store, long_ago).is_ok_and(|left| !left.is_empty())
 }
 

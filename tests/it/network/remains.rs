@@ -51,6 +51,30 @@ fn who_was_killed_leaves_what_a_gc_and_the_next_take_away() {
 }
 
 #[test]
+fn who_was_killed_while_it_took_a_network_away_leaves_it_to_the_next() {
+    let net = Net::alone();
+    let before = net.host.state();
+    net.ok("run --rm busybox true");
+    let root = net.store.root().to_str().expect("plain").as_bytes().to_vec();
+    let is_ours = |pid: &i32| {
+        let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        line.windows(root.len()).any(|part| part == root)
+    };
+    let pids = std::fs::read_dir("/proc").expect("/proc").flatten();
+    let pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok()).filter(is_ours);
+    for pid in pids {
+        let _ = kill(nix::unistd::Pid::from_raw(pid), Signal::SIGKILL); // one that has just ended is as good
+    }
+    // As far as that had come: the file that tells when somebody was there last has gone already.
+    for used in std::fs::read_dir("/run/tupper/networks").expect("networks in use").flatten() {
+        std::fs::remove_file(used.path().join("alive")).expect("it was there");
+    }
+    assert_ne!(net.host.state(), before, "nobody is left to take it away");
+    net.ok("snapshot create busybox after");
+    assert_eq!(net.host.state(), before);
+}
+
+#[test]
 fn rules_that_somebody_flushed_are_there_again() {
     let net = Net::new();
     let outside = net.outside.path();
