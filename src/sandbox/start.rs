@@ -29,6 +29,8 @@ use crate::rootfs::Rootfs;
 /// `rootfs` is called once the new process exists, with its number, so that making the root, and whatever is to be in its namespaces,
 /// happens while it prepares them; when it fails the process is killed and its error returned.
 ///
+/// `meanwhile` is called when the new process has its root, and has its mounts to make in it.
+///
 /// `beside` is the process whose network it is to have, if the plan says so.
 ///
 /// `narrate` is also called in the new process, which shares no memory with this one and whose standard error is
@@ -44,9 +46,10 @@ pub fn start(
     streams: Option<Streams>,
     beside: Option<OwnedFd>,
     rootfs: impl FnOnce(i32) -> Result<Rootfs>,
+    meanwhile: impl FnOnce(&Rootfs),
     narrate: &dyn Fn(&Step),
 ) -> Result<Running> {
-    start_with(plan, streams, beside, Some(rootfs), narrate)
+    start_with(plan, streams, beside, Some((rootfs, meanwhile)), narrate)
 }
 
 /// Starts the planned command in the sandbox of the `first` process, which the plan was made for.
@@ -56,14 +59,14 @@ pub fn start(
 /// As [`start`], and [`Kind::NotFound`] when the sandbox has ended.
 pub fn enter(plan: &Plan, first: OwnedFd, streams: Option<Streams>, narrate: &dyn Fn(&Step)) -> Result<Running> {
     exec::lives(first.as_fd())?;
-    start_with(plan, streams, Some(first), None::<fn(i32) -> Result<Rootfs>>, narrate)
+    start_with(plan, streams, Some(first), None::<(fn(i32) -> Result<Rootfs>, fn(&Rootfs))>, narrate)
 }
 
 fn start_with(
     plan: &Plan,
     streams: Option<Streams>,
     first: Option<OwnedFd>,
-    rootfs: Option<impl FnOnce(i32) -> Result<Rootfs>>,
+    root: Option<(impl FnOnce(i32) -> Result<Rootfs>, impl FnOnce(&Rootfs))>,
     narrate: &dyn Fn(&Step),
 ) -> Result<Running> {
     process::require_single_thread()?;
@@ -95,7 +98,8 @@ fn start_with(
     };
     let process = Process { pid, pidfd, reaped: false };
 
-    let rootfs = match rootfs.map(|make| make(pid)).transpose() {
+    let (make, mut meanwhile) = root.unzip();
+    let rootfs = match make.map(|make| make(pid)).transpose() {
         Ok(rootfs) => rootfs,
         Err(e) => {
             drop(process);
@@ -117,6 +121,9 @@ fn start_with(
                 };
                 let mounts = handover.run_all(&parents, narrate)?;
                 report::send_root(socket.as_fd(), &mounts.iter().map(OwnedFd::as_fd).collect::<Vec<_>>())?;
+                if let (Some(meanwhile), Some(rootfs)) = (meanwhile.take(), &rootfs) {
+                    meanwhile(rootfs);
+                }
             }
             Report::Terminal(master) => terminal = Some(master),
             Report::Failed(error) => return Err(error),
