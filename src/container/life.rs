@@ -19,7 +19,7 @@ use crate::rootfs::Rootfs;
 use crate::sandbox::{self, Exit, Facts, Maps, Plan, Shell, Spec, Step, Streams};
 use crate::snapshot::{self, Keep, Resolved};
 use crate::store::{Found, IdLease, Running, Shelf, Store, record};
-use crate::subvolume::{Active, New, Place, pool, preread};
+use crate::subvolume::{Active, New, Place, pool};
 
 /// Told of each step as it is done: in words, and as the command that a person would type for it, and in which shell.
 pub type Narrate<'a> = &'a dyn Fn(Shell, &str, &str);
@@ -133,7 +133,7 @@ pub fn run(store: &Store, create: &Create, narrate: Option<Narrate<'_>>) -> Resu
         (None, Ok(_)) => Err(Error::new(Kind::Io, "the container started without its root")),
     };
     if let (Some(chain), Ok(_)) = (refill, &exit)
-        && let Err(e) = pool::refill_later(store, &chain, &plan.program())
+        && let Err(e) = pool::refill_later(store, &chain, &sandbox::candidates(&prepared.spec.args, &prepared.spec.env))
     {
         log::debug!("{e}");
     }
@@ -403,9 +403,7 @@ pub(super) fn start_sandbox(
         }
         Ok(rootfs)
     };
-    // The new process has its mounts to make before it reads the first of them.
-    let read_ahead = |rootfs: &Rootfs| preread::read(rootfs.dir.as_fd(), &plan.program());
-    sandbox::start(plan, streams, beside, prepare, read_ahead, &|step| {
+    sandbox::start(plan, streams, beside, prepare, &|step| {
         if let Some(narrate) = narrate {
             narrate(step.shell(), &step.describe(), &step.command());
         }

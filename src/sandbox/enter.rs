@@ -395,7 +395,7 @@ fn exec(args: &[String], env: &[String]) -> Result<()> {
 }
 
 /// The paths at which to look for a command's program, in this order.
-pub(super) fn candidates(args: &[String], env: &[String]) -> Vec<String> {
+pub(crate) fn candidates(args: &[String], env: &[String]) -> Vec<String> {
     let name = args.first().map_or("", String::as_str);
     let path = env.iter().find_map(|e| e.strip_prefix("PATH=")).unwrap_or(DEFAULT_PATH);
     if name.is_empty() {

@@ -4,7 +4,6 @@ use std::path::{Component, Path, PathBuf};
 
 use super::cgroups::{CgroupPlace, Counters, plan_cgroups};
 use super::devices::{DeviceRule, device_rules};
-use super::enter::candidates;
 use super::facts::{Device, Facts};
 use super::freezer;
 use super::scope::Scope;
@@ -42,15 +41,6 @@ impl Plan {
     /// The steps, in the order in which they run.
     pub fn steps(&self) -> &[Step] {
         &self.steps
-    }
-
-    /// The paths at which its command's program is looked for, in this order.
-    pub(crate) fn program(&self) -> Vec<String> {
-        let command = self.steps.iter().find_map(|step| match step {
-            Step::Exec { args, env, .. } => Some(candidates(args, env)),
-            _ => None,
-        });
-        command.unwrap_or_default()
     }
 
     /// What is removed when the sandbox has ended, the last made first: in words and as a shell command.

@@ -29,8 +29,6 @@ use crate::rootfs::Rootfs;
 /// `rootfs` is called once the new process exists, with its number, so that making the root, and whatever is to be in its namespaces,
 /// happens while it prepares them; when it fails the process is killed and its error returned.
 ///
-/// `meanwhile` is called when the new process has its root, and has its mounts to make in it.
-///
 /// `beside` is the process whose network it is to have, if the plan says so.
 ///
 /// `narrate` is also called in the new process, which shares no memory with this one and whose standard error is
@@ -46,10 +44,9 @@ pub fn start(
     streams: Option<Streams>,
     beside: Option<OwnedFd>,
     rootfs: impl FnOnce(i32) -> Result<Rootfs>,
-    meanwhile: impl FnOnce(&Rootfs),
     narrate: &dyn Fn(&Step),
 ) -> Result<Running> {
-    start_with(plan, streams, beside, Some((rootfs, meanwhile)), narrate)
+    start_with(plan, streams, beside, Some(rootfs), narrate)
 }
 
 /// Starts the planned command in the sandbox of the `first` process, which the plan was made for.
@@ -59,14 +56,14 @@ pub fn start(
 /// As [`start`], and [`Kind::NotFound`] when the sandbox has ended.
 pub fn enter(plan: &Plan, first: OwnedFd, streams: Option<Streams>, narrate: &dyn Fn(&Step)) -> Result<Running> {
     exec::lives(first.as_fd())?;
-    start_with(plan, streams, Some(first), None::<(fn(i32) -> Result<Rootfs>, fn(&Rootfs))>, narrate)
+    start_with(plan, streams, Some(first), None::<fn(i32) -> Result<Rootfs>>, narrate)
 }
 
 fn start_with(
     plan: &Plan,
     streams: Option<Streams>,
     first: Option<OwnedFd>,
-    root: Option<(impl FnOnce(i32) -> Result<Rootfs>, impl FnOnce(&Rootfs))>,
+    rootfs: Option<impl FnOnce(i32) -> Result<Rootfs>>,
     narrate: &dyn Fn(&Step),
 ) -> Result<Running> {
     process::require_single_thread()?;
@@ -98,8 +95,7 @@ fn start_with(
     };
     let process = Process { pid, pidfd, reaped: false };
 
-    let (make, mut meanwhile) = root.unzip();
-    let rootfs = match make.map(|make| make(pid)).transpose() {
+    let rootfs = match rootfs.map(|make| make(pid)).transpose() {
         Ok(rootfs) => rootfs,
         Err(e) => {
             drop(process);
@@ -121,9 +117,6 @@ fn start_with(
                 };
                 let mounts = handover.run_all(&parents, narrate)?;
                 report::send_root(socket.as_fd(), &mounts.iter().map(OwnedFd::as_fd).collect::<Vec<_>>())?;
-                if let (Some(meanwhile), Some(rootfs)) = (meanwhile.take(), &rootfs) {
-                    meanwhile(rootfs);
-                }
             }
             Report::Terminal(master) => terminal = Some(master),
             Report::Failed(error) => return Err(error),

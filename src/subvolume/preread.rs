@@ -50,13 +50,6 @@ pub(super) fn needed(root: BorrowedFd<'_>, programs: &[String]) -> Vec<PathBuf> 
     reading.seen.into_iter().collect()
 }
 
-/// Reads what the first of these programs that is there needs.
-pub(crate) fn read(root: BorrowedFd<'_>, candidates: &[String]) {
-    if let Some(program) = first(root, candidates) {
-        needed(root, std::slice::from_ref(program));
-    }
-}
-
 /// Has these files read, and looks at the places that something is mounted on. Does not wait for it.
 pub(super) fn read_ahead(root: BorrowedFd<'_>, files: &[PathBuf]) {
     for place in PLACES {
