@@ -104,8 +104,8 @@ impl Info {
         let compression = store.compression()?;
         if self.format == Format::Json {
             return output::json(&json!({
-                "Root": store.root(), "Kind": kind, "Compression": compression.unwrap_or_default(), "Uuid": store.uuid(), "FormatVersion": FORMAT_VERSION,
-                "Size": space.size, "Available": space.available,
+                "Root": store.root(), "Kind": kind, "Uuid": store.uuid(), "FormatVersion": FORMAT_VERSION,
+                "Size": space.size, "Available": space.available, "Compression": compression.unwrap_or_default(),
                 "Images": images, "Snapshots": snapshots, "Containers": containers,
             }));
         }

@@ -2,7 +2,7 @@
 
 use std::os::fd::AsFd;
 
-use super::{FORMAT, SHELVES, Shelf, Store, embedded, run_state, unmount_soon};
+use super::{FORMAT, SHELVES, Shelf, Store, embedded, ensure_layout, run_state, unmount_soon};
 use crate::error::{Context, Error, Kind, Result};
 use crate::kernel::flock::Lock;
 use crate::kernel::{btrfs, fs};
@@ -45,10 +45,18 @@ impl Store {
         }
         let Store { root, dir, uuid, embedded: is_embedded } = self;
         drop((staging, dir));
+        let stays = |e: Error| {
+            // Somebody is in it. It is a store as it was, and empty.
+            ensure_layout(&root.join("fs")).unwrap_or_else(|e| log::warn!("make it a store again: {e}"));
+            e
+        };
         match is_embedded {
-            true => unmount_soon(&root).and_then(|()| embedded::remove_file(making.as_fd()))?,
+            true => {
+                unmount_soon(&root).map_err(stays)?;
+                embedded::remove_file(making.as_fd())?;
+            }
             false => {
-                btrfs::destroy(making.as_fd(), "fs".as_ref())?;
+                btrfs::destroy(making.as_fd(), "fs".as_ref()).map_err(stays)?;
                 btrfs::reclaim(making.as_fd())?;
             }
         }

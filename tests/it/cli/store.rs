@@ -277,6 +277,9 @@ fn a_store_that_is_in_use_says_by_whom() {
     tupper.ok("store init");
     let mut user = Command::new("sleep").arg("600").current_dir(tupper.root().join("fs")).spawn().expect("sleep");
     let error = tupper.fails(1, "store umount");
+    let reset = tupper.fails(1, "store reset --force");
+    assert!(reset.contains("hint: used by sleep 600"), "{reset}");
+    assert!(tupper.ok("store info").contains("images      0"), "it is a store as before");
     user.kill().and_then(|()| user.wait()).expect("end it");
     assert!(error.contains(&format!("hint: used by sleep 600 (pid {})", user.id())), "{error}");
     tupper.ok("store umount");
