@@ -34,10 +34,10 @@ use crate::store::{Shelf, Store, boot_id, lock_if_free};
 
 /// How many snapshots of a layer are kept at least, and at most.
 const FEW: usize = 8;
-const MANY: usize = 32;
+const MANY: usize = 128;
 
 /// How many are made in one go, which share a commit.
-const BATCH: usize = 16;
+const BATCH: usize = 64;
 
 /// Who makes some begins no other batch after this.
 const TIME: Duration = Duration::from_millis(400);
