@@ -9,7 +9,7 @@ mod damage;
 mod deep;
 mod reading;
 mod repair;
-mod reset;
+pub mod reset;
 mod sweep;
 
 use std::fmt;
@@ -17,7 +17,6 @@ use std::path::{Path, PathBuf};
 
 pub use reading::Verified;
 pub use repair::repair;
-pub use reset::{Object, contents, end, remove};
 pub use sweep::{Swept, gc, tidy};
 
 use crate::error::{Error, Kind, Result};

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use anyhow::{Result, bail};
 use clap::{Args, Subcommand};
 use serde_json::json;
-use tupper::check;
+use tupper::check::{self, reset};
 use tupper::store::{FORMAT_VERSION, Options, Shelf, Size, Store};
 
 use super::output::{self, Format};
@@ -170,8 +170,8 @@ impl Reset {
         drop(store);
         let store = super::open_to_remove(root, self.dry_run)?;
         let mut status = ExitCode::SUCCESS;
-        for object in check::contents(&store)? {
-            match if self.dry_run { Ok(()) } else { check::remove(&store, &object) } {
+        for object in reset::contents(&store)? {
+            match if self.dry_run { Ok(()) } else { reset::remove(&store, &object) } {
                 Ok(()) => output::line(&object)?,
                 Err(e) => {
                     super::report(&e.into());
@@ -183,7 +183,7 @@ impl Reset {
             return Ok(status);
         }
         if !self.dry_run {
-            check::end(store)?;
+            reset::end(store)?;
         }
         output::line(format_args!("store {path}"))?;
         Ok(status)

@@ -257,8 +257,13 @@ fn mount(root: &Path) -> Result<bool> {
         None => loopdev::attach(&backing).context(doing).map_err(unusable)?,
     };
     btrfs::mount(&device.path, &at).context(doing).map_err(unusable)?;
-    if let Some(how) = compression(fs::open_directory(fs::CWD, &at)?.as_fd()).context(doing).map_err(unusable)? {
-        btrfs::compress(&at, &how).context(doing).map_err(unusable)?;
+    let compressed = fs::open_directory(fs::CWD, &at)
+        .and_then(|dir| compression(dir.as_fd()))
+        .and_then(|how| how.map_or(Ok(()), |how| btrfs::compress(&at, &how)));
+    if let Err(e) = compressed {
+        // Mounted, the next command would write to it as it is.
+        btrfs::unmount(&at).unwrap_or_else(|e| log::warn!("{e}"));
+        return Err(unusable(e.wrap(doing())));
     }
     Ok(true)
 }

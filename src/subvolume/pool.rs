@@ -32,7 +32,8 @@ use crate::name::Id;
 use crate::store::record::{self, Identity};
 use crate::store::{Shelf, Store, boot_id, lock_if_free};
 
-/// How many snapshots of a layer are kept at least, and at most.
+/// How many snapshots of a layer are kept at least, and at most: what throwaways that follow each other closely take while a
+/// commit makes the next.
 const FEW: usize = 8;
 const MANY: usize = 128;
 
