@@ -3,6 +3,10 @@
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
+/// The files of /etc that a container has its own of: they are mounted over those of its root, where there are none over
+/// empty ones made for that.
+pub const FILES_IN_ETC: [&str; 3] = ["hosts", "hostname", "resolv.conf"];
+
 /// A root filesystem, ready to be mounted: an owned descriptor of its top directory and how to mount it.
 ///
 /// The storage half never hears of namespaces and the sandbox half never of btrfs; whatever one has to know of the

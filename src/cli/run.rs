@@ -135,7 +135,7 @@ struct Inside {
     /// Run a PID 1 that forwards signals and reaps, and the command below it
     #[arg(long)]
     init: bool,
-    /// For --rm and shell: take a snapshot that is ready, and have others made for the next
+    /// For --rm and shell: take a snapshot that is ready, have others made for the next, and do not wait for the tree to go
     #[arg(
         long,
         value_name = "on|off",
@@ -404,7 +404,10 @@ fn run(root: &Path, create: &container::Create, explain: Option<Explain>) -> Res
         return Ok(ExitCode::SUCCESS);
     }
     let narrate: Option<container::Narrate<'_>> = explain.is_some().then_some(&narrate);
-    Ok(exit_code(&container::run(&store, create, narrate)?))
+    let gone = container::run(&store, create, narrate)?;
+    let status = exit_status(&gone.exit);
+    gone.end_process(status);
+    Ok(ExitCode::from(status))
 }
 
 /// One step a line: the command, and what it is for. As a shell's xtrace has it, a second plus is for the inner shell.
@@ -420,13 +423,17 @@ pub(super) fn narrate(shell: sandbox::Shell, words: &str, command: &str) {
 
 /// The command's own status; 128+N when a signal ended it.
 pub(super) fn exit_code(exit: &Exit) -> ExitCode {
+    ExitCode::from(exit_status(exit))
+}
+
+fn exit_status(exit: &Exit) -> u8 {
     if exit.oom_killed {
         log::warn!("the memory limit was reached, and the kernel killed a process (-m sets the limit)");
     }
     if exit.pids_limited {
         log::warn!("the limit of processes was reached, and the kernel refused another (--pids-limit sets the limit)");
     }
-    ExitCode::from(exit.code())
+    exit.code()
 }
 
 fn restart(text: &str) -> Result<Restart> {

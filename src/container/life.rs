@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use jiff::{SignedDuration, Timestamp};
 
 use super::compose::{Options, compose};
+use super::gone::{Gone, Rest};
 use super::record::{Life, Record};
 use super::stop::kill;
 use super::{State, health, leftover, names, networks, pause, size, volumes};
@@ -19,7 +20,7 @@ use crate::rootfs::Rootfs;
 use crate::sandbox::{self, Exit, Facts, Maps, Plan, Shell, Spec, Step, Streams};
 use crate::snapshot::{self, Keep, Resolved};
 use crate::store::{Found, IdLease, Running, Shelf, Store, record};
-use crate::subvolume::{Active, New, Place, pool};
+use crate::subvolume::{Active, New, Place, Removed, pool};
 
 /// Told of each step as it is done: in words, and as the command that a person would type for it, and in which shell.
 pub type Narrate<'a> = &'a dyn Fn(Shell, &str, &str);
@@ -74,9 +75,10 @@ pub fn create(store: &Store, create: &Create) -> Result<Id> {
 /// Makes a container, runs its command in the foreground and removes it without a trace.
 ///
 /// It is this process's own, without a monitor: nobody can attach to it or read its log, and it ends with this process.
+/// What is left when it has ended, nobody sees.
 ///
 /// The snapshot is made while the new process sets its namespaces up, unless somebody listens: a story is told in order.
-pub fn run(store: &Store, create: &Create, narrate: Option<Narrate<'_>>) -> Result<Exit> {
+pub fn run<'a>(store: &'a Store, create: &Create, narrate: Option<Narrate<'_>>) -> Result<Gone<'a>> {
     let doing = || format!("container from {}", create.source);
     let mut prepared = prepare(store, create, create.auto_remove).context(doing)?;
     if let Some(Keep::As(name)) = &create.keep {
@@ -86,9 +88,9 @@ pub fn run(store: &Store, create: &Create, narrate: Option<Narrate<'_>>) -> Resu
     prepared.record.started = Some(prepared.record.created);
     let root = prepared.resolved.parent.rootfs(&prepared.path, prepared.spec.read_only).context(doing)?;
     // Before anything is made on the host for it; the intent lasts until all of that is gone.
-    let _intent = store.intend().context(doing)?;
+    let intent = store.intend().context(doing)?;
     let tell = narrate.map(network_narrate);
-    let Planned { plan, network, beside, ids: _ids } = plan(
+    let Planned { plan, network, beside, ids } = plan(
         store,
         &prepared.spec,
         prepared.record.name.as_ref(),
@@ -124,20 +126,18 @@ pub fn run(store: &Store, create: &Create, narrate: Option<Narrate<'_>>) -> Resu
         None => start_sandbox(&plan, None, network.as_ref(), beside, make_rootfs, None),
     }
     .call_context(doing);
-    let exit = match (active, started) {
+    let (exit, removed) = match (active, started) {
         (Some(active), started) => {
             provided.keep();
             conclude(store, active, &prepared, (&plan, network), (started, create.keep.as_ref()), narrate)
         }
-        (None, Err(cause)) => Err(cause),
-        (None, Ok(_)) => Err(Error::new(Kind::Io, "the container started without its root")),
+        (None, Err(cause)) => (Err(cause), None),
+        (None, Ok(_)) => (Err(Error::new(Kind::Io, "the container started without its root")), None),
     };
-    if let (Some(chain), Ok(_)) = (refill, &exit)
-        && let Err(e) = pool::refill_later(store, &chain, &sandbox::candidates(&prepared.spec.args, &prepared.spec.env))
-    {
-        log::debug!("{e}");
-    }
-    exit
+    let refill = refill.filter(|_| exit.is_ok());
+    let refill = refill.map(|chain| (chain, sandbox::candidates(&prepared.spec.args, &prepared.spec.env)));
+    let rest = Rest { store, removed, refill, _ids: ids, _intent: intent };
+    exit.map(|exit| Gone { exit, rest, in_the_way: pooled.is_none() })
 }
 
 /// Narrates what [`run`] would do, and does nothing.
@@ -410,22 +410,22 @@ pub(super) fn start_sandbox(
     })
 }
 
-/// From the start to the exit status, after which nothing is left.
-fn conclude(
-    store: &Store,
+/// From the start to the exit status, after which the container is gone.
+fn conclude<'a>(
+    store: &'a Store,
     active: Active,
     prepared: &Prepared,
     (plan, network): (&Plan, Option<Membership>),
     (started, keep): (Result<sandbox::Running>, Option<&Keep>),
     narrate: Option<Narrate<'_>>,
-) -> Result<Exit> {
+) -> (Result<Exit>, Option<Removed<'a>>) {
     let id = &prepared.found.id;
     let supervise = |running: sandbox::Running| {
         store.note_running(id, running.pid())?;
         running.supervise().call_context(|| format!("container from {}", prepared.record.source.name))
     };
     let exit = started.and_then(|running| supervise(running).call_context(|| format!("container {}", id.short())));
-    store.forget_running(id);
+    store.forget_run_files(id);
     // Who waits for it has it open, and reads how it ended.
     let noted = exit.as_ref().map_or(Ok(()), |exit| {
         let mut life = Life { started: prepared.record.started, ..Life::default() };
@@ -439,18 +439,18 @@ fn conclude(
         let stays = Record { auto_remove: false, ..prepared.record.clone() };
         record::write(active.dir(), &stays).unwrap_or_else(|e| log::warn!("keep container {}: {e}", id.short()));
         log::warn!("keep what was done: {e}; the container stays: {id}");
-        return Ok(*exit);
+        return (Ok(*exit), None);
     }
     if let Some(narrate) = narrate {
         narrate_afterwards(plan, narrate);
         narrate_leaving(network.as_ref(), narrate);
         narrate_removal(&prepared.path, narrate);
     }
-    for e in [noted, volumes::remove_with(store, active, &prepared.spec)].into_iter().filter_map(Result::err) {
-        // Neither the command's end nor the reason why it did not run is less true for that.
-        log::warn!("clean up after container {}: {e}", id.short());
-    }
-    exit
+    // Neither the command's end nor the reason why it did not run is less true for that.
+    let warn = |e: Error| log::warn!("clean up after container {}: {e}", id.short());
+    noted.unwrap_or_else(warn);
+    let removed = volumes::discard_with(store, active, &prepared.spec);
+    (exit, removed.map_err(warn).ok())
 }
 
 /// Makes what a container did a snapshot, if that is what `keep` says of one that ended so.

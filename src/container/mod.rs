@@ -14,6 +14,7 @@ mod damage;
 mod exec;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzz;
+mod gone;
 mod health;
 mod launch;
 mod leftover;
@@ -45,6 +46,7 @@ pub use compose::{ImageVolumes, Options};
 pub use copy::{Copying, End, copy, copy_in, copy_out};
 pub(crate) use damage::{damage, volumes_in_use};
 pub use exec::{Exec, exec, exec_detached};
+pub use gone::Gone;
 pub use health::{Checked, Condition, Health, HealthOptions, check_health, in_shell};
 pub use launch::{Launched, launch, start};
 pub(crate) use leftover::{Leftover, clear, leftovers, orphans};

@@ -12,7 +12,7 @@ use crate::kernel::flock::{self, Lock};
 use crate::name::VolumeName;
 use crate::sandbox::{Shell, Spec, Volume};
 use crate::store::{Found, Shelf, Store};
-use crate::subvolume::Active;
+use crate::subvolume::{Active, Removed};
 use crate::volume::{self, Wanted};
 
 /// The volumes of a container that is being made. Dropped, those that nobody named go again.
@@ -115,12 +115,17 @@ fn anonymous(spec: &Spec) -> Vec<VolumeName> {
 
 /// Removes a container, and the volumes of it that nobody named.
 pub(super) fn remove_with(store: &Store, active: Active, spec: &Spec) -> Result<()> {
+    discard_with(store, active, spec).map(Removed::relieve)
+}
+
+/// The same, but for giving the container's space back.
+pub(super) fn discard_with<'a>(store: &'a Store, active: Active, spec: &Spec) -> Result<Removed<'a>> {
     let anonymous = anonymous(spec);
     // The sign that there is something left to do when the container has gone.
     let _intent = (!anonymous.is_empty()).then(|| store.intend()).transpose()?;
-    active.remove(store)?;
+    let removed = active.discard(store)?;
     remove_all(store, &anonymous);
-    Ok(())
+    Ok(removed)
 }
 
 /// The volumes that nobody named stay, when their container goes.

@@ -85,7 +85,7 @@ fn refuse_if_used(store: &Store, image: &Image) -> Result<()> {
 
 /// Takes an image away with its names and the layers that only it stands on; what is left of its directory `dir` goes when
 /// the result is cleared. The caller holds the lock on images.
-fn take_away<'a>(store: &'a Store, image: &Image, dir: BorrowedFd<'a>) -> Result<subvolume::Removed<'a>> {
+fn take_away<'a>(store: &'a Store, image: &Image, dir: BorrowedFd<'_>) -> Result<subvolume::Removed<'a>> {
     let layers = chain_of(store, image.chain)?;
     // This is what removes it: a name whose image is not there is no name.
     let gone = remove_object(store, Shelf::Images, &image.id, dir)?;

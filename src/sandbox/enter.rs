@@ -98,6 +98,7 @@ impl Child {
             Step::AwaitRoot => self.await_root(),
             Step::AttachRoot { .. } => self.attach_root(),
             Step::SetHostname(name) => process::set_hostname(name),
+            Step::UnshareNetwork => process::unshare_network(),
             Step::LoopbackUp => socket::loopback_up(),
             Step::Mount { kind, destination, options, attributes } => {
                 self.mount(kind, destination, options, *attributes)

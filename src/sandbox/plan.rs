@@ -13,6 +13,7 @@ use super::step::{Attributes, CapabilitySet, Side, Step};
 use super::user::User;
 use super::users::Maps;
 use crate::error::{Error, Result};
+use crate::rootfs::FILES_IN_ETC;
 
 /// gethostname(2): HOST_NAME_MAX.
 const HOST_NAME_MAX: usize = 64;
@@ -69,7 +70,7 @@ pub fn plan(spec: &Spec, facts: &Facts) -> Result<Plan> {
     let filter = seccomp::filter(&spec.security, capabilities, facts.kernel)?;
     let given: Vec<DeviceRule> = facts.given.iter().map(|(_, rule)| *rule).collect();
     let cgroups = plan_cgroups(spec, device_rules(capabilities, all_devices, &given), facts.ground())?;
-    let own_network = spec.network.is_own();
+    let (own_network, joins) = (spec.network.is_own(), spec.network.joined().is_some());
     let read_only = spec.read_only || facts.rootfs_read_only;
 
     let mut steps = cgroups.steps;
@@ -82,13 +83,16 @@ pub fn plan(spec: &Spec, facts: &Facts) -> Result<Plan> {
     plan_streams(&mut steps, spec, facts);
     steps.push(Step::Clone {
         users: facts.maps.is_some() && facts.beside.is_none(),
-        network: own_network,
+        network: own_network && joins,
         beside: facts.beside.map(|pid| (pid, facts.maps.is_some())),
         cgroup: cgroups.unified,
     });
     steps.push(Step::DieWithParent);
     steps.extend(cgroups.attach.into_iter().map(|directory| Step::Attach { directory }));
     steps.extend([Step::NewSession, Step::SetUmask(0), Step::SetHostname(spec.hostname.clone())]);
+    if own_network && !joins {
+        steps.push(Step::UnshareNetwork);
+    }
     if own_network {
         steps.push(Step::LoopbackUp);
     }
@@ -359,7 +363,7 @@ fn plan_volumes(steps: &mut Vec<Step>, spec: &Spec, trees: &[Tree], facts: &Fact
 
 /// The three files of /etc, unless the person mounts something of their own there.
 fn plan_etc(steps: &mut Vec<Step>, spec: &Spec, read_only: bool) {
-    for name in ["hosts", "hostname", "resolv.conf"] {
+    for name in FILES_IN_ETC {
         let destination = Path::new("/etc").join(name);
         let taken = spec.volumes.iter().any(|v| v.destination == destination);
         if !taken {

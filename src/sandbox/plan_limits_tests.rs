@@ -167,7 +167,7 @@ fn systemd_makes_the_scope_when_the_process_waits_for_its_root() {
          until [ -d {directory} ]; do sleep 0.1; done"
     );
     let order = [
-        "unshare --user --keep-caps --mount --pid --fork --kill-child --uts --ipc --net sh",
+        "unshare --user --keep-caps --mount --pid --fork --kill-child --uts --ipc sh",
         "BOX=$(pgrep --parent $(pgrep --newest --exact unshare))",
         &scope,
         "cd /mnt",

@@ -81,11 +81,12 @@ fn the_default_posture_on_a_unified_host() {
         "+ echo 1024 > /sys/fs/cgroup/tupper/c1/pids.max",
         "+ # mounted where it is attached",
         "+ chown --dereference 231072 /proc/self/fd/[012]",
-        "++ echo $$ > /sys/fs/cgroup/tupper/c1/cgroup.procs && unshare --user --keep-caps --mount --pid --fork --kill-child --uts --ipc --net sh",
+        "++ echo $$ > /sys/fs/cgroup/tupper/c1/cgroup.procs && unshare --user --keep-caps --mount --pid --fork --kill-child --uts --ipc sh",
         "++ setpriv --pdeathsig KILL sh",
         "++ setsid --wait sh",
         "++ umask 0000",
         "++ hostname box",
+        "++ unshare --net sh",
         "++ ip link set lo up",
         "+ BOX=$(pgrep --parent $(pgrep --newest --exact unshare))",
         "+ printf '0 231072 65536\\n' > /proc/$BOX/uid_map && printf '0 231072 65536\\n' > /proc/$BOX/gid_map",
@@ -154,7 +155,8 @@ fn a_step_says_what_it_does() {
     let said: Vec<String> = plan.steps().iter().map(Step::describe).collect();
     for expected in [
         "set pids.max to 1024",
-        "new namespaces: user, mount, pid, uts, ipc, network, in cgroup /sys/fs/cgroup/tupper/c1",
+        "new namespaces: user, mount, pid, uts, ipc, in cgroup /sys/fs/cgroup/tupper/c1",
+        "new namespace: network",
         "mount proc at /proc",
         "mask /proc/kcore",
         "keep 11 capabilities",

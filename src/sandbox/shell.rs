@@ -102,6 +102,7 @@ impl Step {
             Step::NewSession => "setsid --wait sh".into(),
             Step::SetUmask(mask) => format!("umask {mask:04o}"),
             Step::SetHostname(name) => format!("hostname {}", quote(name)),
+            Step::UnshareNetwork => "unshare --net sh".into(),
             Step::LoopbackUp => "ip link set lo up".into(),
             Step::AwaitRoot => "BOX=$(pgrep --parent $(pgrep --newest --exact unshare))".into(),
             Step::WriteIdMaps(maps) => {

@@ -171,6 +171,9 @@ pub enum Step {
     },
     /// Sets the host name.
     SetHostname(String),
+    /// Enters a new network namespace, while the parent does its part. One that the host puts an interface into comes with
+    /// [`Step::Clone`].
+    UnshareNetwork,
     /// Brings the loopback interface up.
     LoopbackUp,
     /// Mounts a new filesystem at a place of the sandbox's own, which no link may lead to.
@@ -434,6 +437,7 @@ impl Step {
             }
             Step::AttachRoot { path } => format!("mount the root {}", path.display()),
             Step::SetHostname(name) => format!("set the hostname to {name}"),
+            Step::UnshareNetwork => "new namespace: network".into(),
             Step::LoopbackUp => "bring loopback up".into(),
             Step::Mount { kind, destination, .. } => format!("mount {kind} at {}", destination.display()),
             Step::SetParameter { name, value } => format!("set {} to {value}", name.replace('/', ".")),

@@ -94,6 +94,7 @@ pub(crate) fn keep_layer(store: &Store, chain: &Id) -> Result<Id> {
     let image = image::on_top(store, chain)?;
     let name = format!("layer {}, as it was changed", chain.short());
     let record = Record::new(Source { kind: "path".to_string(), id: None, name }, image.map(|(id, _)| id));
-    Place::claim(store, kept)?.fill(&parent, &New { name: None, record: &record, read_only: false, spec: None })?;
+    Place::claim(store, kept)?
+        .fill_and_leave(&parent, &New { name: None, record: &record, read_only: false, spec: None })?;
     Ok(kept.id)
 }

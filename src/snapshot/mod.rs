@@ -45,7 +45,7 @@ use crate::subvolume::{Active, Draft, New, Parent, Place};
 
 /// Creations that run at once. The snapshot ioctl holds its parent directory's lock over a transaction commit; each
 /// snapshot has a directory of its own, so this many share one commit. More gain nothing.
-const PARALLEL: u64 = 64;
+const PARALLEL: u64 = 128;
 
 /// The largest count of one call.
 const MOST: u64 = 1_000_000;
@@ -376,7 +376,7 @@ fn create_one(
         ..Record::new(resolved.source.clone(), image)
     };
     let new = New { name, record: &record, read_only: create.read_only, spec: None };
-    Place::claim(store, found)?.fill(&resolved.parent, &new)?;
+    Place::claim(store, found)?.fill_and_leave(&resolved.parent, &new)?;
     Ok(found.id)
 }
 

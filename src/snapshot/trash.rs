@@ -48,7 +48,7 @@ pub(crate) fn keep(
             ..Record::new(from.source.clone(), image)
         };
         let new = New { name, record: &record, read_only: false, spec: None };
-        Place::claim(store, found)?.fill(&parent, &new).map(|_| found.id)
+        Place::claim(store, found)?.fill_and_leave(&parent, &new).map(|()| found.id)
     };
     match make(name) {
         Err(e) if e.kind() == Kind::AlreadyExists => {

@@ -66,7 +66,7 @@ pub use lookup::Found;
 pub(crate) use lookup::{Named, kind_word};
 pub use run_state::Running;
 pub(crate) use run_state::{Freezing, boot_id};
-pub(crate) use staging::{Left, SCRATCH, lock_if_free, trash_name};
+pub(crate) use staging::{Intent, Left, SCRATCH, lock_if_free, trash_name};
 
 use crate::error::{Context, Error, Kind, Result};
 use crate::kernel::flock::{self, Lock};

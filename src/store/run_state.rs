@@ -110,15 +110,23 @@ impl Store {
 
     /// Forgets what was noted of a container that has ended.
     pub(crate) fn forget_running(&self, id: &Id) {
+        self.forget_run_files(id);
+        self.tidy_run();
+    }
+
+    /// The same, but for [`tidy_run`](Store::tidy_run).
+    pub(crate) fn forget_run_files(&self, id: &Id) {
         // The file says nothing once its process is gone; one that stays is only untidy.
         let path = self.run_path(id);
         let _ = fs::remove_file(path.with_extension(DRAFT));
         let _ = fs::remove_file(path.with_extension(HEALTH));
         let _ = fs::remove_file(path.with_extension(FREEZING));
         let _ = fs::remove_file(&path);
-        if let Some(directory) = path.parent() {
-            let _ = fs::remove_dir(directory);
-        }
+    }
+
+    /// Removes the directory for what runs of this store, if nothing does.
+    pub(crate) fn tidy_run(&self) {
+        let _ = fs::remove_dir(Path::new(RUN).join(self.uuid()));
     }
 
     /// The file that notes the container as running, if there is one, true or not.

@@ -148,19 +148,38 @@ impl<'a> Place<'a> {
 
     /// Makes a snapshot of `parent` there: durable, with its record and name, when this returns.
     pub(crate) fn fill<T: Serialize>(mut self, parent: &Parent, new: &New<'_, T>) -> Result<Active> {
-        let dir = self.dir.take().ok_or_else(|| Error::new(Kind::Invalid, "the place was filled before"))?;
-        let rootfs = match self.snapshot(&dir, parent, new) {
-            Ok(rootfs) => rootfs,
-            Err(e) => {
-                self.dir = Some(dir);
-                return Err(e);
-            }
+        let open = |dir: &OwnedFd, ready: Option<OwnedFd>| match ready {
+            Some(ready) => Ok(ready),
+            None => fs::open_directory(dir.as_fd(), ROOTFS),
         };
+        let (dir, rootfs) = self.fill_with(parent, new, open)?;
         let path = self.store.rootfs_path(self.found.shelf, &self.found.id);
         Ok(Active { found: self.found, dir, rootfs, path })
     }
 
-    fn snapshot<T: Serialize>(&mut self, dir: &OwnedFd, parent: &Parent, new: &New<'_, T>) -> Result<OwnedFd> {
+    /// The same, for who does not work in it: what would have to be read of the new tree is not.
+    pub(crate) fn fill_and_leave<T: Serialize>(mut self, parent: &Parent, new: &New<'_, T>) -> Result<()> {
+        self.fill_with(parent, new, |_, _| Ok(())).map(drop)
+    }
+
+    fn fill_with<T: Serialize, O>(
+        &mut self,
+        parent: &Parent,
+        new: &New<'_, T>,
+        open: impl FnOnce(&OwnedFd, Option<OwnedFd>) -> Result<O>,
+    ) -> Result<(OwnedFd, O)> {
+        let dir = self.dir.take().ok_or_else(|| Error::new(Kind::Invalid, "the place was filled before"))?;
+        match self.snapshot(&dir, parent, new).and_then(|ready| open(&dir, ready)) {
+            Ok(opened) => Ok((dir, opened)),
+            Err(e) => {
+                self.dir = Some(dir);
+                Err(e)
+            }
+        }
+    }
+
+    /// Returns the top directory of the one that was ready.
+    fn snapshot<T: Serialize>(&mut self, dir: &OwnedFd, parent: &Parent, new: &New<'_, T>) -> Result<Option<OwnedFd>> {
         match &mut self.ready {
             Some(ready) => {
                 pool::mark_down(dir)?;
@@ -179,13 +198,11 @@ impl<'a> Place<'a> {
             let (pool, shelf) = (self.store.shelf(Shelf::Pool)?, self.store.shelf(self.found.shelf)?);
             fs::rename(pool.as_fd(), &ready.name, shelf.as_fd(), self.found.id.to_string())?;
         }
-        match self.ready.take() {
-            Some(ready) => Ok(ready.rootfs),
-            None => {
-                btrfs::snapshot(parent.rootfs.as_fd(), dir.as_fd(), ROOTFS, new.read_only)?;
-                fs::open_directory(dir.as_fd(), ROOTFS)
-            }
+        let ready = self.ready.take();
+        if ready.is_none() {
+            btrfs::snapshot(parent.rootfs.as_fd(), dir.as_fd(), ROOTFS, new.read_only)?;
         }
+        Ok(ready.map(|ready| ready.rootfs))
     }
 
     /// Takes away what came to nothing.
@@ -262,13 +279,16 @@ impl Active {
 
     /// Removes it with its name: atomic, at once, whatever is nested in it.
     pub(crate) fn remove(self, store: &Store) -> Result<()> {
+        self.discard(store).map(Removed::relieve)
+    }
+
+    /// The same, but for giving its space back.
+    pub(crate) fn discard(self, store: &Store) -> Result<Removed<'_>> {
         if !record::identity_matches(self.dir.as_fd(), self.rootfs.as_fd())? {
             let message = format!("{}: not the subvolume that the store recorded", self.path.display());
             return Err(Error::new(Kind::Store, message));
         }
-        discard(store, self.found, self.dir.as_fd())?.clear();
-        relieve(store);
-        Ok(())
+        discard(store, self.found, self.dir)
     }
 }
 
@@ -283,13 +303,14 @@ pub(crate) fn relieve(store: &Store) {
 }
 
 /// An object that is gone and still lies in the trash, locked, as the sign that more of it has to go.
+#[derive(Debug)]
 #[must_use]
 pub(crate) struct Removed<'a> {
     store: &'a Store,
     /// Nothing when the object had to be cleared where it was.
     name: Option<String>,
     /// Whose lock says that somebody is at it.
-    _locked: BorrowedFd<'a>,
+    _locked: OwnedFd,
 }
 
 impl Removed<'_> {
@@ -301,24 +322,31 @@ impl Removed<'_> {
             log::warn!("remove {name}: {e}");
         }
     }
+
+    /// The same, and more of it on a filesystem that is nearly full.
+    pub(crate) fn relieve(self) {
+        let store = self.store;
+        self.clear();
+        relieve(store);
+    }
 }
 
 /// Takes away an object that nobody holds a value of: a layer, or an image's directory, which `dir` was opened for.
-pub(crate) fn remove_object<'a>(store: &'a Store, shelf: Shelf, id: &Id, dir: BorrowedFd<'a>) -> Result<Removed<'a>> {
+pub(crate) fn remove_object<'a>(store: &'a Store, shelf: Shelf, id: &Id, dir: BorrowedFd<'_>) -> Result<Removed<'a>> {
     flock::lock(dir, Lock::Exclusive, || format!("{} {}", kind_word(shelf), id.short()))?;
     if let Ok(rootfs) = fs::open_directory(dir, ROOTFS)
         && !record::identity_matches(dir, rootfs.as_fd())?
     {
         return Err(Error::new(Kind::Store, format!("{shelf}/{id}: not the subvolume that the store recorded")));
     }
-    discard(store, Found { shelf, id: *id }, dir)
+    discard(store, Found { shelf, id: *id }, fs::duplicate(dir)?)
 }
 
 /// One rename takes the object away, and its name goes after it. The caller holds the object's lock.
-fn discard<'a>(store: &'a Store, object: Found, dir: BorrowedFd<'a>) -> Result<Removed<'a>> {
+fn discard(store: &Store, object: Found, dir: OwnedFd) -> Result<Removed<'_>> {
     let (shelf, trash) = (store.shelf(object.shelf)?, store.shelf(Shelf::Trash)?);
     // Locked from before the rename: nobody sees the name without its object and takes it for one that was left.
-    let named = lock_name(store, object, dir)?;
+    let named = lock_name(store, object, dir.as_fd())?;
     let name = trash_name(object, &store.new_id()?);
     let name = match fs::rename(shelf.as_fd(), object.id.to_string(), trash.as_fd(), &name) {
         Ok(()) => Some(name),
@@ -481,7 +509,7 @@ pub(crate) fn remove_empty(store: &Store, object: Found, but: &[&str]) -> Result
     if let Some(other) = fs::list(dir.as_fd(), ".")?.into_iter().find(|name| !but.iter().any(|but| name == but)) {
         return Err(Error::new(Kind::InUse, format!("there is something in it: {}", other.display())));
     }
-    discard(store, object, dir.as_fd()).map(Removed::clear)
+    discard(store, object, dir).map(Removed::clear)
 }
 
 /// Destroys a subvolume and all that are nested in it, deepest first. Whoever could write in it may have nested others

@@ -9,8 +9,9 @@
 //! is of another boot, or has changed since, is nobody's any more.
 //!
 //! The first write in a snapshot copies the path to it, and adds to every node on that path a reference for each of its children.
-//! Entries are written to once when they are made, and look untouched after that. And what the commands need that were run
-//! last is read in them, since no page cache is shared between snapshots.
+//! Entries are written to once when they are made, at the top and in /etc, and look untouched after that but for the files
+//! that every container has in /etc. And what the commands need that were run last is read in them, since no page cache is
+//! shared between snapshots.
 //!
 //! Who took one of the last has more made, by a process that ends within a second of its command. As many are kept as
 //! were wanted lately.
@@ -29,6 +30,7 @@ use crate::kernel::flock::{self, Lock};
 use crate::kernel::node::{self, Target, Time};
 use crate::kernel::{btrfs, fs, process, signal};
 use crate::name::Id;
+use crate::rootfs::FILES_IN_ETC;
 use crate::store::record::{self, Identity};
 use crate::store::{Shelf, Store, boot_id, lock_if_free};
 
@@ -199,6 +201,7 @@ pub(crate) fn refill_later(store: &Store, chain: &Id, program: &[String]) -> Res
         process::set_name(c"tupper-pool");
         // A service that is stopped asks all its processes to end: this one does that by itself, and would leave what it has begun.
         let left = process::leave_all(&[store.dir()]).and_then(|()| signal::block_all());
+        process::set_umask(0o022);
         let _ = left.and_then(|()| refill(store, chain, program));
     })
     .map(drop)
@@ -283,14 +286,32 @@ fn fill(store: &Store, pool: &OwnedFd, chain: &Id, parent: &Parent, count: usize
 fn make_ready(store: &Store, dir: &OwnedFd) -> Result<()> {
     let rootfs = fs::open_directory(dir.as_fd(), ROOTFS)?;
     let name = format!(".tupper-{}", store.new_id()?);
-    let before = fs::metadata(rootfs.as_fd())?;
-    fs::make_directory(rootfs.as_fd(), &name, 0o700)?;
-    fs::remove_directory(rootfs.as_fd(), &name)?;
-    let (accessed, modified) = Time::of(&before);
-    node::set_times(Target::Open(rootfs.as_fd()), accessed, modified).map_err(|failure| failure.of(b"."))?;
+    keeping_times(&rootfs, || {
+        fs::make_directory(rootfs.as_fd(), &name, 0o700)?;
+        fs::remove_directory(rootfs.as_fd(), &name)
+    })?;
+    // Where it is anything else than a directory, the container finds out.
+    if let Ok(etc) = fs::open_directory(rootfs.as_fd(), "etc") {
+        keeping_times(&etc, || FILES_IN_ETC.iter().try_for_each(|name| make_file(&etc, name)))?;
+    }
     let changed = btrfs::info(rootfs.as_fd())?.changed;
     let boot = boot_id().unwrap_or_default();
     Mark { boot, changed }.write(dir)
+}
+
+/// Makes a file, unless something is there.
+fn make_file(at: &OwnedFd, name: &str) -> Result<()> {
+    match fs::write_new(at.as_fd(), name, b"", 0o644, false) {
+        Err(e) if e.kind() == Kind::AlreadyExists => Ok(()),
+        made => made,
+    }
+}
+
+/// Changes what a directory holds, which then has the times that it had.
+fn keeping_times(dir: &OwnedFd, change: impl FnOnce() -> Result<()>) -> Result<()> {
+    let (accessed, modified) = Time::of(&fs::metadata(dir.as_fd())?);
+    change()?;
+    node::set_times(Target::Open(dir.as_fd()), accessed, modified).map_err(|failure| failure.of(b"."))
 }
 
 impl Record {

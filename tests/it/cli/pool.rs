@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::io::Read as _;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use crate::support::command::Tupper;
@@ -73,6 +73,39 @@ fn what_has_to_last_or_is_told_takes_none() {
     let id = tupper.ok("run --detach --rm busybox true");
     tupper.run(&format!("wait {id}"));
     assert_eq!(ready(&tupper), before);
+}
+
+fn left(tupper: &Tupper) -> Vec<PathBuf> {
+    let shelves = ["trash", "staging"].map(|shelf| std::fs::read_dir(tupper.root().join("fs").join(shelf)));
+    shelves.into_iter().flatten().flatten().flatten().map(|entry| entry.path()).collect()
+}
+
+#[test]
+fn nobody_waits_for_the_tree_of_one_that_has_ended() {
+    let (_store, tupper) = filled();
+    tupper.ok("run --rm --pool off busybox true");
+    assert!(left(&tupper).is_empty(), "it has done that itself");
+    // Whoever does it, the container is gone.
+    for _ in 0..10 {
+        tupper.ok("run --rm busybox true");
+        assert_eq!(tupper.lines("ps --all -q"), [""; 0]);
+    }
+    eventually("nothing is left of them", Duration::from_secs(60), || {
+        left(&tupper).is_empty() && entries(&tupper) == ready(&tupper)
+    });
+    assert_eq!(tupper.ok("store check"), "");
+}
+
+#[test]
+fn the_first_process_of_a_pid_namespace_leaves_nothing_to_another() {
+    let (_store, tupper) = filled();
+    let command = tupper.command("run --rm busybox true", &[]);
+    let mut unshare = Command::new("unshare");
+    unshare.args(["--pid", "--fork", "--mount-proc"]).arg(command.get_program()).args(command.get_args());
+    unshare.env("TUPPER_POOL", "on");
+    assert!(unshare.status().expect("unshare; type: make setup").success());
+    assert!(left(&tupper).is_empty(), "who would have done it ended with the namespace");
+    assert_eq!(ready(&tupper).len(), 7, "one was taken");
 }
 
 #[test]
