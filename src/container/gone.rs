@@ -32,7 +32,7 @@ impl Gone<'_> {
     }
 }
 
-/// Dropped, it is done. Who is killed at it leaves the intent, and the lock on what is in the trash.
+/// Dropped, it is done. Who is killed at it leaves the intent and what is in the trash, unlocked, for the next gc.
 #[derive(Debug)]
 pub(super) struct Rest<'a> {
     pub store: &'a Store,

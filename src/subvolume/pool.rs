@@ -290,10 +290,10 @@ fn make_ready(store: &Store, dir: &OwnedFd) -> Result<()> {
         fs::make_directory(rootfs.as_fd(), &name, 0o700)?;
         fs::remove_directory(rootfs.as_fd(), &name)
     })?;
-    // Where it is anything else than a directory, the container finds out.
-    if let Ok(etc) = fs::open_directory(rootfs.as_fd(), "etc") {
-        keeping_times(&etc, || FILES_IN_ETC.iter().try_for_each(|name| make_file(&etc, name)))?;
-    }
+    // What cannot be made here, the container makes or says why.
+    let in_etc = fs::open_directory(rootfs.as_fd(), "etc")
+        .and_then(|etc| keeping_times(&etc, || FILES_IN_ETC.iter().try_for_each(|name| make_file(&etc, name))));
+    in_etc.unwrap_or_else(|e| log::debug!("{e}"));
     let changed = btrfs::info(rootfs.as_fd())?.changed;
     let boot = boot_id().unwrap_or_default();
     Mark { boot, changed }.write(dir)
