@@ -71,6 +71,8 @@ pub fn remove(store: &Store, object: &Object) -> Result<()> {
 /// # Errors
 /// A store in which there is something else, or something anew ([`Kind::InUse`](crate::error::Kind::InUse)): it stays.
 pub fn end(store: Store) -> Result<()> {
+    // A throwaway's tree goes after its command.
+    store.await_removals()?;
     network::settle(&store)?;
     image::prune(&store, true, false)?;
     pool::forget(&store, None)?;

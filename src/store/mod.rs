@@ -334,7 +334,10 @@ impl Store {
             return Err(Error::new(Kind::Unsupported, message));
         }
         let _making = embedded::lock(root)?;
-        // A command that has ended may have left somebody for a moment who makes snapshots for the pool.
+        // A command that has ended may have left somebody for a moment who takes its tree apart, and makes snapshots for the pool.
+        if let Some(trash) = fs::open_directory_if_any(fs::CWD, root.join("fs").join(Shelf::Trash.as_str()))? {
+            staging::await_removals(&trash)?;
+        }
         if let Some(pool) = fs::open_directory_if_any(fs::CWD, root.join("fs").join(Shelf::Pool.as_str()))? {
             flock::lock(pool.as_fd(), Lock::Exclusive, || Shelf::Pool)?;
         }
@@ -439,9 +442,9 @@ impl HostRoom {
     }
 }
 
-/// Unmounts the embedded store at `root` as soon as who has just ended is gone.
+/// Unmounts the embedded store at `root` as soon as who has just ended is gone, and who was left by that for a moment.
 fn unmount_soon(root: &Path) -> Result<()> {
-    for _ in 0..10 {
+    for _ in 0..200 {
         match embedded::unmount(root) {
             Err(e) if e.kind() == Kind::InUse => std::thread::sleep(Duration::from_millis(5)),
             other => return other,

@@ -127,6 +127,11 @@ impl Store {
         Ok(staging)
     }
 
+    /// Waits for who takes the trees of removed objects apart.
+    pub(crate) fn await_removals(&self) -> Result<()> {
+        await_removals(&self.shelf(Shelf::Trash)?)
+    }
+
     /// Whether somebody was killed, as far as a short look tells: an entry whose lock is free. Two directories are
     /// listed, both empty most of the time.
     fn seems_unclean(&self) -> Result<bool> {
@@ -258,6 +263,16 @@ fn make_locked(at: &OwnedFd, name: &str) -> Result<OwnedFd> {
         // The cause is what counts; what stays is found by its missing lock.
         let _ = fs::remove_directory(at.as_fd(), name);
     })
+}
+
+/// Waits for who is at what is in the trash now.
+pub(super) fn await_removals(trash: &OwnedFd) -> Result<()> {
+    for name in names(trash)? {
+        if let Some(removed) = fs::open_directory_if_any(trash.as_fd(), &name)? {
+            flock::lock(removed.as_fd(), Lock::Exclusive, || format!("trash/{name}"))?;
+        }
+    }
+    Ok(())
 }
 
 /// The directory, locked, if there is one and nobody holds it.

@@ -252,6 +252,16 @@ fn the_store_is_unmounted_right_after_a_run() {
         tupper.ok("run --rm busybox true");
         tupper.ok("store umount");
     }
+    tupper.ok("run --rm busybox dd if=/dev/zero of=/large bs=1M count=100");
+    tupper.ok("store umount");
+}
+
+#[test]
+fn the_store_is_removed_right_after_a_run() {
+    let (_store, tupper) = filled();
+    tupper.ok("run --rm busybox dd if=/dev/zero of=/large bs=1M count=100");
+    tupper.ok("store reset --force");
+    assert!(!tupper.root().join("fs").exists());
 }
 
 #[test]
