@@ -35,6 +35,8 @@ impl Found {
 impl Store {
     /// Finds an object by name, id or unambiguous prefix of an id, among snapshots and containers first, then among
     /// images. `container:`, `snapshot:` and `image:` before it decide.
+    ///
+    /// The whole name of an image comes before the first digits of an id: nobody chose those, and an image may be called `cafe`.
     pub fn find(&self, text: &str) -> Result<Found> {
         self.find_among(text, &[Shelf::Containers, Shelf::Snapshots, Shelf::Images])
     }
@@ -57,13 +59,17 @@ impl Store {
         if let Some(found) = self.by_name(text)?.filter(|found| objects.contains(&found.shelf)) {
             return Ok(found);
         }
+        if shelves.contains(&Shelf::Images)
+            && text.parse::<Id>().is_err()
+            && let Ok(name) = text.parse()
+            && let Some(id) = self.tagged(&name)?
+        {
+            return Ok(Found { shelf: Shelf::Images, id });
+        }
         if let Some(found) = self.by_id(text, &objects)? {
             return Ok(found);
         }
         if shelves.contains(&Shelf::Images) {
-            if let Some(id) = text.parse().ok().map(|name| self.tagged(&name)).transpose()?.flatten() {
-                return Ok(Found { shelf: Shelf::Images, id });
-            }
             if let Some(found) = self.by_id(text, &[Shelf::Images])? {
                 return Ok(found);
             }

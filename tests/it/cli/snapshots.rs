@@ -37,6 +37,25 @@ fn a_snapshot_is_a_writable_copy_of_its_own() {
 }
 
 #[test]
+fn the_first_digits_of_an_id_do_not_hide_an_image_that_is_called_so() {
+    let store = Store::new();
+    let snapshot = store.ok("snapshot create busybox");
+    fs::write(path_of(&store, &snapshot).join("in-the-snapshot"), "").expect("write");
+    // The name of an image has to begin with a letter or a digit, which an id always does.
+    let digits = &snapshot[..4];
+    assert_eq!(
+        store.run(&format!("run --rm {digits} ls /in-the-snapshot")).status,
+        0,
+        "without one, it is the snapshot"
+    );
+    store.ok(&format!("image tag busybox {digits}"));
+    assert_eq!(store.run(&format!("run --rm {digits} ls /in-the-snapshot")).status, 1, "the image that somebody named");
+    let of_snapshot = format!("run --rm snapshot:{digits} ls /in-the-snapshot");
+    assert_eq!(store.run(&of_snapshot).status, 0, "who means the snapshot can say so");
+    assert_eq!(store.run(&format!("run --rm {snapshot} ls /in-the-snapshot")).status, 0, "a whole id is an id");
+}
+
+#[test]
 fn listings_and_inspect_agree() {
     let store = Store::new();
     let web = store.ok("snapshot create busybox web");
