@@ -70,7 +70,7 @@ pub(crate) use staging::{Intent, Left, SCRATCH, lock_if_free, trash_name};
 
 use crate::error::{Context, Error, Kind, Result};
 use crate::kernel::flock::{self, Lock};
-use crate::kernel::{self, btrfs, fs};
+use crate::kernel::{self, btrfs, fs, signal};
 use crate::name::Id;
 
 /// The version of the layout above that this tupper writes, and the newest that it reads.
@@ -334,12 +334,10 @@ impl Store {
             return Err(Error::new(Kind::Unsupported, message));
         }
         let _making = embedded::lock(root)?;
-        // A command that has ended may have left somebody for a moment who takes its tree apart, and makes snapshots for the pool.
-        if let Some(trash) = fs::open_directory_if_any(fs::CWD, root.join("fs").join(Shelf::Trash.as_str()))? {
-            staging::await_removals(&trash)?;
-        }
-        if let Some(pool) = fs::open_directory_if_any(fs::CWD, root.join("fs").join(Shelf::Pool.as_str()))? {
-            flock::lock(pool.as_fd(), Lock::Exclusive, || Shelf::Pool)?;
+        match await_those_left(root) {
+            // A filesystem that gave up after an error of its disk cannot be read, and being mounted anew is its way out.
+            Err(e) if signal::noted_termination().is_none() => log::debug!("{e}"),
+            other => other?,
         }
         unmount_soon(root)
     }
@@ -440,6 +438,17 @@ impl HostRoom {
         self.waiting.store(0, Ordering::Relaxed);
         embedded::require_host_room(root, 0)
     }
+}
+
+/// Waits for whom a command that has ended left for a moment: to take its tree apart, and to make snapshots for the pool.
+fn await_those_left(root: &Path) -> Result<()> {
+    if let Some(trash) = fs::open_directory_if_any(fs::CWD, root.join("fs").join(Shelf::Trash.as_str()))? {
+        staging::await_removals(&trash)?;
+    }
+    if let Some(pool) = fs::open_directory_if_any(fs::CWD, root.join("fs").join(Shelf::Pool.as_str()))? {
+        flock::lock(pool.as_fd(), Lock::Exclusive, || Shelf::Pool)?;
+    }
+    Ok(())
 }
 
 /// Unmounts the embedded store at `root` as soon as who has just ended is gone, and who was left by that for a moment.
