@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::compose::Environment;
-use super::life::{Narrate, open_process};
+use super::life::{Narrate, open_process, step_narrate};
 use super::{State, leftover};
 use crate::error::{Context, Error, Kind, Result};
 use crate::kernel::process;
@@ -94,11 +94,8 @@ pub(super) fn enter_found(
     // It is read by number, and true if that process lives afterwards: `enter` looks.
     let inside = Inside::gather(&spec, running.pid, &leftover::cgroup_name(store, id))?;
     let plan = sandbox::plan_exec(&spec, &inside, stays)?;
-    sandbox::enter(&plan, first, streams, &|step| {
-        if let Some(narrate) = narrate {
-            narrate(step.shell(), &step.describe(), &step.command());
-        }
-    })
+    let tell = narrate.map(step_narrate);
+    sandbox::enter(&plan, first, streams, tell.as_ref().map(|tell| tell as _))
 }
 
 /// The container's spec, as it is for this command.

@@ -101,20 +101,20 @@ pub fn run<'a>(store: &'a Store, create: &Create, narrate: Option<Narrate<'_>>) 
     .call_context(doing)?;
     // A story is told of a snapshot that is made.
     let pooled = prepared.resolved.layer.filter(|_| create.warm && create.auto_remove && narrate.is_none());
-    let asked = pooled.and_then(|chain| {
-        // One that is made will do as well.
-        let asked = pool::take(store, &chain, &prepared.resolved.parent);
-        asked.inspect_err(|e| log::debug!("{e}")).ok()
-    });
-    let refill = pooled.filter(|_| asked.as_ref().is_some_and(|asked| asked.low));
-    let place = Place::ready_or_claim(store, prepared.found, asked).context(doing)?;
     if let Some(narrate) = narrate {
         volumes::narrate(store, &prepared, narrate).context(doing)?;
         narrate_snapshot(&prepared, narrate);
     }
     let provided = volumes::provide(store, &prepared).context(doing)?;
-    let mut active = None;
-    let make_rootfs = || {
+    let (mut active, mut low) = (None, false);
+    let mut make_rootfs = || {
+        let asked = pooled.and_then(|chain| {
+            // One that is made will do as well.
+            let asked = pool::take(store, &chain, &prepared.resolved.parent);
+            asked.inspect_err(|e| log::debug!("{e}")).ok()
+        });
+        low = asked.as_ref().is_some_and(|asked| asked.low);
+        let place = Place::ready_or_claim(store, prepared.found, asked)?;
         let active = active.insert(make(store, &mut prepared, place)?);
         active.rootfs(prepared.spec.read_only)
     };
@@ -134,7 +134,7 @@ pub fn run<'a>(store: &'a Store, create: &Create, narrate: Option<Narrate<'_>>) 
         (None, Err(cause)) => (Err(cause), None),
         (None, Ok(_)) => (Err(Error::new(Kind::Io, "the container started without its root")), None),
     };
-    let refill = refill.filter(|_| exit.is_ok());
+    let refill = pooled.filter(|_| low && exit.is_ok());
     let refill = refill.map(|chain| (chain, sandbox::candidates(&prepared.spec.args, &prepared.spec.env)));
     let rest = Rest { store, removed, refill, _ids: ids, _intent: intent };
     exit.map(|exit| Gone { exit, rest, in_the_way: pooled.is_none() })
@@ -151,8 +151,9 @@ pub fn explain(store: &Store, create: &Create, narrate: Narrate<'_>) -> Result<(
     let Planned { plan, .. } = plan_at(store, spec, &root, *found, place)?;
     volumes::narrate(store, &prepared, narrate)?;
     narrate_snapshot(&prepared, narrate);
+    let tell_step = step_narrate(narrate);
     for step in plan.steps() {
-        narrate(step.shell(), &step.describe(), &step.command());
+        tell_step(step);
         if matches!(step, Step::Clone { .. }) {
             let steps = explained.iter().flat_map(|explained| &explained.steps);
             steps.for_each(|(words, command)| tell(words, command));
@@ -403,11 +404,8 @@ pub(super) fn start_sandbox(
         }
         Ok(rootfs)
     };
-    sandbox::start(plan, streams, beside, prepare, &|step| {
-        if let Some(narrate) = narrate {
-            narrate(step.shell(), &step.describe(), &step.command());
-        }
-    })
+    let tell = narrate.map(step_narrate);
+    sandbox::start(plan, streams, beside, prepare, tell.as_ref().map(|tell| tell as _))
 }
 
 /// From the start to the exit status, after which the container is gone.
@@ -495,6 +493,11 @@ pub(super) fn narrate_snapshot(prepared: &Prepared, narrate: Narrate<'_>) {
 
 pub(super) fn narrate_afterwards(plan: &Plan, narrate: Narrate<'_>) {
     plan.afterwards().iter().for_each(|(words, command)| narrate(Shell::Host, words, command));
+}
+
+/// A sandbox's steps.
+pub(super) fn step_narrate(narrate: Narrate<'_>) -> impl Fn(&Step) {
+    move |step| narrate(step.shell(), &step.describe(), &step.command())
 }
 
 /// A network's steps are all typed on the host.

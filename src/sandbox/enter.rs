@@ -31,6 +31,8 @@ pub(super) struct Inherited {
     pub streams: Option<Streams>,
     /// The size of the person's window.
     pub window: Option<WindowSize>,
+    /// The parent waits until it is asked for the root.
+    pub in_turn: bool,
 }
 
 /// Runs the steps, of which the last execs. A failure is reported to the parent.
@@ -199,7 +201,11 @@ impl Child {
     }
 
     fn await_root(&mut self) -> Result<()> {
-        match report::ask_for_root(self.inherited.socket.as_fd())? {
+        let socket = self.inherited.socket.as_fd();
+        if self.inherited.in_turn {
+            report::ask_for_root(socket)?;
+        }
+        match report::receive_root(socket)? {
             Some((root, filesystems)) => (self.detached_root, self.filesystems) = (Some(root), filesystems),
             // The parent gave up and says why itself.
             None => process::exit_now(125),

@@ -33,10 +33,13 @@ pub(super) fn send_failure(socket: BorrowedFd<'_>, error: &Error) {
     }
 }
 
-/// Asks for the root and waits for it, and the filesystems that the host has made for it; `None` when the parent is gone
-/// or gave up.
-pub(super) fn ask_for_root(socket: BorrowedFd<'_>) -> Result<Option<(OwnedFd, Vec<OwnedFd>)>> {
-    socket::send(socket, &[WANTS_ROOT], &[])?;
+/// Asks a parent for the root that waits for that.
+pub(super) fn ask_for_root(socket: BorrowedFd<'_>) -> Result<()> {
+    socket::send(socket, &[WANTS_ROOT], &[])
+}
+
+/// Waits for the root, and the filesystems that the host has made for it; `None` when the parent is gone or gave up.
+pub(super) fn receive_root(socket: BorrowedFd<'_>) -> Result<Option<(OwnedFd, Vec<OwnedFd>)>> {
     let Some((message, descriptors)) = socket::receive(socket)? else { return Ok(None) };
     let mut descriptors = descriptors.into_iter();
     match descriptors.next() {
@@ -45,7 +48,7 @@ pub(super) fn ask_for_root(socket: BorrowedFd<'_>) -> Result<Option<(OwnedFd, Ve
     }
 }
 
-/// Sends the root, and filesystems for it, to the process that asked. One that has ended since is no error: why it did is
+/// Sends the root, and filesystems for it, to the new process. One that has ended since is no error: why it did is
 /// on its way.
 pub(super) fn send_root(socket: BorrowedFd<'_>, mounts: &[BorrowedFd<'_>]) -> Result<()> {
     socket::send(socket, &[ROOT], mounts).or_else(|e| if e.kind() == Kind::Io { Ok(()) } else { Err(e) })

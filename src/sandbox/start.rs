@@ -27,7 +27,8 @@ use crate::rootfs::Rootfs;
 /// The command reads and writes `streams`, or this process's own; a terminal that the plan makes is over both.
 ///
 /// `rootfs` is called once the new process exists, with its number, so that making the root, and whatever is to be in its namespaces,
-/// happens while it prepares them; when it fails the process is killed and its error returned.
+/// happens while it prepares them; when it fails the process is killed and its error returned. Nor does what else this process does
+/// for the new one wait for it, unless somebody listens: a story is told in order.
 ///
 /// `beside` is the process whose network it is to have, if the plan says so.
 ///
@@ -44,7 +45,7 @@ pub fn start(
     streams: Option<Streams>,
     beside: Option<OwnedFd>,
     rootfs: impl FnOnce(i32) -> Result<Rootfs>,
-    narrate: &dyn Fn(&Step),
+    narrate: Option<&dyn Fn(&Step)>,
 ) -> Result<Running> {
     start_with(plan, streams, beside, Some(rootfs), narrate)
 }
@@ -54,7 +55,12 @@ pub fn start(
 /// # Errors
 ///
 /// As [`start`], and [`Kind::NotFound`] when the sandbox has ended.
-pub fn enter(plan: &Plan, first: OwnedFd, streams: Option<Streams>, narrate: &dyn Fn(&Step)) -> Result<Running> {
+pub fn enter(
+    plan: &Plan,
+    first: OwnedFd,
+    streams: Option<Streams>,
+    narrate: Option<&dyn Fn(&Step)>,
+) -> Result<Running> {
     exec::lives(first.as_fd())?;
     start_with(plan, streams, Some(first), None::<fn(i32) -> Result<Rootfs>>, narrate)
 }
@@ -64,8 +70,10 @@ fn start_with(
     streams: Option<Streams>,
     first: Option<OwnedFd>,
     rootfs: Option<impl FnOnce(i32) -> Result<Rootfs>>,
-    narrate: &dyn Fn(&Step),
+    narrate: Option<&dyn Fn(&Step)>,
 ) -> Result<Running> {
+    let in_turn = narrate.is_some();
+    let narrate = |step: &Step| narrate.into_iter().for_each(|narrate| narrate(step));
     process::require_single_thread()?;
     let signals = BlockedSignals::block()?;
     let (before, parents, childs) = split(plan.steps());
@@ -83,9 +91,10 @@ fn start_with(
                 streams: host.streams,
                 first: host.first,
                 window,
+                in_turn,
             };
             drop(socket);
-            enter::enter(&childs, inherited, narrate);
+            enter::enter(&childs, inherited, &narrate);
         }
     }
     drop((childs_socket, host.streams, host.first));
@@ -95,7 +104,19 @@ fn start_with(
     };
     let process = Process { pid, pidfd, reaped: false };
 
-    let rootfs = match rootfs.map(|make| make(pid)).transpose() {
+    let give = |rootfs: Option<&Rootfs>, cgroups: &mut Cgroups| {
+        let rootfs = rootfs.ok_or_else(|| early("there is no root to give"))?;
+        let mut handover = Handover { pid, rootfs, trees: &trees, cgroups, users: None, mounts: Vec::new() };
+        let mounts = handover.run_all(&parents, &narrate)?;
+        report::send_root(socket.as_fd(), &mounts.iter().map(OwnedFd::as_fd).collect::<Vec<_>>())
+    };
+    let made = rootfs.map(|make| make(pid)).transpose().and_then(|rootfs| {
+        if rootfs.is_some() && !in_turn {
+            give(rootfs.as_ref(), &mut host.cgroups)?;
+        }
+        Ok(rootfs)
+    });
+    let rootfs = match made {
         Ok(rootfs) => rootfs,
         Err(e) => {
             drop(process);
@@ -106,18 +127,7 @@ fn start_with(
     let mut terminal = None;
     while let Some(report) = report::receive(socket.as_fd())? {
         match report {
-            Report::WantsRoot => {
-                let mut handover = Handover {
-                    pid,
-                    rootfs: rootfs.as_ref().ok_or_else(|| early("there is no root to give"))?,
-                    trees: &trees,
-                    cgroups: &mut host.cgroups,
-                    users: None,
-                    mounts: Vec::new(),
-                };
-                let mounts = handover.run_all(&parents, narrate)?;
-                report::send_root(socket.as_fd(), &mounts.iter().map(OwnedFd::as_fd).collect::<Vec<_>>())?;
-            }
+            Report::WantsRoot => give(rootfs.as_ref(), &mut host.cgroups)?,
             Report::Terminal(master) => terminal = Some(master),
             Report::Failed(error) => return Err(error),
         }
@@ -243,7 +253,7 @@ impl Host {
     }
 }
 
-/// The parent's steps: what the new process has asked for.
+/// The parent's steps: what the new process waits for.
 struct Handover<'a> {
     pid: i32,
     rootfs: &'a Rootfs,

@@ -141,7 +141,7 @@ fn supervise(spec: &Spec, rootfs: Rootfs, id: &str, unified_only: bool, report: 
         facts.hierarchies.retain(|h| h.unified);
     }
     let plan = sandbox::plan(spec, &facts)?;
-    let running = sandbox::start(&plan, None, None, |_| Ok(rootfs), &|_| ())?;
+    let running = sandbox::start(&plan, None, None, |_| Ok(rootfs), None)?;
     nix::unistd::write(report, format!("pid {}\n", running.pid()).as_bytes()).expect("report");
     running.supervise()
 }

@@ -138,7 +138,7 @@ fn a_process_with_several_threads_cannot_start_one() {
     let plan = tupper::sandbox::plan(&spec, &facts).expect("a plan");
     std::thread::scope(|s| {
         let error = s
-            .spawn(|| tupper::sandbox::start(&plan, None, None, |_| Ok(rootfs), &|_| ()).expect_err("threads"))
+            .spawn(|| tupper::sandbox::start(&plan, None, None, |_| Ok(rootfs), None).expect_err("threads"))
             .join()
             .expect("join");
         assert!(error.to_string().contains("threads"), "{error}");
