@@ -274,16 +274,11 @@ fn fill(store: &Store, pool: &OwnedFd, chain: &Id, parent: &Parent, count: usize
         threads.into_iter().filter_map(|thread| thread.join().ok()).collect()
     });
     made.into_iter().collect::<Result<()>>()?;
-    entries.iter().try_for_each(|dir| make_ready(store, dir))?;
-    // Whoever takes one meanwhile reads for himself.
-    for dir in &entries {
-        preread::read_ahead(fs::open_directory(dir.as_fd(), ROOTFS)?.as_fd(), needed);
-    }
-    Ok(())
+    entries.iter().try_for_each(|dir| make_ready(store, dir, needed))
 }
 
-/// Writes in an entry once, and marks it.
-fn make_ready(store: &Store, dir: &OwnedFd) -> Result<()> {
+/// Writes in an entry once, reads in it, and marks it.
+fn make_ready(store: &Store, dir: &OwnedFd, needed: &[PathBuf]) -> Result<()> {
     let rootfs = fs::open_directory(dir.as_fd(), ROOTFS)?;
     let name = format!(".tupper-{}", store.new_id()?);
     keeping_times(&rootfs, || {
@@ -294,6 +289,7 @@ fn make_ready(store: &Store, dir: &OwnedFd) -> Result<()> {
     let in_etc = fs::open_directory(rootfs.as_fd(), "etc")
         .and_then(|etc| keeping_times(&etc, || FILES_IN_ETC.iter().try_for_each(|name| make_file(&etc, name))));
     in_etc.unwrap_or_else(|e| log::debug!("{e}"));
+    preread::read_ahead(rootfs.as_fd(), needed);
     let changed = btrfs::info(rootfs.as_fd())?.changed;
     let boot = boot_id().unwrap_or_default();
     Mark { boot, changed }.write(dir)
