@@ -38,8 +38,8 @@ pub(super) struct Rest<'a> {
     pub store: &'a Store,
     /// Its tree.
     pub removed: Option<Removed<'a>>,
-    /// The layer of which more snapshots are to be ready, and where to look for the program that was run.
-    pub refill: Option<(Id, Vec<String>)>,
+    /// The layer of which more snapshots are to be ready, and what was done in this one.
+    pub refill: Option<(Id, pool::Used)>,
     /// No other container has these while a process or a file may have them yet.
     pub _ids: Option<IdLease>,
     pub _intent: Intent,
@@ -51,8 +51,8 @@ impl Drop for Rest<'_> {
             removed.relieve();
         }
         self.store.tidy_run();
-        if let Some((chain, program)) = &self.refill
-            && let Err(e) = pool::refill_later(self.store, chain, program)
+        if let Some((chain, used)) = &self.refill
+            && let Err(e) = pool::refill_later(self.store, chain, used)
         {
             log::debug!("{e}");
         }

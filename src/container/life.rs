@@ -106,7 +106,7 @@ pub fn run<'a>(store: &'a Store, create: &Create, narrate: Option<Narrate<'_>>) 
         narrate_snapshot(&prepared, narrate);
     }
     let provided = volumes::provide(store, &prepared).context(doing)?;
-    let (mut active, mut low) = (None, false);
+    let (mut active, mut low, mut watch) = (None, false, None);
     let mut make_rootfs = || {
         let asked = pooled.and_then(|chain| {
             // One that is made will do as well.
@@ -116,6 +116,7 @@ pub fn run<'a>(store: &'a Store, create: &Create, narrate: Option<Narrate<'_>>) 
         low = asked.as_ref().is_some_and(|asked| asked.low);
         let place = Place::ready_or_claim(store, prepared.found, asked)?;
         let active = active.insert(make(store, &mut prepared, place)?);
+        watch = low.then(|| pool::Watch::begin(active)).transpose()?;
         active.rootfs(prepared.spec.read_only)
     };
     let started = match narrate {
@@ -135,7 +136,10 @@ pub fn run<'a>(store: &'a Store, create: &Create, narrate: Option<Narrate<'_>>) 
         (None, Ok(_)) => (Err(Error::new(Kind::Io, "the container started without its root")), None),
     };
     let refill = pooled.filter(|_| low && exit.is_ok());
-    let refill = refill.map(|chain| (chain, sandbox::candidates(&prepared.spec.args, &prepared.spec.env)));
+    let refill = refill.map(|chain| {
+        let candidates = sandbox::candidates(&prepared.spec.args, &prepared.spec.env);
+        (chain, pool::Used { candidates, written: watch.is_some_and(|watch| watch.was_written()) })
+    });
     let rest = Rest { store, removed, refill, _ids: ids, _intent: intent };
     exit.map(|exit| Gone { exit, rest, in_the_way: pooled.is_none() })
 }

@@ -15,6 +15,9 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use jiff::Timestamp;
 
 use super::{Found, Shelf, Store};
 use crate::error::{Context, Error, Kind, Result};
@@ -25,6 +28,9 @@ use crate::name::Id;
 /// How many entries a command looks at before its own work. More than this many containers that run at once hide what
 /// is left for a while: each command begins to look elsewhere.
 const LOOK: usize = 16;
+
+/// What was put there within this time may be in hand yet.
+const RECENT: Duration = Duration::from_secs(10);
 
 /// How the names of drafts begin that are room for a measurement; snapshots and an image may go with one.
 pub(crate) const SCRATCH: &str = "bench";
@@ -140,6 +146,9 @@ impl Store {
             let names = names(&directory)?;
             let first = std::process::id() as usize % names.len().max(1);
             for name in names.iter().cycle().skip(first).take(names.len().min(LOOK)) {
+                if is_in_hand(&directory, name) {
+                    continue;
+                }
                 let looks_left =
                     || Ok::<_, Error>(is_link(&directory, name)? || lock_if_free(&directory, name)?.is_some());
                 // In staging, it may only not be locked yet. While others make entries there, who is to say.
@@ -249,6 +258,16 @@ fn names(directory: &OwnedFd) -> Result<Vec<String>> {
 
 fn is_link(directory: &OwnedFd, name: &str) -> Result<bool> {
     Ok(fs::read_link_if_any(directory.as_fd(), name)?.is_some())
+}
+
+/// Whether somebody has just put an entry there and holds it, as far as can be told without opening it. That would wait
+/// for who destroys the subvolume in it, and he for a commit: `btrfs_opendir()`, fs/btrfs/inode.c, asks for the lock of
+/// the directory that `BTRFS_IOC_SNAP_DESTROY` has.
+fn is_in_hand(directory: &OwnedFd, name: &str) -> bool {
+    let found = fs::metadata_at(directory.as_fd(), name);
+    // Numbers of inodes are not of one filesystem: after a while it is looked at all the same.
+    let is_new = |changed: i64| Timestamp::now().as_second().abs_diff(changed) < RECENT.as_secs();
+    found.is_ok_and(|found| is_new(found.st_ctime) && flock::seems_taken(found.st_ino))
 }
 
 /// Makes a directory and locks it; whoever looks for what is left may hold the lock for a moment.

@@ -489,7 +489,8 @@ pub(crate) fn adopt_root(store: &Store, object: Found) -> Result<()> {
     adopt(active.dir(), active.rootfs.as_fd())
 }
 
-/// What has the subvolume with this UUID, among layers, snapshots and containers.
+/// What has the subvolume with this UUID, among layers, snapshots and containers; of that between a layer and the pool's
+/// snapshots of it, the layer.
 pub(crate) fn owner_of(store: &Store, uuid: [u8; 16]) -> Result<Option<Found>> {
     for shelf in [Shelf::Layers, Shelf::Snapshots, Shelf::Containers] {
         for id in store.ids(shelf)? {
@@ -499,7 +500,7 @@ pub(crate) fn owner_of(store: &Store, uuid: [u8; 16]) -> Result<Option<Found>> {
             }
         }
     }
-    Ok(None)
+    Ok(pool::layer_of_base(store, uuid)?.map(|id| Found { shelf: Shelf::Layers, id }))
 }
 
 /// Removes the directory of an object that has no `rootfs`, if nothing is in it but files of these names.

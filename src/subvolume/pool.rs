@@ -1,17 +1,20 @@
 //! The warm pool: snapshots of layers that are there before somebody wants one.
 //!
 //! An entry is a directory `pool/CHAIN-NONCE/` with a snapshot of the layer in `rootfs`, as a container's, and the mark
-//! that it is ready. Whoever wants one locks it, writes his record and renames it into its place: no commit. That is
+//! that it is ready; until then its name begins otherwise, because who opens a directory in which a snapshot is made waits for the
+//! commit. Whoever wants one locks it, writes his record and renames it into its place: no commit. That is
 //! not durable, so it is for what ends with the command that wants it.
 //!
 //! An entry that somebody had may be back after a power cut, with what he wrote and had synced: fsync(2) goes past the commit
 //! that the rename waits for. So the mark names the boot, and the transaction in which the entry was changed last: what
 //! is of another boot, or has changed since, is nobody's any more.
 //!
-//! The first write in a snapshot copies the path to it, and adds to every node on that path a reference for each of its children.
-//! Entries are written to once when they are made, at the top and in /etc, and look untouched after that but for the files
-//! that every container has in /etc. And what the commands need that were run last is read in them, since no page cache is
-//! shared between snapshots.
+//! What every container has in /etc is made once, in a snapshot of the layer, `pool/base-CHAIN/`, of which the others are snapshots.
+//! And what the commands need that were run last is read in them, since no page cache is shared between snapshots.
+//!
+//! The first write in a snapshot copies the path to it, and adds to every node on that path a reference for each of its
+//! children, hundreds of them, which are taken away again when it goes: milliseconds, most of them later and for whoever commits.
+//! Where commands write, entries are written to once when they are made, and look untouched after that.
 //!
 //! Who took one of the last has more made, by a process that ends within a second of its command. As many are kept as
 //! were wanted lately.
@@ -24,7 +27,7 @@ use std::time::{Duration, Instant};
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
-use super::{Parent, ROOTFS, Sealed, clear, preread};
+use super::{Active, Parent, ROOTFS, Sealed, clear, preread};
 use crate::error::{Context, Kind, Result};
 use crate::kernel::flock::{self, Lock};
 use crate::kernel::node::{self, Target, Time};
@@ -32,12 +35,16 @@ use crate::kernel::{btrfs, fs, process, signal};
 use crate::name::Id;
 use crate::rootfs::FILES_IN_ETC;
 use crate::store::record::{self, Identity};
-use crate::store::{Shelf, Store, boot_id, lock_if_free};
+use crate::store::{Shelf, Store, boot_id, lock_if_free, uuid_text};
 
 /// How many snapshots of a layer are kept at least, and at most: what throwaways that follow each other closely take while a
 /// commit makes the next.
 const FEW: usize = 8;
 const MANY: usize = 128;
+
+/// How the name of an entry begins that is not ready, and that of what the entries of a layer are snapshots of.
+const UNREADY: &str = "new-";
+const BASE: &str = "base-";
 
 /// How many are made in one go, which share a commit.
 const BATCH: usize = 64;
@@ -72,13 +79,16 @@ struct Layer {
     /// What was run last in it, and is read in those that are ready.
     #[serde(default)]
     programs: Vec<String>,
+    /// Who was last to have some made has written in his.
+    #[serde(default)]
+    written: bool,
 }
 
 impl Layer {
     const LONG: SignedDuration = SignedDuration::from_mins(10);
 
     fn new(now: Timestamp) -> Layer {
-        Layer { size: FEW, filled: now, programs: Vec::new() }
+        Layer { size: FEW, filled: now, programs: Vec::new(), written: true }
     }
 
     /// What it is when it is filled again.
@@ -89,7 +99,7 @@ impl Layer {
             () if lasted > Layer::LONG => self.size / 2,
             () => self.size,
         };
-        Layer { size: size.clamp(FEW, MANY), filled: now, programs: self.programs.clone() }
+        Layer { size: size.clamp(FEW, MANY), filled: now, ..self.clone() }
     }
 
     /// Notes that a program was run.
@@ -106,35 +116,51 @@ impl Layer {
     }
 }
 
-/// The mark of an entry that is ready.
-#[derive(Debug, PartialEq, Eq)]
+/// The mark of an entry that is ready, and of a base.
+#[derive(Debug, Clone, PartialEq, Eq)]
 struct Mark {
     boot: String,
-    /// The transaction of its last change.
+    /// The transaction of its last change, which a snapshot has of what it is one of.
     changed: u64,
+    /// That in which its tree was written last.
+    generation: u64,
+    /// The UUID of the layer's subvolume.
+    of: String,
 }
 
 impl Mark {
-    const NAME: &str = "user.tupper.ready";
+    const READY: &str = "user.tupper.ready";
+    const BASE: &str = "user.tupper.base";
 
-    fn read(entry: &OwnedFd) -> Result<Option<Mark>> {
-        let Some(text) = fs::get_xattr(entry.as_fd(), Mark::NAME)? else { return Ok(None) };
+    fn read(entry: &OwnedFd, name: &str) -> Result<Option<Mark>> {
+        let Some(text) = fs::get_xattr(entry.as_fd(), name)? else { return Ok(None) };
         let parse = || {
-            let (boot, changed) = std::str::from_utf8(&text).ok()?.split_once(' ')?;
-            Some(Mark { boot: boot.to_string(), changed: changed.parse().ok()? })
+            let mut words = std::str::from_utf8(&text).ok()?.split(' ').map(str::to_string);
+            let (boot, changed, generation) = (words.next()?, words.next()?.parse().ok()?, words.next()?.parse().ok()?);
+            Some(Mark { boot, changed, generation, of: words.next()? })
         };
         Ok(parse())
     }
 
-    fn write(&self, entry: &OwnedFd) -> Result<()> {
-        fs::set_xattr(entry.as_fd(), Mark::NAME, format!("{} {}", self.boot, self.changed).as_bytes())
+    /// Marks an entry of which nobody will write in the subvolume until it is taken.
+    fn write(entry: &OwnedFd, name: &str, rootfs: &OwnedFd, layer: &Parent) -> Result<()> {
+        let boot = boot_id().unwrap_or_default();
+        let btrfs::Info { changed, generation, .. } = btrfs::info(rootfs.as_fd())?;
+        // What has changed just now is not in the tree before its transaction ends.
+        let text = format!("{boot} {changed} {} {}", generation.max(changed), uuid_text(&layer.uuid));
+        fs::set_xattr(entry.as_fd(), name, text.as_bytes())
     }
 
     /// Whether nobody has changed the subvolume since it was marked, in this boot.
     fn holds(&self, info: &btrfs::Info) -> bool {
         // What an fsync left in the log is in the tree after the next mount, which is a change of the tree, but not of a
         // time: btrfs_update_inode(), fs/btrfs/inode.c.
-        Some(&self.boot) == boot_id().as_ref() && info.changed == self.changed && info.generation <= self.changed
+        self.holds_for_base(info) && info.generation <= self.generation
+    }
+
+    /// The same for a base, in which nobody calls fsync, and whose tree every snapshot changes that is made of it.
+    fn holds_for_base(&self, info: &btrfs::Info) -> bool {
+        Some(&self.boot) == boot_id().as_ref() && info.changed == self.changed
     }
 }
 
@@ -148,7 +174,7 @@ pub(super) struct Taken {
 
 /// Takes the mark away from an entry whose lock the caller has: whatever becomes of him, nobody else takes it.
 pub(super) fn mark_down(dir: &OwnedFd) -> Result<()> {
-    fs::remove_xattr(dir.as_fd(), Mark::NAME)
+    fs::remove_xattr(dir.as_fd(), Mark::READY)
 }
 
 /// What came of asking for a ready snapshot.
@@ -186,30 +212,57 @@ pub(crate) fn take(store: &Store, chain: &Id, parent: &Parent) -> Result<Asked> 
 
 fn take_entry(pool: &OwnedFd, name: &str, parent: &Parent) -> Result<Option<Taken>> {
     let Some(dir) = lock_if_free(pool, name)? else { return Ok(None) };
-    let Some(mark) = Mark::read(&dir)? else { return Ok(None) };
+    let Some(mark) = Mark::read(&dir, Mark::READY)? else { return Ok(None) };
     let rootfs = fs::open_directory(dir.as_fd(), ROOTFS)?;
-    let info = btrfs::info(rootfs.as_fd())?;
-    let ours = mark.holds(&info) && info.parent_uuid == Some(parent.uuid);
+    let ours = mark.of == uuid_text(&parent.uuid) && mark.holds(&btrfs::info(rootfs.as_fd())?);
     Ok(ours.then(|| Taken { name: name.to_string(), dir, rootfs }))
 }
 
-/// Has more snapshots of a layer made, by a process that nobody waits for. A program is run in them that is at the first of
-/// these paths at which there is one.
-pub(crate) fn refill_later(store: &Store, chain: &Id, program: &[String]) -> Result<()> {
+/// A tree that somebody works in, to know afterwards whether he has written in it.
+#[derive(Debug)]
+pub(crate) struct Watch {
+    rootfs: OwnedFd,
+    changed: u64,
+}
+
+impl Watch {
+    pub(crate) fn begin(active: &Active) -> Result<Watch> {
+        let rootfs = active.rootfs(false)?.dir;
+        let changed = btrfs::info(rootfs.as_fd())?.changed;
+        Ok(Watch { rootfs, changed })
+    }
+
+    /// Whether something was written in it since.
+    pub(crate) fn was_written(&self) -> bool {
+        btrfs::info(self.rootfs.as_fd()).is_ok_and(|info| info.changed != self.changed)
+    }
+}
+
+/// What the command did that has snapshots made for the next.
+#[derive(Debug)]
+pub(crate) struct Used {
+    /// It is at the first of these paths at which there is a program.
+    pub candidates: Vec<String>,
+    /// It has written in its tree.
+    pub written: bool,
+}
+
+/// Has more snapshots of a layer made, by a process that nobody waits for.
+pub(crate) fn refill_later(store: &Store, chain: &Id, used: &Used) -> Result<()> {
     process::orphan(|| {
         // Whatever it inherited belongs to who is about to end: locks, pipes that somebody reads to their end.
         process::set_name(c"tupper-pool");
         // A service that is stopped asks all its processes to end: this one does that by itself, and would leave what it has begun.
         let left = process::leave_all(&[store.dir()]).and_then(|()| signal::block_all());
         process::set_umask(0o022);
-        let _ = left.and_then(|()| refill(store, chain, program));
+        let _ = left.and_then(|()| refill(store, chain, used));
     })
     .map(drop)
     .context(|| "have more snapshots made")
 }
 
 /// Makes as many snapshots of a layer as are wanted, and clears what is nobody's any more.
-fn refill(store: &Store, chain: &Id, program: &[String]) -> Result<()> {
+fn refill(store: &Store, chain: &Id, used: &Used) -> Result<()> {
     let until = Instant::now() + TIME;
     store.ensure_shelf(Shelf::Pool)?;
     // Who is killed at it leaves the sign that there is something to clear.
@@ -225,13 +278,15 @@ fn refill(store: &Store, chain: &Id, program: &[String]) -> Result<()> {
     let now = Timestamp::now();
     let mut record = read_record(&pool);
     let entries = entries(&pool)?;
-    let left = entries.iter().filter(|entry| entry.ready && entry.chain.as_ref() == Some(chain)).count();
+    let left =
+        entries.iter().filter(|entry| entry.ready && !entry.is_base && entry.chain.as_ref() == Some(chain)).count();
     if record.layers.get(chain).is_some_and(|layer| !layer.is_low(left)) {
         return Ok(()); // somebody was faster
     }
     let mut layer = record.layers.get(chain).map_or(Layer::new(now), |layer| layer.next(now));
     let parent = Sealed::open(store, chain)?.into_parent()?;
-    preread::first(parent.rootfs.as_fd(), program).into_iter().for_each(|program| layer.note(program));
+    preread::first(parent.rootfs.as_fd(), &used.candidates).into_iter().for_each(|program| layer.note(program));
+    layer.written = used.written;
     record.layers.insert(*chain, layer);
     record.forget_old(now);
     if store.is_scarce() {
@@ -242,11 +297,22 @@ fn refill(store: &Store, chain: &Id, program: &[String]) -> Result<()> {
         clear_entry(&pool, &name)?;
     }
     let Some(layer) = record.layers.get(chain) else { return Ok(()) };
-    let needed = preread::needed(parent.rootfs.as_fd(), &layer.programs);
     let mut missing = layer.size.saturating_sub(left);
+    if missing == 0 {
+        return Ok(());
+    }
+    let filler = Filler {
+        store,
+        pool: &pool,
+        chain,
+        base: base(&pool, chain, &parent)?,
+        needed: preread::needed(parent.rootfs.as_fd(), &layer.programs),
+        layer: parent,
+        written: layer.written,
+    };
     while missing > 0 && Instant::now() < until {
         let batch = missing.min(BATCH);
-        if let Err(e) = fill(store, &pool, chain, &parent, batch, &needed) {
+        if let Err(e) = filler.fill(batch) {
             // What was begun is not ready.
             for name in unwanted(store, self::entries(&pool)?, &record)? {
                 clear_entry(&pool, &name)?;
@@ -258,41 +324,84 @@ fn refill(store: &Store, chain: &Id, program: &[String]) -> Result<()> {
     Ok(())
 }
 
-/// Makes so many entries. Each snapshot has a parent directory of its own, so that all are made by one commit.
-fn fill(store: &Store, pool: &OwnedFd, chain: &Id, parent: &Parent, count: usize, needed: &[PathBuf]) -> Result<()> {
-    let mut entries = Vec::with_capacity(count);
-    for _ in 0..count {
-        let name = format!("{chain}-{}", store.new_id()?.short());
-        fs::make_directory(pool.as_fd(), &name, 0o700)?;
-        let dir = fs::open_directory(pool.as_fd(), &name)?;
-        record::write_identity(dir.as_fd(), Identity::ChildOf(parent.uuid))?;
-        entries.push(dir);
+/// The snapshot of a layer that its entries are snapshots of, with the files that every container has. It is made when it is not
+/// there, and anew when it was made before the last boot.
+fn base(pool: &OwnedFd, chain: &Id, layer: &Parent) -> Result<OwnedFd> {
+    let name = format!("{BASE}{chain}");
+    if let Some(dir) = fs::open_directory_if_any(pool.as_fd(), &name)? {
+        if let Some(mark) = Mark::read(&dir, Mark::BASE)?
+            && mark.of == uuid_text(&layer.uuid)
+            && let Some(rootfs) = fs::open_directory_if_any(dir.as_fd(), ROOTFS)?
+            && mark.holds_for_base(&btrfs::info(rootfs.as_fd())?)
+        {
+            return Ok(rootfs);
+        }
+        clear_entry(pool, &name)?;
     }
-    let made: Vec<Result<()>> = std::thread::scope(|scope| {
-        let make = |dir: &OwnedFd| btrfs::snapshot(parent.rootfs.as_fd(), dir.as_fd(), ROOTFS, false);
-        let threads: Vec<_> = entries.iter().map(|dir| scope.spawn(move || make(dir))).collect();
-        threads.into_iter().filter_map(|thread| thread.join().ok()).collect()
-    });
-    made.into_iter().collect::<Result<()>>()?;
-    entries.iter().try_for_each(|dir| make_ready(store, dir, needed))
-}
-
-/// Writes in an entry once, reads in it, and marks it.
-fn make_ready(store: &Store, dir: &OwnedFd, needed: &[PathBuf]) -> Result<()> {
+    fs::make_directory(pool.as_fd(), &name, 0o700)?;
+    let dir = fs::open_directory(pool.as_fd(), &name)?;
+    record::write_identity(dir.as_fd(), Identity::ChildOf(layer.uuid))?;
+    btrfs::snapshot(layer.rootfs.as_fd(), dir.as_fd(), ROOTFS, false)?;
     let rootfs = fs::open_directory(dir.as_fd(), ROOTFS)?;
-    let name = format!(".tupper-{}", store.new_id()?);
-    keeping_times(&rootfs, || {
-        fs::make_directory(rootfs.as_fd(), &name, 0o700)?;
-        fs::remove_directory(rootfs.as_fd(), &name)
-    })?;
     // What cannot be made here, the container makes or says why.
     let in_etc = fs::open_directory(rootfs.as_fd(), "etc")
         .and_then(|etc| keeping_times(&etc, || FILES_IN_ETC.iter().try_for_each(|name| make_file(&etc, name))));
     in_etc.unwrap_or_else(|e| log::debug!("{e}"));
-    preread::read_ahead(rootfs.as_fd(), needed);
-    let changed = btrfs::info(rootfs.as_fd())?.changed;
-    let boot = boot_id().unwrap_or_default();
-    Mark { boot, changed }.write(dir)
+    Mark::write(&dir, Mark::BASE, &rootfs, layer)?;
+    Ok(rootfs)
+}
+
+/// Makes entries.
+struct Filler<'a> {
+    store: &'a Store,
+    pool: &'a OwnedFd,
+    chain: &'a Id,
+    layer: Parent,
+    base: OwnedFd,
+    /// What is read in them.
+    needed: Vec<PathBuf>,
+    /// They are written in.
+    written: bool,
+}
+
+impl Filler<'_> {
+    /// Makes so many. Each snapshot has a parent directory of its own, so that all are made by one commit.
+    fn fill(&self, count: usize) -> Result<()> {
+        let uuid = btrfs::info(self.base.as_fd())?.uuid;
+        let mut entries = Vec::with_capacity(count);
+        for _ in 0..count {
+            let name = format!("{}-{}", self.chain, self.store.new_id()?.short());
+            let unready = format!("{UNREADY}{name}");
+            fs::make_directory(self.pool.as_fd(), &unready, 0o700)?;
+            let dir = fs::open_directory(self.pool.as_fd(), &unready)?;
+            record::write_identity(dir.as_fd(), Identity::ChildOf(uuid))?;
+            entries.push((unready, name, dir));
+        }
+        let made: Vec<Result<()>> = std::thread::scope(|scope| {
+            let make = |dir: &OwnedFd| btrfs::snapshot(self.base.as_fd(), dir.as_fd(), ROOTFS, false);
+            let threads: Vec<_> = entries.iter().map(|(_, _, dir)| scope.spawn(move || make(dir))).collect();
+            threads.into_iter().filter_map(|thread| thread.join().ok()).collect()
+        });
+        made.into_iter().collect::<Result<()>>()?;
+        entries.iter().try_for_each(|(unready, name, dir)| {
+            self.make_ready(dir)?;
+            fs::rename(self.pool.as_fd(), unready, self.pool.as_fd(), name)
+        })
+    }
+
+    /// Writes and reads in an entry, as those did who had others before, and marks it.
+    fn make_ready(&self, dir: &OwnedFd) -> Result<()> {
+        let rootfs = fs::open_directory(dir.as_fd(), ROOTFS)?;
+        if self.written {
+            let name = format!(".tupper-{}", self.store.new_id()?);
+            keeping_times(&rootfs, || {
+                fs::make_directory(rootfs.as_fd(), &name, 0o700)?;
+                fs::remove_directory(rootfs.as_fd(), &name)
+            })?;
+        }
+        preread::read_ahead(rootfs.as_fd(), &self.needed);
+        Mark::write(dir, Mark::READY, &rootfs, &self.layer)
+    }
 }
 
 /// Makes a file, unless something is there.
@@ -332,6 +441,8 @@ struct Entry {
     name: String,
     /// The layer that it is a snapshot of.
     chain: Option<Id>,
+    /// What entries are snapshots of, and none.
+    is_base: bool,
     ready: bool,
 }
 
@@ -339,19 +450,23 @@ fn entries(pool: &OwnedFd) -> Result<Vec<Entry>> {
     let mut found = Vec::new();
     for name in fs::list(pool.as_fd(), ".")? {
         let Ok(name) = name.into_string() else { continue };
+        let (chain, is_base) = match name.strip_prefix(BASE) {
+            Some(chain) => (chain.parse().ok(), true),
+            None => (name.split_once('-').and_then(|(chain, _)| chain.parse().ok()), false),
+        };
         let is_ready = || -> Result<bool> {
             let dir = fs::open_directory(pool.as_fd(), &name)?;
-            let Some(mark) = Mark::read(&dir)? else { return Ok(false) };
-            let rootfs = fs::open_directory(dir.as_fd(), ROOTFS)?;
-            Ok(mark.holds(&btrfs::info(rootfs.as_fd())?))
+            let mark = Mark::read(&dir, if is_base { Mark::BASE } else { Mark::READY })?;
+            let Some(mark) = mark else { return Ok(false) };
+            let info = btrfs::info(fs::open_directory(dir.as_fd(), ROOTFS)?.as_fd())?;
+            Ok(if is_base { mark.holds_for_base(&info) } else { mark.holds(&info) })
         };
         let ready = match is_ready() {
             Ok(ready) => ready,
             Err(e) if e.kind() == Kind::NotFound && !fs::exists_at(pool.as_fd(), &name)? => continue, // taken meanwhile
             Err(_) => false,
         };
-        let chain = name.split_once('-').and_then(|(chain, _)| chain.parse().ok());
-        found.push(Entry { name, chain, ready });
+        found.push(Entry { name, chain, is_base, ready });
     }
     Ok(found)
 }
@@ -375,6 +490,19 @@ pub(crate) fn subvolumes(store: &Store) -> Result<Vec<(Id, u64)>> {
     Ok(found)
 }
 
+/// The layer whose base has the subvolume with this UUID.
+pub(super) fn layer_of_base(store: &Store, uuid: [u8; 16]) -> Result<Option<Id>> {
+    let pool = match store.shelf(Shelf::Pool) {
+        Err(e) if e.kind() == Kind::NotFound => return Ok(None),
+        other => other?,
+    };
+    let is_it = |entry: &Entry| {
+        let rootfs = fs::open_directory(pool.as_fd(), format!("{}/{ROOTFS}", entry.name));
+        rootfs.and_then(|rootfs| btrfs::info(rootfs.as_fd())).is_ok_and(|info| info.uuid == uuid)
+    };
+    Ok(entries(&pool)?.into_iter().filter(|entry| entry.is_base).find(is_it).and_then(|entry| entry.chain))
+}
+
 /// The entries that nobody will want: not ready, more than are wanted, or of a layer that is gone.
 fn unwanted(store: &Store, entries: Vec<Entry>, record: &Record) -> Result<Vec<String>> {
     let mut kept: BTreeMap<Id, usize> = BTreeMap::new();
@@ -382,7 +510,8 @@ fn unwanted(store: &Store, entries: Vec<Entry>, record: &Record) -> Result<Vec<S
     for entry in entries {
         let wanted = |chain: &Id| record.layers.get(chain).map_or(0, |layer| layer.size);
         match entry.chain.filter(|_| entry.ready) {
-            Some(chain) if store.exists(Shelf::Layers, &chain)? => {
+            Some(chain) if entry.is_base && wanted(&chain) > 0 && store.exists(Shelf::Layers, &chain)? => {}
+            Some(chain) if !entry.is_base && store.exists(Shelf::Layers, &chain)? => {
                 let kept = kept.entry(chain).or_default();
                 *kept += 1;
                 if *kept > wanted(&chain) {
@@ -480,15 +609,18 @@ mod tests {
 
     #[test]
     fn a_mark_holds_as_long_as_nothing_was_written() {
-        let mark = Mark { boot: boot_id().expect("a boot"), changed: 7 };
+        let mark = Mark { boot: boot_id().expect("a boot"), changed: 7, generation: 7, of: String::new() };
         let (created, parent_uuid) = (Timestamp::UNIX_EPOCH, None);
         let info =
             |generation, changed| btrfs::Info { id: 256, uuid: [1; 16], parent_uuid, generation, created, changed };
         assert!(mark.holds(&info(6, 7)), "not on the disk yet");
         assert!(mark.holds(&info(7, 7)));
         assert!(!mark.holds(&info(8, 7)), "replayed from the log");
+        assert!(Mark { generation: 8, ..mark.clone() }.holds(&info(8, 7)), "never written, and made after that");
+        assert!(mark.holds_for_base(&info(8, 7)), "a snapshot was made of it");
+        assert!(!mark.holds_for_base(&info(8, 8)), "written");
         assert!(!mark.holds(&info(8, 8)), "written");
         assert!(!mark.holds(&info(6, 6)), "never got to the disk");
-        assert!(!Mark { boot: "other".into(), changed: 7 }.holds(&info(7, 7)), "of another boot");
+        assert!(!Mark { boot: "other".into(), ..mark }.holds(&info(7, 7)), "of another boot");
     }
 }
