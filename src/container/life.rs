@@ -88,7 +88,7 @@ pub fn run<'a>(store: &'a Store, create: &Create, narrate: Option<Narrate<'_>>) 
     prepared.record.started = Some(prepared.record.created);
     let root = prepared.resolved.parent.rootfs(&prepared.path, prepared.spec.read_only).context(doing)?;
     // Before anything is made on the host for it; the intent lasts until all of that is gone.
-    let intent = store.intend().context(doing)?;
+    let intent = store.intend_for(&prepared.found.id).context(doing)?;
     let tell = narrate.map(network_narrate);
     let Planned { plan, network, beside, ids } = plan(
         store,

@@ -146,11 +146,6 @@ fn holders(fd: BorrowedFd<'_>) -> Vec<i32> {
     found
 }
 
-/// Whether somebody has a flock on a file of this inode number, on whatever filesystem.
-pub(crate) fn seems_taken(inode: u64) -> bool {
-    std::fs::read_to_string("/proc/locks").is_ok_and(|table| !takers(&table, inode).is_empty())
-}
-
 /// From /proc/locks: who took a flock on a file of this inode number. The device there is that of the filesystem,
 /// which a btrfs subvolume does not share (its stat(2) has one of its own), so the number is all there is to go by.
 fn takers(table: &str, inode: u64) -> Vec<i32> {

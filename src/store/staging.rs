@@ -15,9 +15,6 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
-
-use jiff::Timestamp;
 
 use super::{Found, Shelf, Store};
 use crate::error::{Context, Error, Kind, Result};
@@ -28,9 +25,6 @@ use crate::name::Id;
 /// How many entries a command looks at before its own work. More than this many containers that run at once hide what
 /// is left for a while: each command begins to look elsewhere.
 const LOOK: usize = 16;
-
-/// What was put there within this time may be in hand yet.
-const RECENT: Duration = Duration::from_secs(10);
 
 /// How the names of drafts begin that are room for a measurement; snapshots and an image may go with one.
 pub(crate) const SCRATCH: &str = "bench";
@@ -119,6 +113,24 @@ impl Store {
         Ok(Intent { staging: self.shelf(Shelf::Staging)?, name, _locked: locked })
     }
 
+    /// The same of one that is removed by who has run it.
+    pub(crate) fn intend_for(&self, id: &Id) -> Result<Intent> {
+        let name = intent_for(id);
+        let locked = self.make_draft_named(&name)?;
+        Ok(Intent { staging: self.shelf(Shelf::Staging)?, name, _locked: locked })
+    }
+
+    /// Whether who ran what lies in the trash is there yet. To ask for the lock of the entry itself would be to wait for him, and
+    /// he may wait for a commit: opening a directory takes the lock that destroying the subvolume in it has
+    /// (fs/btrfs/inode.c, `btrfs_opendir()`).
+    fn is_in_hand(&self, trashed: &str) -> Result<bool> {
+        let Some(object) = self::trashed(trashed) else { return Ok(false) };
+        match fs::open_directory_if_any(self.shelf(Shelf::Staging)?.as_fd(), intent_for(&object.id))? {
+            Some(intent) => flock::is_free(intent.as_fd()).map(|free| !free),
+            None => Ok(false),
+        }
+    }
+
     /// The empty, locked directory of a new snapshot or container, made under an [`Intent`].
     pub(crate) fn claim(&self, object: Found) -> Result<OwnedFd> {
         let shelf = self.shelf(object.shelf)?;
@@ -146,7 +158,7 @@ impl Store {
             let names = names(&directory)?;
             let first = std::process::id() as usize % names.len().max(1);
             for name in names.iter().cycle().skip(first).take(names.len().min(LOOK)) {
-                if is_in_hand(&directory, name) {
+                if shelf == Shelf::Trash && self.is_in_hand(name)? {
                     continue;
                 }
                 let looks_left =
@@ -244,6 +256,10 @@ pub(crate) fn trash_name(object: Found, nonce: &Id) -> String {
     format!("{}-{}-{}", object.shelf, object.id, nonce.short())
 }
 
+fn intent_for(id: &Id) -> String {
+    format!("intent-{id}")
+}
+
 /// What an entry of `trash/` was.
 fn trashed(name: &str) -> Option<Found> {
     let mut parts = name.split('-');
@@ -258,16 +274,6 @@ fn names(directory: &OwnedFd) -> Result<Vec<String>> {
 
 fn is_link(directory: &OwnedFd, name: &str) -> Result<bool> {
     Ok(fs::read_link_if_any(directory.as_fd(), name)?.is_some())
-}
-
-/// Whether somebody has just put an entry there and holds it, as far as can be told without opening it. That would wait
-/// for who destroys the subvolume in it, and he for a commit: `btrfs_opendir()`, fs/btrfs/inode.c, asks for the lock of
-/// the directory that `BTRFS_IOC_SNAP_DESTROY` has.
-fn is_in_hand(directory: &OwnedFd, name: &str) -> bool {
-    let found = fs::metadata_at(directory.as_fd(), name);
-    // Numbers of inodes are not of one filesystem: after a while it is looked at all the same.
-    let is_new = |changed: i64| Timestamp::now().as_second().abs_diff(changed) < RECENT.as_secs();
-    found.is_ok_and(|found| is_new(found.st_ctime) && flock::seems_taken(found.st_ino))
 }
 
 /// Makes a directory and locks it; whoever looks for what is left may hold the lock for a moment.
