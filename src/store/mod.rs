@@ -17,6 +17,7 @@
 //!     volumes/ID/rootfs       a named volume, ID the sha256 of its name; xattr record on ID/
 //!     networks/NAME           a network that people made: a document
 //!     pool/CHAIN-NONCE/rootfs a snapshot of a layer that a throwaway container will take; subvolume/pool.rs tells its rules
+//!     pool/base-CHAIN/rootfs  what these are snapshots of
 //!     staging/ANY             what is under way: drafts, and intents; staging.rs tells their rules
 //!     trash/SHELF-ID-NONCE    on its way out
 //!     last                    symlink to the image that was used last, for a `shell` without IMAGE
