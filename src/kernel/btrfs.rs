@@ -36,6 +36,8 @@ pub(crate) struct Info {
     pub created: Timestamp,
     /// The generation of its last change, on the disk or not yet. What is written in a file counts when it is written back.
     pub changed: u64,
+    /// When that was.
+    pub changed_at: Timestamp,
 }
 
 /// `struct btrfs_ioctl_vol_args_v2`, include/uapi/linux/btrfs.h.
@@ -283,9 +285,18 @@ pub(crate) fn info(subvolume: BorrowedFd<'_>) -> Result<Info> {
         uuid: found.uuid,
         parent_uuid: Some(found.parent_uuid).filter(|uuid| *uuid != [0; 16]),
         generation: found.generation,
-        created: found.times[1][0].try_into().ok().and_then(|at| Timestamp::from_second(at).ok()).unwrap_or_default(),
+        created: timestamp(found.times[1]),
         changed: found.ctransid,
+        changed_at: timestamp(found.times[0]),
     })
+}
+
+fn timestamp([seconds, nanoseconds]: [u64; 2]) -> Timestamp {
+    let (seconds, nanoseconds) = (seconds.try_into().ok(), nanoseconds.try_into().ok());
+    seconds
+        .zip(nanoseconds)
+        .and_then(|(seconds, nanoseconds)| Timestamp::new(seconds, nanoseconds).ok())
+        .unwrap_or_default()
 }
 
 /// How often a subvolume is looked for that somebody moves each time before its path is asked for.

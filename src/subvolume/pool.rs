@@ -142,7 +142,7 @@ impl Mark {
         Ok(parse())
     }
 
-    /// Marks an entry of which nobody will write in the subvolume until it is taken.
+    /// Marks an entry in whose subvolume nobody will write until it is taken.
     fn write(entry: &OwnedFd, name: &str, rootfs: &OwnedFd, layer: &Parent) -> Result<()> {
         let boot = boot_id().unwrap_or_default();
         let btrfs::Info { changed, generation, .. } = btrfs::info(rootfs.as_fd())?;
@@ -222,19 +222,19 @@ fn take_entry(pool: &OwnedFd, name: &str, parent: &Parent) -> Result<Option<Take
 #[derive(Debug)]
 pub(crate) struct Watch {
     rootfs: OwnedFd,
-    changed: u64,
+    changed: Timestamp,
 }
 
 impl Watch {
     pub(crate) fn begin(active: &Active) -> Result<Watch> {
         let rootfs = active.rootfs(false)?.dir;
-        let changed = btrfs::info(rootfs.as_fd())?.changed;
+        let changed = btrfs::info(rootfs.as_fd())?.changed_at;
         Ok(Watch { rootfs, changed })
     }
 
     /// Whether something was written in it since.
     pub(crate) fn was_written(&self) -> bool {
-        btrfs::info(self.rootfs.as_fd()).is_ok_and(|info| info.changed != self.changed)
+        btrfs::info(self.rootfs.as_fd()).is_ok_and(|info| info.changed_at != self.changed)
     }
 }
 
@@ -610,9 +610,10 @@ mod tests {
     #[test]
     fn a_mark_holds_as_long_as_nothing_was_written() {
         let mark = Mark { boot: boot_id().expect("a boot"), changed: 7, generation: 7, of: String::new() };
-        let (created, parent_uuid) = (Timestamp::UNIX_EPOCH, None);
-        let info =
-            |generation, changed| btrfs::Info { id: 256, uuid: [1; 16], parent_uuid, generation, created, changed };
+        let info = |generation, changed| {
+            let (created, changed_at) = (Timestamp::UNIX_EPOCH, Timestamp::UNIX_EPOCH);
+            btrfs::Info { id: 256, uuid: [1; 16], parent_uuid: None, generation, created, changed, changed_at }
+        };
         assert!(mark.holds(&info(6, 7)), "not on the disk yet");
         assert!(mark.holds(&info(7, 7)));
         assert!(!mark.holds(&info(8, 7)), "replayed from the log");

@@ -236,7 +236,11 @@ fn entries_are_written_in_beforehand_where_commands_write() {
     assert!(ready(&tupper).iter().all(|entry| is_written(entry)));
     assert!(use_up("true", 16).iter().all(|entry| !is_written(entry)), "true writes nothing");
     assert!(use_up("touch /x", 32).iter().all(|entry| is_written(entry)), "touch does");
-    assert!(use_up("true", 64).iter().all(|entry| !is_written(entry)), "and true does not");
+    assert!(
+        use_up("touch /x", 64).iter().all(|entry| is_written(entry)),
+        "in those that were written in just now, too"
+    );
+    assert!(use_up("true", 128).iter().all(|entry| !is_written(entry)), "and true does not");
     assert_eq!(tupper.ok("run --rm busybox ls -a /").matches(".tupper").count(), 0, "nothing is left of it");
 }
 
