@@ -335,12 +335,12 @@ impl Store {
             return Err(Error::new(Kind::Unsupported, message));
         }
         let _making = embedded::lock(root)?;
-        match await_those_left(root) {
-            // A filesystem that gave up after an error of its disk cannot be read, and being mounted anew is its way out.
-            Err(e) if signal::noted_termination().is_none() => log::debug!("{e}"),
-            other => other?,
+        let waited = await_those_left(root);
+        if waited.is_err() && signal::noted_termination().is_some() {
+            return waited;
         }
-        unmount_soon(root)
+        // A filesystem that gave up after an error of its disk cannot be read, and being mounted anew is its way out.
+        unmount_soon(root).or_else(|e| waited.and(Err(e)))
     }
 
     /// Makes the embedded store larger, while it is used. Returns its size in bytes.

@@ -423,8 +423,9 @@ pub fn entries(top: &Path, dir: &Path, lines: &mut Vec<String>) {
     // A root that is not there and one that is empty are the same to everybody.
     for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
         let path = entry.path();
-        // Ready snapshots come and go; what is there of the pool and not ready was left by somebody who was killed.
-        if is_ready(&path) {
+        // Ready snapshots come and go, and so does what they are snapshots of; what is there of the pool and has no mark was left by
+        // somebody who was killed.
+        if is_ready(&path) || has_mark(&path, "user.tupper.base") {
             continue;
         }
         let shown = path.strip_prefix(top).expect("below the top").display();
@@ -449,7 +450,11 @@ pub fn wait_for_pool(root: &Path, line: &str) {
 }
 
 fn is_ready(entry: &Path) -> bool {
-    rustix::fs::getxattr(entry, "user.tupper.ready", &mut [0; 100][..]).is_ok()
+    has_mark(entry, "user.tupper.ready")
+}
+
+fn has_mark(entry: &Path, name: &str) -> bool {
+    rustix::fs::getxattr(entry, name, &mut [0; 100][..]).is_ok()
 }
 
 /// How what a killed command left is cleaned up.
