@@ -101,7 +101,7 @@ pub(crate) fn orphans(store: &Store) -> Result<Vec<Id>> {
     ids.dedup();
     let mut orphans = Vec::new();
     for id in ids {
-        if !store.is_claimed(Found { shelf: Shelf::Containers, id })? {
+        if !store.is_expected(Found { shelf: Shelf::Containers, id })? {
             orphans.push(id);
         }
     }

@@ -204,7 +204,7 @@ pub(crate) fn lost_volumes(store: &Store) -> Result<Vec<VolumeName>> {
     for id in store.ids(Shelf::Volumes)? {
         // One that cannot be read is damage.
         let Ok(Some((name, owner))) = volume::owner(store, &id) else { continue };
-        if !store.is_claimed(Found { shelf: Shelf::Containers, id: owner })? {
+        if !store.is_expected(Found { shelf: Shelf::Containers, id: owner })? {
             lost.push(name);
         }
     }

@@ -124,8 +124,12 @@ impl Store {
     /// he may wait for a commit: opening a directory takes the lock that destroying the subvolume in it has
     /// (fs/btrfs/inode.c, `btrfs_opendir()`).
     fn is_in_hand(&self, trashed: &str) -> Result<bool> {
-        let Some(object) = self::trashed(trashed) else { return Ok(false) };
-        match fs::open_directory_if_any(self.shelf(Shelf::Staging)?.as_fd(), intent_for(&object.id))? {
+        self::trashed(trashed).map_or(Ok(false), |object| self.is_intended(&object.id))
+    }
+
+    /// Whether somebody is there who is about to make it, runs it, or removes it ([`Store::intend_for`]).
+    fn is_intended(&self, id: &Id) -> Result<bool> {
+        match fs::open_directory_if_any(self.shelf(Shelf::Staging)?.as_fd(), intent_for(id))? {
             Some(intent) => flock::is_free(intent.as_fd()).map(|free| !free),
             None => Ok(false),
         }
@@ -248,6 +252,11 @@ impl Store {
     /// Whether the object has a directory: it is there, or being made.
     pub(crate) fn is_claimed(&self, object: Found) -> Result<bool> {
         fs::exists_at(self.dir(), object.path())
+    }
+
+    /// Whether what is on the host or in volumes for a container is somebody's: a throwaway has that before its directory.
+    pub(crate) fn is_expected(&self, container: Found) -> Result<bool> {
+        Ok(self.is_claimed(container)? || self.is_intended(&container.id)?)
     }
 }
 
