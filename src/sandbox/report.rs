@@ -49,9 +49,12 @@ pub(super) fn receive_root(socket: BorrowedFd<'_>) -> Result<Option<(OwnedFd, Ve
 }
 
 /// Sends the root, and filesystems for it, to the new process. One that has ended since is no error: why it did is
-/// on its way.
+/// on its way. Whatever else fails is one, since the new process waits.
 pub(super) fn send_root(socket: BorrowedFd<'_>, mounts: &[BorrowedFd<'_>]) -> Result<()> {
-    socket::send(socket, &[ROOT], mounts).or_else(|e| if e.kind() == Kind::Io { Ok(()) } else { Err(e) })
+    socket::send(socket, &[ROOT], mounts).or_else(|e| match e.errno() {
+        Some(libc::EPIPE | libc::ECONNRESET) => Ok(()),
+        _ => Err(e.wrap("give the new process its root")),
+    })
 }
 
 /// Sends the master of the terminal.
@@ -92,5 +95,15 @@ mod tests {
         assert!(matches!(held, Some(Report::Terminal(_))), "{held:?}");
         drop(held);
         assert!(receive(ours.as_fd()).expect("the end").is_none());
+    }
+
+    #[test]
+    fn who_gives_a_root_learns_whether_somebody_waits_for_it_in_vain() {
+        let (ours, theirs) = socket::pair().expect("a pair");
+        // unix(7): more than 253 descriptors in one message are refused.
+        let error = send_root(ours.as_fd(), &[ours.as_fd(); 254]).expect_err("it was not sent");
+        assert_eq!(error.errno(), Some(libc::EINVAL), "{error}");
+        drop(theirs);
+        send_root(ours.as_fd(), &[ours.as_fd()]).expect("nobody waits");
     }
 }
