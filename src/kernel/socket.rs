@@ -98,14 +98,18 @@ pub(crate) enum Received {
 /// [`receive`] of bytes alone that never waits.
 pub(crate) fn receive_now(socket: BorrowedFd<'_>) -> Result<Received> {
     let mut buffer = vec![0; MESSAGE];
-    match socket::recv(socket.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT) {
-        Ok(0) | Err(Errno::ECONNRESET) => Ok(Received::End),
-        Ok(length) => {
-            buffer.truncate(length);
-            Ok(Received::Message(buffer))
-        }
-        Err(Errno::EAGAIN | Errno::EINTR) => Ok(Received::Later),
-        Err(e) => Err(failed("receive a message", e)),
+    loop {
+        return match socket::recv(socket.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT) {
+            // As in `receive`: what was sent before comes after.
+            Err(Errno::ECONNRESET) => continue,
+            Ok(0) => Ok(Received::End),
+            Ok(length) => {
+                buffer.truncate(length);
+                Ok(Received::Message(buffer))
+            }
+            Err(Errno::EAGAIN | Errno::EINTR) => Ok(Received::Later),
+            Err(e) => Err(failed("receive a message", e)),
+        };
     }
 }
 
@@ -283,4 +287,31 @@ pub(crate) fn loopback_up() -> Result<()> {
         libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request)
     };
     Errno::result(result).map(drop).map_err(fail)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+
+    use super::*;
+
+    #[test]
+    fn what_was_said_before_an_end_is_heard_though_not_everything_was_listened_to() {
+        for receives_now in [true, false] {
+            let (ours, theirs) = pair().expect("a pair");
+            send(ours.as_fd(), b"nobody reads it", &[]).expect("sent");
+            send(theirs.as_fd(), b"why", &[]).expect("sent");
+            drop(theirs);
+            let heard = || match receives_now {
+                true => match receive_now(ours.as_fd()).expect("received") {
+                    Received::Message(message) => Some(message),
+                    Received::End => None,
+                    Received::Later => panic!("nothing more will come"),
+                },
+                false => receive(ours.as_fd()).expect("received").map(|(message, _)| message),
+            };
+            assert_eq!(heard().as_deref(), Some(&b"why"[..]), "at once: {receives_now}");
+            assert_eq!(heard(), None, "at once: {receives_now}");
+        }
+    }
 }
