@@ -69,8 +69,8 @@ fn join_named(store: &Store, request: &Request<'_>, narrate: Option<Narrate<'_>>
     let lock = used::lock()?;
     let names = Names::of(store.uuid(), &network.name);
     let ports = place::hold(&lock, request.ports)?;
-    let used = lock.ensure(&names.link)?;
     let mut apply = Apply::new(narrate)?;
+    let used = lock.ensure(&names.link)?;
     let joined = enter(store, &lock, &used, network, &names, request, ports, &mut apply);
     if joined.is_err() && used.ids()?.is_empty() {
         let mut quietly = Apply::new(None)?;

@@ -340,9 +340,10 @@ impl Used {
         {
             apply.run_all(&plan::go(state.network.driver, &state.names()))?;
         }
-        for name in fs::list(self.at(), ".")? {
-            fs::unlink(self.at(), name)?;
-        }
+        // Last of all what says whose it is: until then it is that store's to take away what is left.
+        let mut files = fs::list(self.at(), ".")?;
+        files.sort_by_key(|name| name == STATE);
+        files.into_iter().try_for_each(|name| fs::unlink(self.at(), name))?;
         fs::remove_directory(lock.0.as_fd(), &self.link)
     }
 }
