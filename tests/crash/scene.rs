@@ -344,6 +344,8 @@ impl Scene {
         for line in traces.named("") {
             // Which process, which device: the kernel's choice. And other stores have cgroups and run state, too.
             match line.split_once(' ').expect("a kind of trace") {
+                // Those of other stores are other sweeps'.
+                ("process", pid) if !self.networks && !is_about(pid, self.root()) => {}
                 ("process", _) => lines.push("process".to_string()),
                 // Which range of ids is free depends on who else is on the host.
                 ("run", path) if path.starts_with("/run/tupper/ids/") && path.contains(&self.uuid) => {
@@ -479,7 +481,13 @@ impl Cleaning {
     }
 }
 
-/// Links, rules and networks in use, of whichever store: sweeps run one after the other.
+/// Whether the command line of a process names the store at `root`: that of a command, its children and its monitor.
+pub fn is_about(pid: &str, root: &Path) -> bool {
+    std::fs::read(format!("/proc/{pid}/cmdline"))
+        .is_ok_and(|line| String::from_utf8_lossy(&line).contains(root.to_str().expect("a plain path")))
+}
+
+/// Links, rules and networks in use, of whichever store: sweeps that are about networks run alone.
 fn networks() -> Vec<String> {
     let links = std::fs::read_dir("/sys/class/net").expect("links").flatten();
     let links = links.filter(|link| link.file_name().to_string_lossy().starts_with("tupper"));

@@ -177,7 +177,8 @@ impl Sweep {
     /// Runs it at the points that are chosen of all, cleaning up in these ways in turn. Returns how many points there were
     /// and what was violated.
     pub fn points(&self, chosen: fn(u64) -> Vec<u64>, cleanings: &[Cleaning]) -> (usize, Vec<String>) {
-        let _host = Host::alone();
+        // Links and rules are looked at whosever they are.
+        let _host = if self.is_about_networks() { Host::alone() } else { Host::shared() };
         let place = Place::new(self.ground);
         let (references, total) = self.references(&place, cleanings);
         // What a killed command left is gone once it is cleaned up.
@@ -230,7 +231,11 @@ impl Sweep {
     }
 
     fn prepare(&self, place: &Place) -> Scene {
-        Scene::prepare(place, &self.before, self.beside, self.line.contains("network"))
+        Scene::prepare(place, &self.before, self.beside, self.is_about_networks())
+    }
+
+    fn is_about_networks(&self) -> bool {
+        self.line.contains("network")
     }
 
     /// What may come of it, after each way to clean up; and how many changes the whole command makes.

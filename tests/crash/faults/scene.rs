@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use crate::images;
-use crate::scene::entries;
+use crate::scene::{entries, is_about};
 use crate::support::command::{Done, Tupper};
 use crate::support::traces::Traces;
 use crate::support::{busybox, disk, sh};
@@ -136,7 +136,7 @@ impl<'a> Scene<'a> {
         for line in traces.named("") {
             match line.split_once(' ').expect("a kind of trace") {
                 // Those of other stores are other tests'.
-                ("process", pid) if !self.is_ours(pid) => {}
+                ("process", pid) if !is_about(pid, &self.top) => {}
                 ("cgroup" | "run", path) if self.uuid.is_empty() || !path.contains(&self.uuid) => {}
                 // Which process, which device: the kernel's choice.
                 ("process", _) => lines.push("process".to_string()),
@@ -155,11 +155,6 @@ impl<'a> Scene<'a> {
         let mut lines: Vec<String> = lines.iter().map(|line| self.plain(line)).collect();
         lines.sort();
         lines
-    }
-
-    fn is_ours(&self, pid: &str) -> bool {
-        std::fs::read(format!("/proc/{pid}/cmdline"))
-            .is_ok_and(|line| String::from_utf8_lossy(&line).contains(text(&self.top)))
     }
 
     /// Judges what a failed command left, as soon as nothing fails any more.
