@@ -16,6 +16,14 @@ pub fn catch() -> Result<()> {
     signal::note_termination()
 }
 
+/// From now on they end the process again.
+///
+/// # Errors
+/// A failed sigaction(2).
+pub fn release() -> Result<()> {
+    signal::forget_termination()
+}
+
 /// The signal that arrived, if one did.
 pub fn caught() -> Option<i32> {
     signal::noted_termination()

@@ -345,7 +345,11 @@ fn open(root: &std::path::Path) -> Result<Option<Store>> {
 
 /// The store for a verb that names something in it.
 fn open_existing(root: &std::path::Path) -> Result<Store> {
-    open(root)?.ok_or_else(|| {
+    existing(root, open(root)?)
+}
+
+fn existing(root: &std::path::Path, store: Option<Store>) -> Result<Store> {
+    store.ok_or_else(|| {
         let error = tupper::error::Error::new(Kind::NotFound, format!("{}: no store there yet", root.display()));
         error.with_hint("`tupper image import` makes one").into()
     })
@@ -372,7 +376,10 @@ fn synced<T>(store: &Store, sync: bool, removed: T) -> tupper::error::Result<T> 
 
 /// The store for a verb that makes something of what is in it.
 fn open_to_make(root: &std::path::Path) -> Result<Store> {
-    let store = open_existing(root)?;
+    to_make(open_existing(root)?)
+}
+
+fn to_make(store: Store) -> Result<Store> {
     store.require_writable()?;
     store.require_host_room()?;
     tupper::check::tidy(&store);

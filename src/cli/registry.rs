@@ -4,14 +4,16 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use clap::Args;
+use clap::{Args, ValueEnum};
 use console::Term;
 use tupper::check;
 use tupper::error::{Context, Error, Kind};
 use tupper::image;
 use tupper::interrupt;
+use tupper::layer::Limits;
+use tupper::name::Id;
 use tupper::prompt;
-use tupper::store::Store;
+use tupper::store::{Found, Shelf, Store};
 use tupper::transport::registry::{Client, Credential, Options, PushOptions, Reference, Surroundings};
 use tupper::transport::{Compression, Format, Platform, Style};
 
@@ -46,12 +48,9 @@ impl Access {
     }
 }
 
+/// How an image is taken from a registry.
 #[derive(Debug, Args)]
-#[command(after_help = "Example: tupper pull docker.io/library/debian:12")]
-pub(super) struct Pull {
-    /// The image: [REGISTRY/]REPOSITORY[:TAG][@DIGEST]
-    #[arg(value_name = "IMAGE")]
-    reference: Reference,
+struct Fetching {
     /// Which image of those that are there for several platforms; this machine's without it
     #[arg(long, value_name = "OS/ARCHITECTURE")]
     platform: Option<Platform>,
@@ -63,6 +62,37 @@ pub(super) struct Pull {
     /// No progress bars
     #[arg(long, short)]
     quiet: bool,
+}
+
+impl Fetching {
+    /// Pulls the image into the store at `root`, which is made if it is not there; `announced` where nobody asked for just that.
+    fn pull(self, root: &Path, reference: &Reference, limits: &Limits, announced: bool) -> Result<(Store, Id)> {
+        interrupt::catch()?;
+        let platform = self.platform.unwrap_or_else(Platform::host);
+        let client = self.access.client(self.creds.as_deref().map(credential).transpose()?)?;
+        let bars = LayerBars::new(self.quiet);
+        let doing = || output::one_line(format_args!("pull {reference}"));
+        // Before the store, which a name that leads nowhere does not need.
+        let found = client.find(reference, &platform).context(doing)?;
+        let store = Store::open_or_init(root)?;
+        check::tidy(&store);
+        if announced && !self.quiet && !store.exists(Shelf::Images, &found.digest().id())? {
+            log::info!("{}", output::one_line(format_args!("pulling {reference}")));
+        }
+        let id = image::pull(&store, found, limits, &bars.callback()).context(doing);
+        bars.clear();
+        Ok((store, id?))
+    }
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Example: tupper pull docker.io/library/debian:12")]
+pub(super) struct Pull {
+    /// The image: [REGISTRY/]REPOSITORY[:TAG][@DIGEST]
+    #[arg(value_name = "IMAGE")]
+    reference: Reference,
+    #[command(flatten)]
+    fetching: Fetching,
     #[command(flatten)]
     limits: LimitArgs,
 }
@@ -76,19 +106,95 @@ fn credential(text: &str) -> Result<Credential> {
 
 impl Pull {
     pub(super) fn run(self, root: &Path) -> Result<()> {
-        interrupt::catch()?;
-        let platform = self.platform.unwrap_or_else(Platform::host);
-        let client = self.access.client(self.creds.as_deref().map(credential).transpose()?)?;
-        let bars = LayerBars::new(self.quiet);
-        let doing = || output::one_line(format_args!("pull {}", self.reference));
-        // Before the store, which a name that leads nowhere does not need.
-        let found = client.find(&self.reference, &platform).context(doing)?;
-        let store = Store::open_or_init(root)?;
-        check::tidy(&store);
-        let id = image::pull(&store, found, &self.limits.into(), &bars.callback()).context(doing);
-        bars.clear();
-        output::line(id?)
+        output::line(self.fetching.pull(root, &self.reference, &self.limits.into(), false)?.1)
     }
+}
+
+/// What a new container takes from a registry: podman-run(1), `--pull`.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Pulling")]
+pub(super) struct Pulling {
+    /// When to pull the image: when it is not here, always, when the registry has another one and can be asked, or never
+    #[arg(
+        long,
+        value_name = "missing|always|newer|never",
+        default_value = "missing",
+        env = "TUPPER_PULL",
+        hide_env = true,
+        hide_possible_values = true
+    )]
+    pull: When,
+    #[command(flatten)]
+    fetching: Fetching,
+}
+
+/// When an image is pulled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum When {
+    Missing,
+    Always,
+    Newer,
+    Never,
+}
+
+impl Pulling {
+    /// What only looks changes nothing.
+    pub(super) fn never(self) -> Pulling {
+        Pulling { pull: When::Never, ..self }
+    }
+
+    /// Pulls the image that `source` names if that is wanted, and has `source` name what came. Returns the store, if there is
+    /// one.
+    pub(super) fn provide(self, root: &Path, store: Option<Store>, source: &mut String) -> Result<Option<Store>> {
+        let Some((reference, is_here)) = self.wanted(store.as_ref(), source)? else { return Ok(store) };
+        let pulled = self.fetching.pull(root, &reference, &Limits::default(), true);
+        if interrupt::caught().is_none() {
+            interrupt::release()?;
+        }
+        match pulled {
+            Ok((store, id)) => {
+                // Asked for by its digest, or by another name than it has here.
+                if store.find(source).ok().is_none_or(|found| found.id != id) {
+                    *source = format!("image:{id}");
+                }
+                Ok(Some(store))
+            }
+            Err(e) if is_here && self.pull == When::Newer && interrupt::caught().is_none() => {
+                log::info!("{}", output::one_line(format_args!("the image that is here is taken: {e:#}")));
+                Ok(store)
+            }
+            Err(e) if is_here => Err(e),
+            Err(e) => Err(e.context(output::one_line(format_args!("{source}: no such container or snapshot or image here")))),
+        }
+    }
+
+    /// The image to pull, and whether there is one of this name already; `None` if nothing is.
+    fn wanted(&self, store: Option<&Store>, source: &str) -> Result<Option<(Reference, bool)>> {
+        if self.pull == When::Never {
+            return Ok(None);
+        }
+        let here = match store.map(|store| store.find(source)) {
+            Some(Ok(Found { shelf: Shelf::Images, .. })) => store.map(|store| image::find(store, source)).transpose()?,
+            Some(Err(e)) if e.kind() == Kind::NotFound => None,
+            // A container, a snapshot; or who looks for it again says what is wrong.
+            Some(_) => return Ok(None),
+            None => None,
+        };
+        let Some(here) = here else { return Ok(pullable(source).map(|reference| (reference, false))) };
+        let fits = self.fetching.platform.as_ref().is_none_or(|platform| platform.fits(&here.config));
+        let named = here.named(source).filter(|_| self.pull != When::Missing || !fits);
+        named.map(|name| Ok((name.to_string().parse()?, true))).transpose()
+    }
+}
+
+/// What a source could be called in a registry, if it can only be an image.
+fn pullable(source: &str) -> Option<Reference> {
+    let name = match source.split_once(':') {
+        Some(("image", rest)) => rest,
+        Some(("container" | "snapshot" | "sha256", _)) => return None,
+        _ => source,
+    };
+    name.parse().ok().filter(|_| name.parse::<Id>().is_err())
 }
 
 #[derive(Debug, Args)]

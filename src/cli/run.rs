@@ -19,6 +19,7 @@ use super::attach::{Attaching, parted};
 use super::flags::{Devices, Environment, Notes};
 use super::mounts::Mounts;
 use super::output;
+use super::registry::Pulling;
 use super::resources::{Manager, Resources};
 
 /// The flags of run and create that say what the container is.
@@ -217,21 +218,24 @@ pub(super) struct Run {
     explaining: Explaining,
     #[command(flatten)]
     command: Command,
+    #[command(flatten)]
+    pulling: Pulling,
 }
 
 impl Run {
     pub(super) fn run(self, root: &Path) -> Result<ExitCode> {
-        let create = create(self.flags, self.command)?;
+        let mut create = create(self.flags, self.command)?;
         if create.keep.is_some() && self.detach {
             bail!("--keep and --rm=on-success are for a container in the foreground");
         }
         let throwaway = create.auto_remove && !self.detach;
         if throwaway || self.explaining.explain == Some(Explain::Only) {
-            return run(root, &create, self.explaining.explain);
+            return run(root, create, self.pulling, self.explaining.explain);
         }
         let narrate: Option<container::Narrate<'_>> = self.explaining.explain.is_some().then_some(&narrate);
         let attachment = (!self.detach).then(|| self.attaching.attachment(create.options.interactive));
-        let launched = container::launch(&open(root, &create)?, &create, attachment, narrate)?;
+        let store = open(root, &mut create, self.pulling)?;
+        let launched = container::launch(&store, &create, attachment, narrate)?;
         match self.detach {
             true => output::line(launched.id).map(|()| ExitCode::SUCCESS),
             false => parted(launched.follow(narrate)?),
@@ -246,15 +250,18 @@ pub(super) struct Create {
     flags: Flags,
     #[command(flatten)]
     command: Command,
+    #[command(flatten)]
+    pulling: Pulling,
 }
 
 impl Create {
     pub(super) fn run(self, root: &Path) -> Result<()> {
-        let create = create(self.flags, self.command)?;
+        let mut create = create(self.flags, self.command)?;
         if create.keep.is_some() {
             bail!("--keep and --rm=on-success are for `run`, in the foreground");
         }
-        output::line(container::create(&super::open_to_make(root)?, &create)?)
+        let store = with_source(root, &mut create, self.pulling)?;
+        output::line(container::create(&store, &create)?)
     }
 }
 
@@ -276,6 +283,8 @@ pub(super) struct Shell {
     inside: Inside,
     #[command(flatten)]
     explaining: Explaining,
+    #[command(flatten)]
+    pulling: Pulling,
     /// An image or a snapshot, or the path of a subvolume; by default the only image, or the one used last
     #[arg(value_name = "IMAGE|SNAPSHOT")]
     source: Option<String>,
@@ -311,7 +320,7 @@ impl Shell {
             false => self.args,
         };
         let command = Command { entrypoint: Some(Entrypoint(Vec::new())), source, args };
-        run(root, &create(flags, command)?, self.explaining.explain)
+        run(root, create(flags, command)?, self.pulling, self.explaining.explain)
     }
 }
 
@@ -387,24 +396,36 @@ fn create(flags: Flags, command: Command) -> Result<container::Create> {
 }
 
 /// The store for a new container that is about to run.
-fn open(root: &Path, create: &container::Create) -> Result<Store> {
+fn open(root: &Path, create: &mut container::Create, pulling: Pulling) -> Result<Store> {
     if create.options.tty && create.options.interactive && !std::io::stdin().is_terminal() {
         log::warn!("the input device is not a terminal: -t and -i may not work together as expected");
     }
     if create.options.security.privileged && create.options.users == Users::Host {
         log::warn!("privileged: the container can do to this host whatever root can");
     }
-    super::open_to_make(root)
+    with_source(root, create, pulling)
 }
 
-fn run(root: &Path, create: &container::Create, explain: Option<Explain>) -> Result<ExitCode> {
-    let store = open(root, create)?;
-    if explain == Some(Explain::Only) {
-        container::explain(&store, create, &narrate)?;
+/// The store with what the container is to be made of in it.
+fn with_source(root: &Path, create: &mut container::Create, pulling: Pulling) -> Result<Store> {
+    let store = pulling.provide(root, super::open(root)?, &mut create.source)?;
+    super::to_make(super::existing(root, store)?)
+}
+
+fn run(
+    root: &Path,
+    mut create: container::Create,
+    pulling: Pulling,
+    explain: Option<Explain>,
+) -> Result<ExitCode> {
+    let only = explain == Some(Explain::Only);
+    let store = open(root, &mut create, if only { pulling.never() } else { pulling })?;
+    if only {
+        container::explain(&store, &create, &narrate)?;
         return Ok(ExitCode::SUCCESS);
     }
     let narrate: Option<container::Narrate<'_>> = explain.is_some().then_some(&narrate);
-    let gone = container::run(&store, create, narrate)?;
+    let gone = container::run(&store, &create, narrate)?;
     let status = exit_status(&gone.exit);
     gone.end_process(status);
     Ok(ExitCode::from(status))

@@ -20,7 +20,7 @@ const SYSTEM: &str = "/etc/tupper/tupper.toml";
 const OF_USER: &str = "tupper/tupper.toml";
 
 /// The keys that there are.
-const KEYS: [&str; 5] = ["root", "log-level", "network", "pool", "cgroup-manager"];
+const KEYS: [&str; 6] = ["root", "log-level", "network", "pool", "pull", "cgroup-manager"];
 
 /// A file is larger than this only by mistake.
 const LIMIT: u64 = 64 << 10;

@@ -28,9 +28,18 @@ extern "C" fn note(signal: libc::c_int) {
 
 /// From now on HUP, INT and TERM are noted, once each; a second one ends the process as it always did.
 pub(crate) fn note_termination() -> Result<()> {
-    let action = SigAction::new(SigHandler::Handler(note), SaFlags::SA_RESETHAND, SigSet::empty());
+    handle_termination(SigHandler::Handler(note))
+}
+
+/// They end the process again, as by default.
+pub(crate) fn forget_termination() -> Result<()> {
+    handle_termination(SigHandler::SigDfl)
+}
+
+fn handle_termination(handler: SigHandler) -> Result<()> {
+    let action = SigAction::new(handler, SaFlags::SA_RESETHAND, SigSet::empty());
     for signal in [Signal::SIGHUP, Signal::SIGINT, Signal::SIGTERM] {
-        // SAFETY: the handler only stores to an atomic, and replaces none of this program's.
+        // SAFETY: the handler, if there is one, only stores to an atomic, and replaces none of this program's.
         #[expect(unsafe_code, reason = "installing a signal handler")]
         unsafe { sigaction(signal, &action) }.map_err(|e| failed("catch a signal", e))?;
     }

@@ -6,7 +6,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use oci_spec::image::Descriptor;
+use oci_spec::image::{Descriptor, ImageConfiguration};
 
 use crate::error::{Error, Kind, Result};
 
@@ -31,6 +31,12 @@ impl Platform {
             (other, _) => other,
         };
         Platform { os: std::env::consts::OS.to_string(), architecture: architecture.to_string(), variant: None }
+    }
+
+    /// Whether an image with this config is one for it.
+    pub fn fits(&self, config: &ImageConfiguration) -> bool {
+        let variant = config.variant().as_deref();
+        self.rank(&config.os().to_string(), &config.architecture().to_string(), variant).is_some()
     }
 
     /// How good what a descriptor points to is; less is better, `None` is not at all, or it does not say.

@@ -41,6 +41,7 @@ mod store;
 mod usage;
 mod users;
 mod volumes;
+mod wanted;
 
 /// The 64 hex digits of an id; the test fails if it is none.
 #[track_caller]

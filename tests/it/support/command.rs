@@ -32,7 +32,7 @@ pub struct Done {
 impl Tupper {
     pub fn new(root: impl Into<PathBuf>) -> Tupper {
         // What is made ready for the next would be seen as left behind.
-        let environment = [("TUPPER_NETWORK", "none"), ("TUPPER_POOL", "off")];
+        let environment = [("TUPPER_NETWORK", "none"), ("TUPPER_POOL", "off"), ("TUPPER_PULL", "never")];
         let environment = environment.map(|(name, value)| (name.into(), value.into())).to_vec();
         Tupper { root: root.into(), environment, host: None }
     }
