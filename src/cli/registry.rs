@@ -164,7 +164,9 @@ impl Pulling {
                 Ok(store)
             }
             Err(e) if is_here => Err(e),
-            Err(e) => Err(e.context(output::one_line(format_args!("{source}: no such container or snapshot or image here")))),
+            Err(e) => {
+                Err(e.context(output::one_line(format_args!("{source}: no such container or snapshot or image here"))))
+            }
         }
     }
 
@@ -174,7 +176,9 @@ impl Pulling {
             return Ok(None);
         }
         let here = match store.map(|store| store.find(source)) {
-            Some(Ok(Found { shelf: Shelf::Images, .. })) => store.map(|store| image::find(store, source)).transpose()?,
+            Some(Ok(Found { shelf: Shelf::Images, .. })) => {
+                store.map(|store| image::find(store, source)).transpose()?
+            }
             Some(Err(e)) if e.kind() == Kind::NotFound => None,
             // A container, a snapshot; or who looks for it again says what is wrong.
             Some(_) => return Ok(None),

@@ -210,6 +210,9 @@ pub(super) struct Run {
     /// Leave it running in the background, and print its id
     #[arg(long, short)]
     detach: bool,
+    /// Work in the snapshot itself, not in one made of it; it is in use for as long, and no container is there to be seen
+    #[arg(long, conflicts_with_all = ["detach", "name", "keep", "ttl", "cidfile", "restart", "size_limit"])]
+    in_place: bool,
     #[command(flatten)]
     attaching: Attaching,
     #[command(flatten)]
@@ -227,6 +230,12 @@ impl Run {
         let mut create = create(self.flags, self.command)?;
         if create.keep.is_some() && self.detach {
             bail!("--keep and --rm=on-success are for a container in the foreground");
+        }
+        if self.in_place {
+            if create.keep.is_some() {
+                bail!("--in-place and --rm=on-success: what it changes is in the snapshot already");
+            }
+            (create.in_place, create.auto_remove) = (true, true);
         }
         let throwaway = create.auto_remove && !self.detach;
         if throwaway || self.explaining.explain == Some(Explain::Only) {
@@ -355,6 +364,7 @@ fn create(flags: Flags, command: Command) -> Result<container::Create> {
         name: flags.name,
         auto_remove: flags.rm.is_some(),
         keep: flags.after.keep(flags.rm)?,
+        in_place: false,
         warm: inside.pool == Pool::On,
         size_limit: inside.size_limit,
         id_file: flags.notes.cidfile.clone(),
@@ -412,12 +422,7 @@ fn with_source(root: &Path, create: &mut container::Create, pulling: Pulling) ->
     super::to_make(super::existing(root, store)?)
 }
 
-fn run(
-    root: &Path,
-    mut create: container::Create,
-    pulling: Pulling,
-    explain: Option<Explain>,
-) -> Result<ExitCode> {
+fn run(root: &Path, mut create: container::Create, pulling: Pulling, explain: Option<Explain>) -> Result<ExitCode> {
     let only = explain == Some(Explain::Only);
     let store = open(root, &mut create, if only { pulling.never() } else { pulling })?;
     if only {
@@ -425,6 +430,9 @@ fn run(
         return Ok(ExitCode::SUCCESS);
     }
     let narrate: Option<container::Narrate<'_>> = explain.is_some().then_some(&narrate);
+    if create.in_place {
+        return container::run_in_place(&store, &create, narrate).map(|exit| exit_code(&exit)).map_err(Into::into);
+    }
     let gone = container::run(&store, &create, narrate)?;
     let status = exit_status(&gone.exit);
     gone.end_process(status);

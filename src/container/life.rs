@@ -11,7 +11,7 @@ use super::compose::{Options, compose};
 use super::gone::{Gone, Rest};
 use super::record::{Life, Record};
 use super::stop::kill;
-use super::{State, health, leftover, names, networks, pause, size, volumes};
+use super::{State, health, in_place, leftover, names, networks, pause, size, volumes};
 use crate::error::{Context, Error, Kind, Result};
 use crate::kernel::process;
 use crate::name::{Id, ObjectName};
@@ -36,6 +36,8 @@ pub struct Create {
     pub auto_remove: bool,
     /// And its tree is kept. For one in the foreground.
     pub keep: Option<Keep>,
+    /// It has no tree of its own: it works in the snapshot itself. For [`run_in_place`](super::run_in_place).
+    pub in_place: bool,
     /// A snapshot that is ready will do, for one in the foreground that goes: not durable, and faster.
     pub warm: bool,
     /// The most bytes of the disk that may be charged to it, by simple quotas that somebody turned on.
@@ -154,7 +156,9 @@ pub fn explain(store: &Store, create: &Create, narrate: Narrate<'_>) -> Result<(
     let place = explained.as_ref().map(|explained| (&explained.network, &explained.member));
     let Planned { plan, .. } = plan_at(store, spec, &root, *found, place)?;
     volumes::narrate(store, &prepared, narrate)?;
-    narrate_snapshot(&prepared, narrate);
+    if !create.in_place {
+        narrate_snapshot(&prepared, narrate);
+    }
     let tell_step = step_narrate(narrate);
     for step in plan.steps() {
         tell_step(step);
@@ -165,7 +169,7 @@ pub fn explain(store: &Store, create: &Create, narrate: Narrate<'_>) -> Result<(
     }
     narrate_afterwards(&plan, narrate);
     explained.iter().flat_map(|explained| &explained.afterwards).for_each(|(words, command)| tell(words, command));
-    if create.auto_remove {
+    if create.auto_remove && !create.in_place {
         narrate_removal(&prepared.path, narrate);
     }
     Ok(())
@@ -271,7 +275,10 @@ pub(super) fn prepare(store: &Store, create: &Create, throwaway: bool) -> Result
         started: None,
         ended: None,
     };
-    let path = store.rootfs_path(found.shelf, &found.id);
+    let path = match create.in_place {
+        true => in_place::snapshot(&resolved).map(|of| store.rootfs_path(of.shelf, &of.id))?,
+        false => store.rootfs_path(found.shelf, &found.id),
+    };
     let name_made_up = create.name.is_none() && record.name.is_some();
     let id_file = create.id_file.clone();
     Ok(Prepared { found, name_made_up, id_file, resolved, record, spec, path })
@@ -412,6 +419,18 @@ pub(super) fn start_sandbox(
     sandbox::start(plan, streams, beside, prepare, tell.as_ref().map(|tell| tell as _))
 }
 
+/// From the start to the exit status: for as long it is noted as running.
+pub(super) fn until_end(store: &Store, prepared: &Prepared, started: Result<sandbox::Running>) -> Result<Exit> {
+    let id = &prepared.found.id;
+    let supervise = |running: sandbox::Running| {
+        store.note_running(id, running.pid())?;
+        running.supervise().call_context(|| format!("container from {}", prepared.record.source.name))
+    };
+    let exit = started.and_then(|running| supervise(running).call_context(|| format!("container {}", id.short())));
+    store.forget_run_files(id);
+    exit
+}
+
 /// From the start to the exit status, after which the container is gone.
 fn conclude<'a>(
     store: &'a Store,
@@ -422,12 +441,7 @@ fn conclude<'a>(
     narrate: Option<Narrate<'_>>,
 ) -> (Result<Exit>, Option<Removed<'a>>) {
     let id = &prepared.found.id;
-    let supervise = |running: sandbox::Running| {
-        store.note_running(id, running.pid())?;
-        running.supervise().call_context(|| format!("container from {}", prepared.record.source.name))
-    };
-    let exit = started.and_then(|running| supervise(running).call_context(|| format!("container {}", id.short())));
-    store.forget_run_files(id);
+    let exit = until_end(store, prepared, started);
     // Who waits for it has it open, and reads how it ended.
     let noted = exit.as_ref().map_or(Ok(()), |exit| {
         let mut life = Life { started: prepared.record.started, ..Life::default() };
@@ -509,7 +523,7 @@ pub(super) fn network_narrate(narrate: Narrate<'_>) -> impl Fn(&str, &str) {
     move |words, command| narrate(Shell::Host, words, command)
 }
 
-fn narrate_leaving(network: Option<&Membership>, narrate: Narrate<'_>) {
+pub(super) fn narrate_leaving(network: Option<&Membership>, narrate: Narrate<'_>) {
     let steps = network.into_iter().flat_map(Membership::afterwards);
     steps.for_each(|(words, command)| narrate(Shell::Host, &words, &command));
 }

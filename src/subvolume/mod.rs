@@ -423,7 +423,10 @@ fn try_lock(dir: BorrowedFd<'_>) -> Result<()> {
             other => return other,
         }
     }
-    flock::try_lock(dir)
+    flock::try_lock(dir).map_err(|e| match e.kind() {
+        Kind::InUse => Error::new(Kind::InUse, "in use: a command runs in it, or another tupper is at it"),
+        _ => e,
+    })
 }
 
 /// Empties and removes a directory that holds at most a subvolume `rootfs` and a few files. The subvolume goes only if

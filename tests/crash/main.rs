@@ -136,6 +136,8 @@ sweeps! {
     run_rm_filling_the_pool_whoever: Sweep::of("run --rm --pool on base true").whoever();
     run_rm_with_init: Sweep::of("run --rm --init base true");
     run_rm_with_limits: Sweep::of("run --rm --memory 64m --cpus 1 base true");
+    run_in_place: Sweep::of("run --in-place keep true");
+    run_in_place_whoever: Sweep::of("run --in-place -v /bin --memory 64m keep true").whoever();
     run_rm_of_a_snapshot: Sweep::of("run --rm --name web keep true");
     start: Sweep::of("start -a web").after("create --name web base true");
     start_whoever: Sweep::of("start web").whoever().after("create --name web base true")

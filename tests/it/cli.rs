@@ -16,6 +16,7 @@ mod health;
 mod history;
 mod hostile;
 mod images;
+mod in_place;
 mod keep;
 mod kill;
 mod limits;

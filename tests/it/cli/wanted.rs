@@ -117,8 +117,7 @@ fn an_image_is_known_by_its_digest_too_and_who_only_asks_changes_nothing() {
     let id = tupper.ok_with(&format!("create {INSECURE}"), &[&place, "true"]);
     assert_eq!(id.len(), 64);
     tupper.ok_with("rm", &[&id]);
-    let inspected: serde_json::Value =
-        serde_json::from_str(&tupper.ok_with("image inspect", &[&place])).expect("JSON");
+    let inspected: serde_json::Value = serde_json::from_str(&tupper.ok_with("image inspect", &[&place])).expect("JSON");
     let digest = inspected[0]["Digest"].as_str().expect("a digest");
     tupper.ok_with("image rm --force", &[&place]);
     let by_digest = format!("{place}@{digest}");
