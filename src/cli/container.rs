@@ -12,6 +12,7 @@ use tupper::error::Kind;
 use tupper::network::{HostEntry, Mode};
 use tupper::sandbox::{self, DeviceRequest, IdMap, LogDriver, Restart, Signal, Users, Volume};
 
+use super::Waiting;
 use super::chosen::Chosen;
 use super::output;
 
@@ -31,9 +32,8 @@ pub(super) struct Rm {
     /// Print what would go, and remove nothing
     #[arg(long)]
     dry_run: bool,
-    /// Wait until the removal would survive a power cut
-    #[arg(long)]
-    sync: bool,
+    #[command(flatten)]
+    waiting: Waiting,
 }
 
 impl Rm {
@@ -43,7 +43,7 @@ impl Rm {
         let removal = container::Removal { force: self.force, volumes: self.volumes, dry_run: self.dry_run };
         let done = super::for_each(&containers, |text| {
             let removed = container::remove(&store, text, &removal);
-            match removed.and_then(|id| super::synced(&store, self.sync && !self.dry_run, id)) {
+            match removed.and_then(|id| if self.dry_run { Ok(id) } else { self.waiting.synced(&store, id) }) {
                 Ok(_) => output::line(text),
                 Err(e) if self.force && e.kind() == Kind::NotFound => Ok(()),
                 Err(e) => Err(e.into()),
@@ -51,6 +51,7 @@ impl Rm {
         });
         if !self.dry_run {
             tupper::network::settle(&store)?;
+            self.waiting.finish(&store)?;
         }
         Ok(done)
     }

@@ -15,6 +15,7 @@ use tupper::name::ImageName;
 use tupper::store::Store;
 use tupper::transport::{Platform, Source};
 
+use super::image_filter::{Filter, Filters};
 use super::limits::LimitArgs;
 use super::output::{self, Listing, Shape};
 use super::progress::{Bar, LayerBars};
@@ -168,11 +169,19 @@ pub(super) struct Ls {
     image: Option<String>,
     #[command(flatten)]
     listing: Listing,
+    /// Only those of which this is so: reference, dangling, label, id, before, since, until
+    #[arg(long, short, value_name = "KEY=VALUE", value_parser = |text: &str| text.parse::<Filter>())]
+    filter: Vec<Filter>,
 }
 
 impl Ls {
     pub(super) fn run(self, root: &Path) -> Result<()> {
-        let mut images = super::open(root)?.map(|store| image::list(&store)).transpose()?.unwrap_or_default();
+        let mut images = Vec::new();
+        if let Some(store) = super::open(root)? {
+            let filters = Filters::new(&store, &self.filter)?;
+            images = image::list(&store)?;
+            images.retain(|image| filters.take(image));
+        }
         if let Some(wanted) = &self.image {
             let name: ImageName = wanted.parse()?;
             let any_tag = !wanted.ends_with(&format!(":{}", name.tag()));

@@ -85,7 +85,7 @@ fn tail(text: &str) -> Result<Tail> {
 }
 
 /// A time, or how long ago it was; a number is seconds since 1970.
-fn time(text: &str) -> Result<Timestamp> {
+pub(super) fn time(text: &str) -> Result<Timestamp> {
     if let Ok(seconds) = text.parse::<f64>() {
         return Ok(Timestamp::from_duration(SignedDuration::try_from_secs_f64(seconds)?)?);
     }

@@ -19,6 +19,7 @@ mod filter;
 mod flags;
 mod health;
 mod image;
+mod image_filter;
 mod kill;
 mod limits;
 mod logger;
@@ -366,12 +367,30 @@ fn open_to_remove(root: &std::path::Path, dry_run: bool) -> Result<Store> {
     Ok(store)
 }
 
-/// What was removed, and with `sync` durably so.
-fn synced<T>(store: &Store, sync: bool, removed: T) -> tupper::error::Result<T> {
-    if sync {
-        store.sync()?;
+/// What a verb that removes something waits for.
+#[derive(Debug, Args)]
+struct Waiting {
+    /// Wait until the removal would survive a power cut
+    #[arg(long)]
+    sync: bool,
+    /// Wait until the space is back
+    #[arg(long)]
+    wait: bool,
+}
+
+impl Waiting {
+    /// What was removed, durably so if that is wanted.
+    fn synced<T>(&self, store: &Store, removed: T) -> tupper::error::Result<T> {
+        if self.sync {
+            store.sync()?;
+        }
+        Ok(removed)
     }
-    Ok(removed)
+
+    /// All is removed.
+    fn finish(&self, store: &Store) -> tupper::error::Result<()> {
+        if self.wait { store.await_space() } else { Ok(()) }
+    }
 }
 
 /// The store for a verb that makes something of what is in it.

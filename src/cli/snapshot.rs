@@ -13,6 +13,7 @@ use tupper::error::Kind;
 use tupper::snapshot::{self, Snapshot};
 use tupper::{container, interrupt};
 
+use super::Waiting;
 use super::output::{self, Listing};
 use super::prune::Prune;
 use super::snapshot_filter::{Filter, Filters};
@@ -206,25 +207,28 @@ pub(super) struct Rm {
     /// Print what would go, and remove nothing
     #[arg(long)]
     dry_run: bool,
-    /// Wait until the removal would survive a power cut
-    #[arg(long)]
-    sync: bool,
+    #[command(flatten)]
+    waiting: Waiting,
 }
 
 impl Rm {
     fn run(self, root: &Path) -> Result<ExitCode> {
         let store = super::open_to_remove(root, self.dry_run)?;
-        Ok(super::for_each(&self.snapshots, |text| {
+        let done = super::for_each(&self.snapshots, |text| {
             let removed = match self.dry_run {
                 true => snapshot::find(&store, text).map(|snapshot| snapshot.id),
-                false => snapshot::remove(&store, text).and_then(|id| super::synced(&store, self.sync, id)),
+                false => snapshot::remove(&store, text).and_then(|id| self.waiting.synced(&store, id)),
             };
             match removed {
                 Ok(id) => output::line(id),
                 Err(e) if self.force && e.kind() == Kind::NotFound => Ok(()),
                 Err(e) => Err(e.into()),
             }
-        }))
+        });
+        if !self.dry_run {
+            self.waiting.finish(&store)?;
+        }
+        Ok(done)
     }
 }
 

@@ -13,6 +13,7 @@ use tupper::store::Store;
 use tupper::volume::{self, Volume};
 use tupper::{check, container};
 
+use super::Waiting;
 use super::output::{self, Format};
 
 #[derive(Debug, Subcommand)]
@@ -169,9 +170,8 @@ pub(super) struct Rm {
     /// Print what would go, and remove nothing
     #[arg(long)]
     dry_run: bool,
-    /// Wait until the removal would survive a power cut
-    #[arg(long)]
-    sync: bool,
+    #[command(flatten)]
+    waiting: Waiting,
     /// Names, or what only one name begins with
     #[arg(required_unless_present = "all", value_name = "VOLUME")]
     volumes: Vec<String>,
@@ -184,14 +184,18 @@ impl Rm {
             true => volume::list(&store)?.into_iter().map(|volume| volume.name.to_string()).collect(),
             false => self.volumes,
         };
-        Ok(super::for_each(&volumes, |text| {
+        let done = super::for_each(&volumes, |text| {
             let removed = container::remove_volume(&store, text, self.force, self.dry_run);
-            match removed.and_then(|name| super::synced(&store, self.sync && !self.dry_run, name)) {
+            match removed.and_then(|name| if self.dry_run { Ok(name) } else { self.waiting.synced(&store, name) }) {
                 Ok(name) => output::line(name),
                 Err(e) if self.force && e.kind() == Kind::NotFound => Ok(()),
                 Err(e) => Err(e.into()),
             }
-        }))
+        });
+        if !self.dry_run {
+            self.waiting.finish(&store)?;
+        }
+        Ok(done)
     }
 }
 

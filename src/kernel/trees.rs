@@ -5,7 +5,7 @@
 //! What has not been written back yet is in no tree: who wants to see it syncs first. Numbers and layouts are those of
 //! include/uapi/linux/btrfs_tree.h; what is on the disk is little-endian.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::ffi::OsStringExt;
@@ -40,6 +40,7 @@ const INODE_ITEM: u8 = 1;
 const INODE_REF: u8 = 12;
 const INODE_EXTREF: u8 = 13;
 const EXTENT_DATA: u8 = 108;
+const ORPHAN_ITEM: u8 = 48;
 const ROOT_ITEM: u8 = 132;
 const ROOT_REF: u8 = 156;
 const QGROUP_STATUS: u8 = 240;
@@ -50,6 +51,9 @@ const UUID_KEY_SUBVOL: u8 = 251;
 const QUOTAS_ON: u64 = 1 << 0;
 const QUOTAS_SIMPLE: u64 = 1 << 3;
 const LIMITED: u64 = 1 << 0;
+
+/// BTRFS_ORPHAN_OBJECTID: what is of no object any more.
+const ORPHANS: u64 = 5_u64.wrapping_neg();
 
 /// The fixed part of `struct btrfs_ioctl_search_args_v2`, whose buffer follows it: a `struct btrfs_ioctl_search_key` (seven
 /// u64, three u32, 36 bytes unused) and the buffer's size.
@@ -338,6 +342,19 @@ impl<'a> Trees<'a> {
             Some(())
         })?;
         Ok(roots)
+    }
+
+    /// The numbers of the subvolumes that were destroyed and whose space is not given back yet.
+    pub(crate) fn destroyed(&mut self) -> Result<BTreeSet<u64>> {
+        let first = Key { object: ORPHANS, kind: ORPHAN_ITEM, offset: 0 };
+        let mut destroyed = BTreeSet::new();
+        self.search(ROOT_TREE, first, Key { offset: u64::MAX, ..first }, 0, |key, _| {
+            if key.kind == ORPHAN_ITEM {
+                destroyed.insert(key.offset);
+            }
+            Some(())
+        })?;
+        Ok(destroyed)
     }
 
     /// Gives `each` the extents that the files of a subvolume refer to, with the number of the inode: as often as one does.

@@ -56,7 +56,7 @@ use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
@@ -71,6 +71,7 @@ pub(crate) use staging::{Intent, Left, SCRATCH, lock_if_free, trash_name};
 
 use crate::error::{Context, Error, Kind, Result};
 use crate::kernel::flock::{self, Lock};
+use crate::kernel::trees::Trees;
 use crate::kernel::{self, btrfs, fs, signal};
 use crate::name::Id;
 
@@ -321,6 +322,26 @@ impl Store {
     /// Makes everything done so far durable, and has the space of what was removed given back now.
     pub(crate) fn reclaim(&self) -> Result<()> {
         btrfs::reclaim(self.dir.as_fd())
+    }
+
+    /// Waits until the space of everything that was removed so far is back. btrfs gives it back in the background, which for a
+    /// large tree takes long.
+    pub fn await_space(&self) -> Result<()> {
+        let destroyed = || Trees::of(self.dir.as_fd()).destroyed();
+        let mut left = destroyed()?;
+        loop {
+            // What was freed is free from the next commit on, which is also what has the rest go on.
+            self.reclaim()?;
+            if left.is_empty() {
+                return Ok(());
+            }
+            let soon = Instant::now() + Duration::from_secs(1);
+            while !left.is_empty() && Instant::now() < soon {
+                std::thread::sleep(Duration::from_millis(10));
+                let now = destroyed()?;
+                left.retain(|id| now.contains(id));
+            }
+        }
     }
 
     /// Unmounts the embedded store at `root`, whole or only half made; its loop device detaches itself. The next verb

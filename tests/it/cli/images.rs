@@ -441,3 +441,46 @@ fn short_names_find_what_came_from_a_registry() {
     assert_eq!(store.ok("image inspect bar"), store.ok(&format!("image inspect {other}")));
     assert_eq!(store.ok("image rm bar"), "Untagged: localhost/bar:latest");
 }
+
+#[test]
+fn a_listing_is_of_those_that_a_filter_takes() {
+    let store = Store::new();
+    let labelled = store.ok_with("image import --change", &["LABEL tier=web", busybox().to_str().expect("plain")]);
+    store.ok("image tag busybox quay.io/team/box:2");
+    store.ok_with("commit", &[&store.ok_with("create", &[&labelled, "true"]), "late"]);
+    let ls = |filters: &str| {
+        let mut ids = store.lines(&format!("image ls -q --no-trunc {filters}"));
+        ids.sort();
+        ids.dedup();
+        ids
+    };
+    let (first, late) = (store.ok("image inspect busybox"), store.ok("image inspect late"));
+    let id = |document: &str| {
+        let document: serde_json::Value = serde_json::from_str(document).expect("JSON");
+        document[0]["Id"].as_str().expect("an id").to_string()
+    };
+    let (first, late) = (id(&first), id(&late));
+    let sorted = |ids: &[&str]| {
+        let mut ids: Vec<String> = ids.iter().map(ToString::to_string).collect();
+        ids.sort();
+        ids
+    };
+    for (filters, wanted) in [
+        ("--filter dangling=true", &[labelled.as_str()][..]),
+        ("--filter dangling=false", &[&first, &late]),
+        ("--filter label=tier", &[&labelled, &late]),
+        ("--filter label=tier=web --filter dangling=true", &[&labelled]),
+        ("--filter label=tier=db", &[]),
+        ("--filter reference=busybox", &[&first]),
+        ("--filter reference=quay.io/*/b?x", &[&first]),
+        ("--filter reference=*:2 --filter reference=late", &[&first, &late]),
+        ("-f since=busybox -f reference=late", &[&late]),
+        ("--filter until=1h", &[]),
+        ("late --filter dangling=false", &[&late]),
+    ] {
+        assert_eq!(ls(filters), sorted(wanted), "{filters}");
+    }
+    assert_eq!(ls(&format!("--filter id={}", &late[..10])), sorted(&[&late]));
+    assert!(store.fails(1, "image ls --filter before=nosuch").contains("nosuch: no such image"));
+    assert!(store.fails(2, "image ls --filter color=red").contains("not one of id, label"));
+}

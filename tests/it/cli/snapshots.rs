@@ -177,3 +177,30 @@ fn nested_subvolumes_are_told_of() {
     let done = store.run("snapshot create web copy").status(0);
     assert!(done.stderr.contains("/srv/nested"), "{done}");
 }
+
+#[test]
+fn who_waits_for_the_space_gets_it() {
+    let store = Store::new();
+    store.ok("snapshot create busybox large");
+    let written = store.ok("snapshot path large");
+    let used = || store.disk.data();
+    let before = used();
+    let script = format!("head -c 300M /dev/urandom > {written}/data && sync -f {written}");
+    crate::support::sh("sh", &["-c", &script]);
+    assert!(used() > before + (250 << 20));
+    store.ok("snapshot rm --wait large");
+    let info = crate::support::sh("btrfs", &["filesystem", "df", "--raw", store.disk.path().to_str().expect("plain")]);
+    let data = info.lines().find(|line| line.starts_with("Data, single")).expect("its data");
+    let now: u64 = data.rsplit_once("used=").expect("what is used").1.parse().expect("a number");
+    assert!(now < before + (50 << 20), "{now} bytes are still in use, {before} were before");
+    let listed = crate::support::sh("btrfs", &["subvolume", "list", "-d", store.disk.path().to_str().expect("plain")]);
+    assert_eq!(listed, "", "there are subvolumes left to clean");
+    store.ok("volume create data");
+    assert_eq!(store.ok("volume rm --wait --sync data"), "data");
+    store.ok("create --name web busybox true");
+    assert_eq!(store.ok("rm --wait web"), "web");
+    // Nothing goes, and nothing is waited for.
+    store.ok("snapshot create busybox stays");
+    store.ok("snapshot rm --dry-run --wait stays");
+    store.ok("snapshot path stays");
+}
