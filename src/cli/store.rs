@@ -1,6 +1,6 @@
 //! `tupper store …`
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Result, bail};
@@ -52,6 +52,12 @@ pub(super) struct Init {
     /// Size of an embedded store, such as 20G; default: the smaller of 64G and 80 % of what is free
     #[arg(long, value_name = "SIZE", value_parser = super::run::bytes)]
     size: Option<u64>,
+    /// A block device to format and to have the store on, all of it, instead of a file below the store's directory
+    #[arg(long, value_name = "DEVICE", conflicts_with = "size")]
+    device: Option<PathBuf>,
+    /// Format the device whatever is on it, which is lost
+    #[arg(long, requires = "device")]
+    force: bool,
     /// The btrfs node size, such as 8K (the default) or 16K
     #[arg(long, value_name = "SIZE", value_parser = super::run::bytes)]
     node_size: Option<u64>,
@@ -80,8 +86,8 @@ fn compression(text: &str) -> Result<String> {
 impl Init {
     fn run(self, root: &Path) -> Result<()> {
         let node_size = self.node_size.map(u32::try_from).transpose()?;
-        let store =
-            Store::init(root, &Options { size: self.size, node_size, compress: self.compress, explicit: true })?;
+        let Init { size, device, force, compress, .. } = self;
+        let store = Store::init(root, &Options { size, node_size, device, force, compress, explicit: true })?;
         output::line(store.root().display())
     }
 }
@@ -100,16 +106,23 @@ impl Info {
         let count = |shelf| Ok::<_, anyhow::Error>(store.ids(shelf)?.len());
         let (images, snapshots, containers) =
             (count(Shelf::Images)?, count(Shelf::Snapshots)?, count(Shelf::Containers)?);
-        let kind = if store.is_embedded() { "embedded" } else { "subvolume" };
+        let device = store.device()?;
+        let kind = match &device {
+            Some(_) => "device",
+            None if store.is_embedded() => "embedded",
+            None => "subvolume",
+        };
+        let named = device.as_ref().map(|device| device.display().to_string()).unwrap_or_default();
         let compression = store.compression()?;
         if self.format == Format::Json {
             return output::json(&json!({
-                "Root": store.root(), "Kind": kind, "Uuid": store.uuid(), "FormatVersion": FORMAT_VERSION,
+                "Root": store.root(), "Kind": kind, "Device": named, "Uuid": store.uuid(), "FormatVersion": FORMAT_VERSION,
                 "Size": space.size, "Available": space.available, "Compression": compression.unwrap_or_default(),
                 "Images": images, "Snapshots": snapshots, "Containers": containers,
             }));
         }
-        let kind = compression.map_or(kind.to_string(), |how| format!("{kind}, compressed by {how}"));
+        let kind = if named.is_empty() { kind.to_string() } else { format!("{kind} {named}") };
+        let kind = compression.map_or(kind.clone(), |how| format!("{kind}, compressed by {how}"));
         output::text(&format!(
             "root        {}\nkind        {kind}\nuuid        {}\nformat      {FORMAT_VERSION}\nsize        {}\navailable   {}\n\
              images      {images}\nsnapshots   {snapshots}\ncontainers  {containers}\n",

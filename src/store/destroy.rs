@@ -53,7 +53,7 @@ impl Store {
         match is_embedded {
             true => {
                 unmount_soon(&root).map_err(stays)?;
-                embedded::remove_file(making.as_fd())?;
+                embedded::remove_file(&root, making.as_fd())?;
             }
             false => {
                 btrfs::destroy(making.as_fd(), "fs".as_ref()).map_err(stays)?;

@@ -1,4 +1,4 @@
-//! The embedded store: a btrfs in a sparse file, for hosts whose own filesystem is another.
+//! The embedded store: a btrfs in a sparse file, or on a device that somebody gives, for hosts whose own filesystem is another.
 //!
 //! Every function that changes something is called with ROOT's lock held and can be killed anywhere: the file appears
 //! under its name only when it is formatted, and the next call goes on from what is there. One file is backed by one
@@ -12,12 +12,14 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use super::Shelf;
+use super::{Shelf, device};
 use crate::error::{Context, Error, Kind, Result};
 use crate::kernel::flock::{self, Lock};
-use crate::kernel::{btrfs, fs, loopdev, mount as mounts};
+use crate::kernel::loopdev::{self, LoopDevice};
+use crate::kernel::{btrfs, fs, mount as mounts};
 
-const FILE: &str = "store.btrfs";
+/// The file; or a link that says which filesystem it is, where that is on a device.
+pub(super) const FILE: &str = "store.btrfs";
 
 /// That file until it is formatted.
 const DRAFT: &str = "store.btrfs.new";
@@ -30,7 +32,7 @@ const COMPRESS: &str = "user.tupper.compress";
 const NODE_SIZE: u32 = 8192;
 
 /// Where a btrfs has its magic number: in the first superblock, at 64 KiB (btrfs(5), fs/btrfs/fs.h).
-const MAGIC_OFFSET: u64 = 0x1_0040;
+pub(super) const MAGIC_OFFSET: u64 = 0x1_0040;
 const MAGIC: &[u8; 8] = b"_BHRfS_M";
 
 const GIB: u64 = 1 << 30;
@@ -53,6 +55,10 @@ pub struct Options {
     pub size: Option<u64>,
     /// The btrfs node size in bytes, for a filesystem that we format; default 8 KiB.
     pub node_size: Option<u32>,
+    /// The block device that it is to be on, all of it, instead of in a file.
+    pub device: Option<PathBuf>,
+    /// What is on the device is lost; else there may be nothing.
+    pub force: bool,
     /// How an embedded store compresses what is written to it, such as `zstd:1`: btrfs(5), `compress=`. Default: not.
     pub compress: Option<String>,
     /// Somebody asked for a store to be made here: one that is there already is an error.
@@ -115,7 +121,7 @@ pub(super) fn make_root(root: &Path) -> Result<OwnedFd> {
 /// `ROOT/fs` as a subvolume where ROOT is on btrfs, else as a mount of `ROOT/store.btrfs`. `making` holds ROOT's lock.
 pub(super) fn ensure_filesystem(root: &Path, making: BorrowedFd<'_>, options: &Options) -> Result<()> {
     let dir = fs::open_directory_follow(root)?;
-    if fs::filesystem(dir.as_fd())?.btrfs && !exists(root)? {
+    if fs::filesystem(dir.as_fd())?.btrfs && !exists(root)? && options.device.is_none() {
         if options.size.is_some() || options.node_size.is_some() || options.compress.is_some() {
             let message = format!(
                 "{} is on btrfs: the store is a subvolume there, without a size, nodes or compression of its own",
@@ -129,9 +135,13 @@ pub(super) fn ensure_filesystem(root: &Path, making: BorrowedFd<'_>, options: &O
             other => other,
         };
     }
-    let size = match exists(root)? {
-        true => None,
-        false => Some(format(root, making, options)?),
+    let size = match (exists(root)?, &options.device) {
+        (true, _) => None,
+        (false, None) => Some(format(root, making, options)?),
+        (false, Some(device)) => {
+            device::format(root, making, device, options)?;
+            None
+        }
     };
     mount(root)?;
     require_own(root)?;
@@ -139,6 +149,9 @@ pub(super) fn ensure_filesystem(root: &Path, making: BorrowedFd<'_>, options: &O
         let at = root.join("fs");
         btrfs::compress(&at, how)?;
         fs::set_xattr(fs::open_directory(fs::CWD, &at)?.as_fd(), COMPRESS, how.as_bytes())?;
+    }
+    if let Some(device) = &options.device {
+        log::info!("made the store on {}, mounted at {}", device.display(), root.join("fs").display());
     }
     if let Some(size) = size {
         let (path, at) = (root.join(FILE), root.join("fs"));
@@ -210,7 +223,7 @@ pub(super) fn host_damage(root: &Path) -> Result<Vec<(PathBuf, String)>> {
     }
     let inside = points.iter().filter(|point| point.starts_with(&at) && **point != at);
     found.extend(inside.map(|point| (point.clone(), "mounted in the store, not by tupper".to_string())));
-    if belongs_at(root)? {
+    if belongs_at(root)? && !device::is_given(root)? {
         match File::open(root.join(FILE)) {
             Err(e) => found.push((root.join(FILE), Error::from_io("open it", e).to_string())),
             Ok(file) => match loopdev::find(file.as_fd())?.as_slice() {
@@ -241,22 +254,21 @@ fn mount(root: &Path) -> Result<bool> {
     let at = root.join("fs");
     let doing = || format!("mount the embedded store {}", path.display());
     let unusable = |e: Error| e.with_kind(Kind::Store);
-    let backing = File::options()
-        .read(true)
-        .write(true)
-        .open(&path)
-        .map_err(|e| Error::from_io("open", e))
-        .context(doing)
-        .map_err(unusable)?;
+    // A file that is not there is a store that is not.
+    let open = || File::options().read(true).write(true).open(&path).map_err(|e| Error::from_io("open", e));
+    let file = match device::is_given(root)? {
+        true => None,
+        false => Some(open().context(doing).map_err(unusable)?),
+    };
     fs::ensure_directory(fs::CWD, &at, 0o700).context(doing)?;
     if is_mounted(&at)? {
         return Ok(false);
     }
-    let device = match loopdev::find(backing.as_fd()).context(doing).map_err(unusable)?.into_iter().next() {
-        Some(device) => device,
-        None => loopdev::attach(&backing).context(doing).map_err(unusable)?,
+    let mounted = match &file {
+        Some(file) => attached(file).and_then(|device| btrfs::mount(&device.path, &at)),
+        None => device::of(root).and_then(|device| btrfs::mount(&device, &at)),
     };
-    btrfs::mount(&device.path, &at).context(doing).map_err(unusable)?;
+    mounted.context(doing).map_err(unusable)?;
     let compressed = fs::open_directory(fs::CWD, &at)
         .and_then(|dir| compression(dir.as_fd()))
         .and_then(|how| how.map_or(Ok(()), |how| btrfs::compress(&at, &how)));
@@ -268,6 +280,14 @@ fn mount(root: &Path) -> Result<bool> {
     Ok(true)
 }
 
+/// The device that backs the file already, or a new one.
+fn attached(file: &File) -> Result<LoopDevice> {
+    match loopdev::find(file.as_fd())?.into_iter().next() {
+        Some(device) => Ok(device),
+        None => loopdev::attach(file),
+    }
+}
+
 /// How what is written to the store whose `fs/` this is is compressed.
 pub(super) fn compression(filesystem: BorrowedFd<'_>) -> Result<Option<String>> {
     let how = fs::get_xattr(filesystem, COMPRESS)?;
@@ -277,7 +297,9 @@ pub(super) fn compression(filesystem: BorrowedFd<'_>) -> Result<Option<String>> 
 /// Refuses when the host's disk is about to run full under an embedded store, or would be with `more` bytes. A write
 /// that finds no room there fails after it was accepted, and ends the whole filesystem.
 pub(super) fn require_host_room(root: &Path, more: u64) -> Result<()> {
-    require_file(root)?;
+    if !is_in_file(root)? {
+        return Ok(());
+    }
     let host = fs::filesystem(fs::open_directory_follow(root)?.as_fd())?;
     match host.available >= LEAST_HOST_ROOM.saturating_add(more) {
         true => Ok(()),
@@ -287,7 +309,9 @@ pub(super) fn require_host_room(root: &Path, more: u64) -> Result<()> {
 
 /// Refuses when not even what removes could be written any more.
 pub(super) fn require_host_room_to_remove(root: &Path) -> Result<()> {
-    require_file(root)?;
+    if !is_in_file(root)? {
+        return Ok(());
+    }
     let host = fs::filesystem(fs::open_directory_follow(root)?.as_fd())?;
     match host.free >= LEAST_HOST_ROOM_TO_REMOVE {
         true => Ok(()),
@@ -304,7 +328,8 @@ fn no_host_room(root: &Path, left: u64) -> Error {
     Error::new(Kind::NoSpace, message).with_hint("free some space there, or use --root on another disk")
 }
 
-fn require_file(root: &Path) -> Result<()> {
+/// Whether it is in a file of the host's, and not on a device. Refuses when that is gone.
+fn is_in_file(root: &Path) -> Result<bool> {
     if !exists(root)? {
         let message =
             format!("write to the embedded store: {} was removed while it was mounted", root.join(FILE).display());
@@ -312,13 +337,19 @@ fn require_file(root: &Path) -> Result<()> {
             "what is in it is lost at the next unmount: copy out what you need, then `tupper store umount`",
         ));
     }
-    Ok(())
+    Ok(!device::is_given(root)?)
 }
 
 /// Gives the embedded store so many bytes in all, and returns how many. The caller holds ROOT's lock. Killed in the middle, the
 /// file is larger than its filesystem, and the next call goes on.
 pub(super) fn grow(root: &Path, filesystem: BorrowedFd<'_>, size: Size) -> Result<u64> {
     let path = root.join(FILE);
+    if device::is_given(root)? {
+        let error = Error::new(Kind::Unsupported, "it has all of its device");
+        return Err(
+            error.with_hint("when that is larger, `btrfs filesystem resize max` on what is mounted there takes it")
+        );
+    }
     let file = File::options().write(true).open(&path).map_err(|e| Error::from_io("open its file", e))?;
     let had = fs::metadata(file.as_fd())?;
     let before = had.st_size.unsigned_abs();
@@ -341,12 +372,15 @@ pub(super) fn grow(root: &Path, filesystem: BorrowedFd<'_>, size: Size) -> Resul
     Ok(size)
 }
 
-/// Removes the unmounted file of an embedded store, with what it was mounted at. The caller holds ROOT's lock. Killed in the
-/// middle, the file is there, and is mounted again.
-pub(super) fn remove_file(root: BorrowedFd<'_>) -> Result<()> {
-    fs::remove_directory(root, "fs")?;
-    fs::unlink(root, FILE)?;
-    fs::sync(root)
+/// Removes the unmounted file of an embedded store, with what it was mounted at. The caller holds ROOT's lock, `making`. Killed in
+/// the middle, the file is there, and is mounted again. A device is nobody's afterwards; killed before that, it has an empty
+/// filesystem that nothing refers to.
+pub(super) fn remove_file(root: &Path, making: BorrowedFd<'_>) -> Result<()> {
+    let device = if device::is_given(root)? { Some(device::of(root)?) } else { None };
+    fs::remove_directory(making, "fs")?;
+    fs::unlink(making, FILE)?;
+    fs::sync(making)?;
+    device.map_or(Ok(()), |device| device::wipe(&device))
 }
 
 /// A sparse file, formatted under a temporary name and renamed into place.
@@ -357,7 +391,9 @@ fn format(root: &Path, making: BorrowedFd<'_>, options: &Options) -> Result<u64>
     let file = File::options().write(true).create(true).truncate(true).open(&draft).map_err(Error::from)?;
     fs::set_mode(file.as_fd(), 0o600)?;
     file.set_len(size).map_err(Error::from).context(|| format!("size {} to {size} bytes", draft.display()))?;
-    let formatted = run_mkfs(&draft, making, options.node_size.unwrap_or(NODE_SIZE))
+    // -m single: the file's own filesystem and disk guard the bytes; a second copy of the metadata on the same disk
+    // makes every commit a quarter dearer.
+    let formatted = run_mkfs(&draft, making, options.node_size, &["--force", "--metadata", "single"])
         .and_then(|()| require_formatted(&draft))
         .and_then(|()| fs::sync(file.as_fd()));
     if let Err(e) = formatted {
@@ -394,7 +430,7 @@ fn choose_size(free: u64, wanted: Option<u64>) -> Result<u64> {
 }
 
 /// mkfs.btrfs writes the magic number last, and exits with 0 when it could not (btrfs-progs 6.2, mkfs/main.c).
-fn require_formatted(path: &Path) -> Result<()> {
+pub(super) fn require_formatted(path: &Path) -> Result<()> {
     let mut magic = [0; 8];
     let read = File::open(path).and_then(|file| file.read_exact_at(&mut magic, MAGIC_OFFSET));
     read.map_err(|e| Error::from_io(format_args!("read {}", path.display()), e))?;
@@ -404,12 +440,10 @@ fn require_formatted(path: &Path) -> Result<()> {
     }
 }
 
-fn run_mkfs(path: &Path, making: BorrowedFd<'_>, node_size: u32) -> Result<()> {
-    // -m single: the file's own filesystem and disk guard the bytes; a second copy of the metadata on the same disk
-    // makes every commit a quarter dearer.
+pub(super) fn run_mkfs(path: &Path, making: BorrowedFd<'_>, node_size: Option<u32>, flags: &[&str]) -> Result<()> {
     let mut mkfs = Command::new("mkfs.btrfs")
-        .args(["--quiet", "--force", "--metadata", "single", "--nodesize"])
-        .arg(node_size.to_string())
+        .args(["--quiet", "--nodesize", &node_size.unwrap_or(NODE_SIZE).to_string()])
+        .args(flags)
         .arg(path)
         // It asks nothing. An open file's lock is everybody's who has the file open (flock(2)): should we be killed, nobody
         // makes the store as long as it writes.
@@ -432,7 +466,9 @@ fn run_mkfs(path: &Path, making: BorrowedFd<'_>, node_size: u32) -> Result<()> {
         return Ok(());
     }
     let text = String::from_utf8_lossy(&said);
-    let why = text.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("no reason given").trim().to_string();
+    // What a filesystem that is there is told by comes before what would help.
+    let says_why = |line: &&str| !line.trim().is_empty() && !line.contains("use the -f option");
+    let why = text.lines().rev().find(says_why).unwrap_or("no reason given").trim().to_string();
     Err(Error::new(Kind::Store, format!("run mkfs.btrfs on {}: {}", path.display(), why.trim_start_matches("ERROR: "))))
 }
 

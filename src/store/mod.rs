@@ -4,7 +4,7 @@
 //!
 //! ```text
 //! ROOT/
-//!   store.btrfs               embedded store only: a sparse file, loop-mounted at fs/
+//!   store.btrfs               embedded store only: a sparse file, loop-mounted at fs/; a link, where it has a device of its own
 //!   fs/                       a subvolume, or the mount of store.btrfs; mode 0700; xattr: format version, store UUID
 //!     images/ID/              an image: xattr record, config.json (ID is its sha256); also the links that become its first
 //!                             tags, until they do
@@ -45,6 +45,7 @@
 
 mod damage;
 mod destroy;
+mod device;
 mod embedded;
 mod id_lease;
 mod lookup;
@@ -293,7 +294,12 @@ impl Store {
         &self.uuid
     }
 
-    /// Whether it is a filesystem of its own in `store.btrfs`.
+    /// The device that it was given, if it was.
+    pub fn device(&self) -> Result<Option<PathBuf>> {
+        if self.embedded && device::is_given(&self.root)? { device::of(&self.root).map(Some) } else { Ok(None) }
+    }
+
+    /// Whether it is a filesystem of its own, in `store.btrfs` or on a device.
     pub fn is_embedded(&self) -> bool {
         self.embedded
     }

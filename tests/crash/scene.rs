@@ -17,7 +17,7 @@ use tempfile::TempDir;
 
 use crate::images;
 use crate::support::command::{Done, Tupper, finish, wait};
-use crate::support::disk::{self, Disk};
+use crate::support::disk::{self, Device, Disk};
 use crate::support::http::Server;
 use crate::support::traces::Traces;
 use crate::support::{busybox, eventually, sh};
@@ -58,6 +58,7 @@ pub enum Ground {
 pub struct Place {
     // Dropped in this order.
     disk: Disk,
+    device: Device,
     inputs: TempDir,
     busybox: PathBuf,
     ground: Ground,
@@ -88,7 +89,7 @@ impl Place {
         sh("tar", &["-C", &at("tree"), "-cf", &at("other.tar"), "./etc"]);
         images::save(inputs.path());
         let registry = images::registry();
-        Place { disk, inputs, busybox: busybox(), ground, registry, stores: Cell::new(0) }
+        Place { disk, device: Device::new(1 << 30), inputs, busybox: busybox(), ground, registry, stores: Cell::new(0) }
     }
 }
 
@@ -99,6 +100,8 @@ pub struct Scene {
     inputs: PathBuf,
     /// Where the registry is.
     registry: String,
+    /// A block device for stores.
+    device: String,
     /// What ids stand for that were there before.
     labels: BTreeMap<String, String>,
     uuid: String,
@@ -119,6 +122,7 @@ impl Scene {
             ground: place.ground,
             inputs: place.inputs.path().to_path_buf(),
             registry: place.registry.host(),
+            device: place.device.path().to_string(),
             labels: BTreeMap::new(),
             uuid: String::new(),
             keepsake: PathBuf::new(),
@@ -195,6 +199,7 @@ impl Scene {
         let (line, input) = line.split_once(" < ").map_or((line, None), |(line, input)| (line, Some(input)));
         let beside = self.root().with_file_name("beside");
         let mut line = line.replace("REGISTRY", &self.registry).replace("DIGEST", &images::digest());
+        line = line.replace("DEVICE", &self.device);
         line = line.replace("BESIDE", beside.to_str().expect("a plain path"));
         if line.contains("TRASHED") {
             line = line.replace("TRASHED", &self.ok("snapshot trash ls --quiet --no-trunc"));
@@ -432,6 +437,8 @@ pub fn entries(top: &Path, dir: &Path, lines: &mut Vec<String>) {
         }
         let shown = path.strip_prefix(top).expect("below the top").display();
         match std::fs::read_link(&path) {
+            // Which filesystem it is that was made.
+            Ok(target) if target.starts_with("/dev") => lines.push(format!("entry {shown} -> a device")),
             Ok(target) => lines.push(format!("entry {shown} -> {}", target.display())),
             Err(_) => lines.push(format!("entry {shown}")),
         }

@@ -8,6 +8,7 @@ mod containers;
 mod copy;
 mod debian;
 mod detached;
+mod device;
 mod df;
 mod diff;
 mod exec;

@@ -86,6 +86,34 @@ impl Drop for Disk {
     }
 }
 
+/// A block device, without a filesystem as yet; gone when dropped. Sparse.
+pub struct Device {
+    _dir: TempDir,
+    path: String,
+}
+
+impl Device {
+    pub fn new(bytes: u64) -> Device {
+        need_root();
+        let dir = scratch();
+        let image = dir.path().join("device.img");
+        std::fs::File::create(&image).and_then(|file| file.set_len(bytes)).expect("a sparse file");
+        let path = sh("losetup", &["--find", "--show", image.to_str().expect("a plain path")]);
+        Device { _dir: dir, path }
+    }
+
+    /// What it is called.
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+}
+
+impl Drop for Device {
+    fn drop(&mut self) {
+        let _ = Command::new("losetup").arg("--detach").arg(&self.path).status();
+    }
+}
+
 /// A directory of a test's own.
 pub fn scratch() -> TempDir {
     tempfile::Builder::new().prefix("tupper-test-").tempdir().expect("a scratch directory")
