@@ -212,7 +212,8 @@ sweeps! {
 
     store_init: Sweep::of("store init").on(Btrfs);
     store_init_embedded: Sweep::of("store init").on(Ext4);
-    store_init_on_a_device: Sweep::of("store init --force --device DEVICE").on(Ext4);
+    // The next command that writes would make another store.
+    store_init_on_a_device: Sweep::of("store init --force --device DEVICE").on(Ext4).signless();
     store_umount_of_a_device: Sweep::of("store umount").on(Ext4).after("store init --force --device DEVICE");
     mount_of_a_device: Sweep::of("image ls").on(Ext4).after("store init --force --device DEVICE").after("store umount");
     first_import: Sweep::of("image import --name new tiny.tar").on(Btrfs).or("store init");
