@@ -15,6 +15,7 @@ use tupper::name::ImageName;
 use tupper::store::Store;
 use tupper::transport::{Platform, Source};
 
+use super::Broken;
 use super::image_filter::{Filter, Filters};
 use super::limits::LimitArgs;
 use super::output::{self, Listing, Shape};
@@ -176,10 +177,10 @@ pub(super) struct Ls {
 
 impl Ls {
     pub(super) fn run(self, root: &Path) -> Result<()> {
-        let mut images = Vec::new();
+        let (mut images, mut broken) = (Vec::new(), Broken::default());
         if let Some(store) = super::open(root)? {
             let filters = Filters::new(&store, &self.filter)?;
-            images = image::list(&store)?;
+            images = image::list_but(&store, |e| broken.note(e))?;
             images.retain(|image| filters.take(image));
         }
         if let Some(wanted) = &self.image {
@@ -203,7 +204,8 @@ impl Ls {
             }
         };
         let titles = ["REPOSITORY", "TAG", "IMAGE ID", "CREATED", "SIZE"];
-        self.listing.print(&images, |image| image.id, summary, &titles, rows)
+        self.listing.print(&images, |image| image.id, summary, &titles, rows)?;
+        broken.report()
     }
 }
 

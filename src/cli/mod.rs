@@ -493,6 +493,29 @@ fn for_each_with(objects: &[String], runs_a_command: bool, mut work: impl FnMut(
     status
 }
 
+/// Objects that a listing goes on without, because they cannot be read.
+#[derive(Debug, Default)]
+struct Broken(Vec<tupper::error::Error>);
+
+impl Broken {
+    /// One more.
+    fn note(&mut self, error: tupper::error::Error) -> tupper::error::Result<()> {
+        self.0.push(error);
+        Ok(())
+    }
+
+    /// What could be read has been printed: the others are reported, and one is enough to fail.
+    fn report(self) -> Result<()> {
+        let mut errors = self.0.into_iter().map(|e| match e.hint() {
+            None => e.with_hint("`tupper store check --repair` mends what the disk tells"),
+            Some(_) => e,
+        });
+        let Some(last) = errors.next_back() else { return Ok(()) };
+        errors.for_each(|e| report(&e.into()));
+        Err(last.into())
+    }
+}
+
 /// Prints an array of what is known of each of several objects; those that are not found are reported.
 fn inspect(objects: &[String], mut details: impl FnMut(&str) -> Result<serde_json::Value>) -> Result<ExitCode> {
     let mut found = Vec::new();

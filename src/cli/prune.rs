@@ -75,7 +75,7 @@ impl Prune {
             return Ok(ExitCode::SUCCESS);
         }
         let store = super::open_to_remove(root, self.dry_run)?;
-        let snapshots = Filters::new(&store, &self.filter)?.select(&store)?;
+        let snapshots = Filters::new(&store, &self.filter)?.select(&store, Err)?;
         let ids: Vec<String> =
             snapshot::prunable(snapshots, &keep).into_iter().map(|snapshot| snapshot.id.to_string()).collect();
         Ok(super::for_each(&ids, |id| {

@@ -10,6 +10,7 @@ use tupper::container::{self, Container, State};
 use tupper::network::Port;
 use tupper::store::Store;
 
+use super::Broken;
 use super::filter::{Filter, Filters};
 use super::output::{self, Listing};
 use super::port::Published;
@@ -59,20 +60,22 @@ enum Key {
 impl Ps {
     pub(super) fn run(self, root: &Path) -> Result<()> {
         let store = super::open(root)?;
-        let containers = store.as_ref().map(|store| self.select(store)).transpose()?.unwrap_or_default();
+        let mut broken = Broken::default();
+        let containers = store.as_ref().map(|store| self.select(store, &mut broken)).transpose()?.unwrap_or_default();
         let published = store.as_ref().map(Published::new).transpose()?;
         let ports = |container: &Container| published.as_ref().map(|all| all.of(container)).unwrap_or_default();
         let titles = ["CONTAINER ID", "IMAGE", "COMMAND", "CREATED", "STATUS", "PORTS", "NAMES"];
         let row = |container: &Container| vec![row(container, &ports(container), self.listing.no_trunc)];
         let summary = |container: &Container| summary(container, &ports(container));
-        self.listing.print(&containers, |container| container.id, summary, &titles, row)
+        self.listing.print(&containers, |container| container.id, summary, &titles, row)?;
+        broken.report()
     }
 
-    fn select(&self, store: &Store) -> Result<Vec<Container>> {
+    fn select(&self, store: &Store, broken: &mut Broken) -> Result<Vec<Container>> {
         let filters = Filters::new(store, &self.filter)?;
         let last = if self.latest { Some(1) } else { self.last };
         let all = self.all || last.is_some() || filters.say_status();
-        let mut containers = container::list(store)?;
+        let mut containers = container::list_but(store, |e| broken.note(e))?;
         containers.retain(|c| (all || matches!(c.state, State::Running(_))) && filters.take(c));
         containers.truncate(last.unwrap_or(usize::MAX));
         self.sort.sort(&mut containers);

@@ -13,11 +13,11 @@ use tupper::error::Kind;
 use tupper::snapshot::{self, Snapshot};
 use tupper::{container, interrupt};
 
-use super::Waiting;
 use super::output::{self, Listing};
 use super::prune::Prune;
 use super::snapshot_filter::{Filter, Filters};
 use super::tree::{self, Tree};
+use super::{Broken, Waiting};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Verb {
@@ -141,8 +141,9 @@ pub(super) struct Ls {
 
 impl Ls {
     fn run(self, root: &Path) -> Result<()> {
+        let mut broken = Broken::default();
         let snapshots = match super::open(root)? {
-            Some(store) => Filters::new(&store, &self.filter)?.select(&store)?,
+            Some(store) => Filters::new(&store, &self.filter)?.select(&store, |e| broken.note(e))?,
             None => Vec::new(),
         };
         let row = |snapshot: &Snapshot| {
@@ -155,7 +156,8 @@ impl Ls {
             ]]
         };
         let titles = ["SNAPSHOT ID", "SOURCE", "CREATED", "MODE", "NAMES"];
-        self.listing.print(&snapshots, |snapshot| snapshot.id, summary, &titles, row)
+        self.listing.print(&snapshots, |snapshot| snapshot.id, summary, &titles, row)?;
+        broken.report()
     }
 }
 

@@ -4,7 +4,7 @@ use std::str::FromStr;
 
 use anyhow::{Result, anyhow, bail};
 use jiff::Timestamp;
-use tupper::error::Kind;
+use tupper::error::{Error, Kind};
 use tupper::name::Id;
 use tupper::snapshot::{self, Snapshot};
 use tupper::store::Store;
@@ -89,8 +89,12 @@ impl Filters {
     }
 
     /// Those of which all of it is so, newest first.
-    pub(super) fn select(&self, store: &Store) -> Result<Vec<Snapshot>> {
-        let mut snapshots = snapshot::list(store)?;
+    pub(super) fn select(
+        &self,
+        store: &Store,
+        broken: impl FnMut(Error) -> tupper::error::Result<()>,
+    ) -> Result<Vec<Snapshot>> {
+        let mut snapshots = snapshot::list_but(store, broken)?;
         snapshots.retain(|snapshot| self.take(snapshot));
         Ok(snapshots)
     }

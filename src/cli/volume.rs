@@ -7,14 +7,14 @@ use std::process::ExitCode;
 use anyhow::{Result, bail};
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
-use tupper::error::Kind;
+use tupper::error::{Error, Kind};
 use tupper::name::VolumeName;
 use tupper::store::Store;
 use tupper::volume::{self, Volume};
 use tupper::{check, container};
 
-use super::Waiting;
 use super::output::{self, Format};
+use super::{Broken, Waiting};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Verb {
@@ -90,25 +90,31 @@ pub(super) struct Ls {
 
 impl Ls {
     fn run(self, root: &Path) -> Result<()> {
+        let mut broken = Broken::default();
         let mut volumes = match super::open(root)? {
-            Some(store) => selected(&store, &self.filter)?,
+            Some(store) => selected(&store, &self.filter, |e| broken.note(e))?,
             None => Vec::new(),
         };
         volumes.sort_by(|a, b| a.name.cmp(&b.name));
         match self.format {
-            _ if self.quiet => output::text(&volumes.iter().map(|v| format!("{}\n", v.name)).collect::<String>()),
-            Format::Json => output::json(&volumes.iter().map(details).collect()),
+            _ if self.quiet => output::text(&volumes.iter().map(|v| format!("{}\n", v.name)).collect::<String>())?,
+            Format::Json => output::json(&volumes.iter().map(details).collect())?,
             Format::Table => {
                 let rows: Vec<_> = volumes.iter().map(|v| vec!["local".to_string(), v.name.to_string()]).collect();
-                output::table(&["DRIVER", "VOLUME NAME"], &rows)
+                output::table(&["DRIVER", "VOLUME NAME"], &rows)?;
             }
         }
+        broken.report()
     }
 }
 
 /// podman-volume-ls(1), `--filter`: of several with one key one has to be so, but for label all.
-fn selected(store: &Store, filters: &[String]) -> Result<Vec<Volume>> {
-    let mut volumes = volume::list(store)?;
+fn selected(
+    store: &Store,
+    filters: &[String],
+    broken: impl FnMut(Error) -> tupper::error::Result<()>,
+) -> Result<Vec<Volume>> {
+    let mut volumes = volume::list_but(store, broken)?;
     let (mut names, mut dangling) = (Vec::new(), Vec::new());
     for filter in filters {
         match filter.split_once('=') {
@@ -222,7 +228,7 @@ impl Prune {
             return Ok(());
         }
         let store = super::open_to_remove(root, self.dry_run)?;
-        let wanted: Vec<VolumeName> = selected(&store, &self.filter)?.into_iter().map(|v| v.name).collect();
+        let wanted: Vec<VolumeName> = selected(&store, &self.filter, Err)?.into_iter().map(|v| v.name).collect();
         let pruned = container::prune_volumes(&store, |volume| wanted.contains(&volume.name), self.dry_run)?;
         pruned.into_iter().try_for_each(output::line)
     }

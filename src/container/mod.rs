@@ -149,15 +149,13 @@ impl Container {
 
 /// Every container, newest first.
 pub fn list(store: &Store) -> Result<Vec<Container>> {
-    let mut containers = Vec::new();
+    list_but(store, Err)
+}
+
+/// [`list`], told of those that cannot be read.
+pub fn list_but(store: &Store, broken: impl FnMut(Error) -> Result<()>) -> Result<Vec<Container>> {
     let freezers = Freezers::default();
-    for id in store.ids(Shelf::Containers)? {
-        match open_among(store, &id, &freezers) {
-            Ok(container) => containers.push(container),
-            Err(e) if e.kind() == Kind::NotFound => {} // removed while we looked
-            Err(e) => return Err(e),
-        }
-    }
+    let mut containers = store.each(Shelf::Containers, |id| open_among(store, id, &freezers), broken)?;
     containers.sort_by(|a, b| b.created.cmp(&a.created).then(a.id.cmp(&b.id)));
     Ok(containers)
 }

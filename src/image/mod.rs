@@ -233,18 +233,14 @@ pub(crate) fn remove_going_with(store: &Store, entry: &str) -> Result<()> {
 
 /// Every image, newest first.
 pub fn list(store: &Store) -> Result<Vec<Image>> {
+    list_but(store, Err)
+}
+
+/// [`list`], told of those that cannot be read.
+pub fn list_but(store: &Store, broken: impl FnMut(Error) -> Result<()>) -> Result<Vec<Image>> {
     let tags = store.tags()?;
-    let mut images = Vec::new();
-    for id in store.ids(Shelf::Images)? {
-        match Image::open(store, &id) {
-            Ok(mut image) => {
-                image.names = names_of(&tags, &id);
-                images.push(image);
-            }
-            Err(e) if e.kind() == Kind::NotFound => {} // removed while we looked
-            Err(e) => return Err(e),
-        }
-    }
+    let open = |id: &Id| Ok(Image { names: names_of(&tags, id), ..Image::open(store, id)? });
+    let mut images = store.each(Shelf::Images, open, broken)?;
     images.sort_by(|a, b| b.created.cmp(&a.created).then(a.id.cmp(&b.id)));
     Ok(images)
 }

@@ -382,7 +382,12 @@ fn create_one(
 
 /// Every snapshot that is not in the trash, newest first.
 pub fn list(store: &Store) -> Result<Vec<Snapshot>> {
-    let mut all = every(store)?;
+    list_but(store, Err)
+}
+
+/// [`list`], told of those that cannot be read.
+pub fn list_but(store: &Store, broken: impl FnMut(Error) -> Result<()>) -> Result<Vec<Snapshot>> {
+    let mut all = every(store, broken)?;
     all.retain(|snapshot| snapshot.trashed.is_none());
     Ok(all)
 }
@@ -414,15 +419,8 @@ pub(crate) fn clear_unfinished(store: &Store, id: &Id) -> Result<()> {
     }
 }
 
-fn every(store: &Store) -> Result<Vec<Snapshot>> {
-    let mut snapshots = Vec::new();
-    for id in store.ids(Shelf::Snapshots)? {
-        match open(store, &id) {
-            Ok(snapshot) => snapshots.push(snapshot),
-            Err(e) if e.kind() == Kind::NotFound => {} // removed while we looked
-            Err(e) => return Err(e),
-        }
-    }
+fn every(store: &Store, broken: impl FnMut(Error) -> Result<()>) -> Result<Vec<Snapshot>> {
+    let mut snapshots = store.each(Shelf::Snapshots, |id| open(store, id), broken)?;
     snapshots.sort_by(|a, b| b.created.cmp(&a.created).then(a.id.cmp(&b.id)));
     Ok(snapshots)
 }

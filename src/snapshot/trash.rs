@@ -71,7 +71,7 @@ pub(crate) fn has_changed(store: &Store, container: Id, from: &Resolved) -> Resu
 
 /// What is in the trash, newest first.
 pub fn trash(store: &Store) -> Result<Vec<Snapshot>> {
-    let mut all = super::every(store)?;
+    let mut all = super::every(store, Err)?;
     all.retain(|snapshot| snapshot.trashed.is_some());
     Ok(all)
 }

@@ -259,6 +259,25 @@ impl Store {
         Ok(ids)
     }
 
+    /// The objects of a shelf, as `open` reads them. One that goes meanwhile is none; one that cannot be read is told to `broken`,
+    /// which says whether to go on without it.
+    pub(crate) fn each<T>(
+        &self,
+        shelf: Shelf,
+        open: impl Fn(&Id) -> Result<T>,
+        mut broken: impl FnMut(Error) -> Result<()>,
+    ) -> Result<Vec<T>> {
+        let mut objects = Vec::new();
+        for id in self.ids(shelf)? {
+            match open(&id) {
+                Ok(object) => objects.push(object),
+                Err(e) if e.kind() == Kind::NotFound => {}
+                Err(e) => broken(e)?,
+            }
+        }
+        Ok(objects)
+    }
+
     /// Whether the object is there, whole.
     pub fn exists(&self, shelf: Shelf, id: &Id) -> Result<bool> {
         let whole = match shelf {

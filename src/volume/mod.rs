@@ -134,14 +134,12 @@ fn empty(store: &Store, nocow: bool) -> Result<Draft<'_>> {
 
 /// Every volume, by name.
 pub fn list(store: &Store) -> Result<Vec<Volume>> {
-    let mut volumes = Vec::new();
-    for id in store.ids(Shelf::Volumes)? {
-        match open(store, &id) {
-            Ok(volume) => volumes.push(volume),
-            Err(e) if e.kind() == Kind::NotFound => {} // removed while we looked
-            Err(e) => return Err(e),
-        }
-    }
+    list_but(store, Err)
+}
+
+/// [`list`], told of those that cannot be read.
+pub fn list_but(store: &Store, broken: impl FnMut(Error) -> Result<()>) -> Result<Vec<Volume>> {
+    let mut volumes = store.each(Shelf::Volumes, |id| open(store, id), broken)?;
     volumes.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(volumes)
 }

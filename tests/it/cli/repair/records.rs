@@ -4,6 +4,7 @@ use serde_json::Value;
 
 use super::{RECORD, Scene, changed, get, set, text, unset};
 use crate::support::sh;
+use crate::support::store::Store;
 
 /// What may have become of a record: nothing, or these bytes.
 fn spoilt(record: &str) -> Vec<(&'static str, Option<Vec<u8>>)> {
@@ -236,4 +237,44 @@ fn nothing_is_done_to_a_container_that_runs() {
     assert_eq!(scene.store.lines("ps -q").len(), 1, "it runs");
     scene.store.ok("rm -f on");
     assert_eq!(scene.check("--repair"), Vec::<String>::new());
+}
+
+#[test]
+fn listings_go_on_without_what_cannot_be_read() {
+    let store = Store::new();
+    for line in [
+        "image tag busybox other",
+        "snapshot create busybox one",
+        "snapshot create busybox two",
+        "create --name three busybox true",
+        "create --name four busybox true",
+        "volume create five",
+        "volume create six",
+    ] {
+        store.ok(line);
+    }
+    store.ok("commit two gone");
+    for (shelf, listing, inspect, stays, is_gone) in [
+        ("images", "image ls", "image inspect", "localhost/other", "gone"),
+        ("snapshots", "snapshot ls", "snapshot inspect", "two", "one"),
+        ("containers", "ps -a", "inspect", "four", "three"),
+        ("volumes", "volume ls", "volume inspect", "six", "five"),
+    ] {
+        let known = store.json(&format!("{inspect} {is_gone}"));
+        let id = match known[0]["Mountpoint"].as_str() {
+            Some(path) => path.rsplit('/').nth(1).expect("an id").to_string(),
+            None => known[0]["Id"].as_str().expect("an id").to_string(),
+        };
+        let object = store.root().join("fs").join(shelf).join(id);
+        let record = get(&object, RECORD);
+        set(&object, RECORD, b"no JSON");
+        let done = store.run(listing);
+        assert_eq!(done.status, 125, "{done}");
+        assert!(done.stdout.contains(stays) && !done.stdout.contains(is_gone), "{done}");
+        let lines: Vec<&str> = done.stderr.lines().collect();
+        assert!(lines[0].starts_with("tupper: error: ") && lines[0].contains("record"), "{done}");
+        assert_eq!(lines[1..], ["hint: `tupper store check --repair` mends what the disk tells"], "{done}");
+        set(&object, RECORD, record.as_bytes());
+        store.ok(listing);
+    }
 }
