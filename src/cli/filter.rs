@@ -124,10 +124,7 @@ pub(super) struct Filters {
     statuses: Vec<String>,
     exits: Vec<u8>,
     ancestors: Vec<(String, Option<Id>)>,
-    /// The newest of those that they are older than.
-    before: Option<Timestamp>,
-    /// The oldest of those that they are newer than.
-    since: Option<Timestamp>,
+    made: Span,
     volumes: Vec<String>,
     networks: Vec<String>,
     healths: Vec<String>,
@@ -148,14 +145,8 @@ impl Filters {
                 Filter::Status(status) => filters.statuses.push(status),
                 Filter::Exited(status) => filters.exits.push(status),
                 Filter::Ancestor(name) => filters.ancestors.push(ancestor(store, name)?),
-                Filter::Before(text) => {
-                    let created = container::find(store, &text)?.created;
-                    filters.before = filters.before.max(Some(created));
-                }
-                Filter::Since(text) => {
-                    let created = container::find(store, &text)?.created;
-                    filters.since = Some(filters.since.map_or(created, |since| since.min(created)));
-                }
+                Filter::Before(text) => filters.made.before(container::find(store, &text)?.created),
+                Filter::Since(text) => filters.made.since(container::find(store, &text)?.created),
                 Filter::Volume(text) => filters.volumes.push(text),
                 Filter::Network(network) => filters.networks.push(network),
                 Filter::Health(health) => filters.healths.push(health),
@@ -181,13 +172,33 @@ impl Filters {
             && any(&self.statuses, |status| status == container.status())
             && any(&self.exits, |status| matches!(&container.state, State::Exited(end) if end.exit_code == *status))
             && any(&self.ancestors, |(name, id)| comes_from(container, name, id.as_ref()))
-            && self.before.is_none_or(|before| container.created < before)
-            && self.since.is_none_or(|since| container.created > since)
+            && self.made.has(container.created)
             && any(&self.volumes, |volume| mounts(container, volume))
             && any(&self.networks, |network| is_network(&container.spec.network, network))
             && any(&self.healths, |word| container.health.as_ref().map_or("none", |h| h.condition.as_str()) == word)
             && any(&self.policies, |word| super::container::policy(container.spec.restart).0 == word)
             && any(&self.on_boot, |wanted| starts_on_boot(container) == *wanted)
+    }
+}
+
+/// When something may have been made: before the newest of some times, and since the oldest of others.
+#[derive(Debug, Default)]
+pub(super) struct Span {
+    before: Option<Timestamp>,
+    since: Option<Timestamp>,
+}
+
+impl Span {
+    pub(super) fn before(&mut self, time: Timestamp) {
+        self.before = self.before.max(Some(time));
+    }
+
+    pub(super) fn since(&mut self, time: Timestamp) {
+        self.since = Some(self.since.map_or(time, |since| since.min(time)));
+    }
+
+    pub(super) fn has(&self, time: Timestamp) -> bool {
+        self.before.is_none_or(|before| time < before) && self.since.is_none_or(|since| time > since)
     }
 }
 

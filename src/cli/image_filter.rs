@@ -9,7 +9,7 @@ use tupper::image::{self, Image};
 use tupper::name::ImageName;
 use tupper::store::Store;
 
-use super::filter::{self, Pattern, any};
+use super::filter::{self, Pattern, Span, any};
 use super::logs::time;
 
 /// One of them, as it was given.
@@ -82,10 +82,7 @@ pub(super) struct Filters {
     labels: Vec<(String, Option<String>)>,
     references: Vec<Reference>,
     dangling: Vec<bool>,
-    /// The newest of the times that they are older than.
-    before: Option<Timestamp>,
-    /// The oldest of those that they are newer than.
-    since: Option<Timestamp>,
+    made: Span,
 }
 
 impl Filters {
@@ -99,12 +96,9 @@ impl Filters {
                 Filter::Label(key, value) => filters.labels.push((key, value)),
                 Filter::Reference(reference) => filters.references.push(reference),
                 Filter::Dangling(wanted) => filters.dangling.push(wanted),
-                Filter::Before(text) => filters.before = filters.before.max(Some(image::find(store, &text)?.created)),
-                Filter::Until(time) => filters.before = filters.before.max(Some(time)),
-                Filter::Since(text) => {
-                    let created = image::find(store, &text)?.created;
-                    filters.since = Some(filters.since.map_or(created, |since| since.min(created)));
-                }
+                Filter::Before(text) => filters.made.before(image::find(store, &text)?.created),
+                Filter::Until(time) => filters.made.before(time),
+                Filter::Since(text) => filters.made.since(image::find(store, &text)?.created),
             }
         }
         Ok(filters)
@@ -122,8 +116,7 @@ impl Filters {
             && self.labels.iter().all(|(key, value)| has_label(key, value.as_deref()))
             && any(&self.references, |reference| image.names.iter().any(|name| reference.is_match(name)))
             && any(&self.dangling, |wanted| image.names.is_empty() == *wanted)
-            && self.before.is_none_or(|before| image.created < before)
-            && self.since.is_none_or(|since| image.created > since)
+            && self.made.has(image.created)
     }
 }
 

@@ -3,13 +3,12 @@
 use std::str::FromStr;
 
 use anyhow::{Result, anyhow, bail};
-use jiff::Timestamp;
 use tupper::error::{Error, Kind};
 use tupper::name::Id;
 use tupper::snapshot::{self, Snapshot};
 use tupper::store::Store;
 
-use super::filter::{self, Pattern, any};
+use super::filter::{self, Pattern, Span, any};
 
 /// One of them, as it was given.
 #[derive(Debug, Clone)]
@@ -51,10 +50,7 @@ pub(super) struct Filters {
     labels: Vec<(String, Option<String>)>,
     /// What it was called, and which object is called so now.
     sources: Vec<(String, Option<Id>)>,
-    /// The newest of those that they are older than.
-    before: Option<Timestamp>,
-    /// The oldest of those that they are newer than.
-    since: Option<Timestamp>,
+    made: Span,
 }
 
 impl Filters {
@@ -75,14 +71,8 @@ impl Filters {
                     };
                     filters.sources.push((name, id));
                 }
-                Filter::Before(text) => {
-                    let created = snapshot::find(store, &text)?.created;
-                    filters.before = filters.before.max(Some(created));
-                }
-                Filter::Since(text) => {
-                    let created = snapshot::find(store, &text)?.created;
-                    filters.since = Some(filters.since.map_or(created, |since| since.min(created)));
-                }
+                Filter::Before(text) => filters.made.before(snapshot::find(store, &text)?.created),
+                Filter::Since(text) => filters.made.since(snapshot::find(store, &text)?.created),
             }
         }
         Ok(filters)
@@ -110,7 +100,6 @@ impl Filters {
             && any(&self.names, |pattern| pattern.is_match(&name))
             && self.labels.iter().all(|(key, value)| has_label(key, value.as_deref()))
             && any(&self.sources, |(name, id)| source.name == *name || id.is_some() && source.id == *id)
-            && self.before.is_none_or(|before| snapshot.created < before)
-            && self.since.is_none_or(|since| snapshot.created > since)
+            && self.made.has(snapshot.created)
     }
 }
