@@ -163,7 +163,7 @@ impl Pulling {
                 log::info!("{}", output::one_line(format_args!("the image that is here is taken: {e:#}")));
                 Ok(store)
             }
-            Err(e) if is_here => Err(e),
+            Err(e) if is_here || interrupt::caught().is_some() => Err(e),
             Err(e) => {
                 Err(e.context(output::one_line(format_args!("{source}: no such container or snapshot or image here"))))
             }

@@ -56,6 +56,17 @@ pub(super) fn of(root: &Path) -> Result<PathBuf> {
     Err(error.with_hint("attach the device that the store was made on"))
 }
 
+/// Refuses to go on with a store at `root` that was begun elsewhere than on this device.
+pub(super) fn require(root: &Path, device: &Path) -> Result<()> {
+    let begun = root.join(FILE);
+    let same = || Ok::<_, Error>(of(root)? == std::fs::canonicalize(device)?);
+    if is_given(root)? && same().context(|| device.display().to_string())? {
+        return Ok(());
+    }
+    let error = Error::new(Kind::AlreadyExists, format!("{}: a store was begun there already", begun.display()));
+    Err(error.with_hint("`tupper store gc` makes it whole; `tupper store reset` removes it"))
+}
+
 /// Whether the btrfs with this UUID is on a device.
 fn has(device: &Path, uuid: &str) -> bool {
     require_formatted(device).is_ok() && uuid_of(device).is_ok_and(|found| found == uuid)

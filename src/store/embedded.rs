@@ -136,7 +136,11 @@ pub(super) fn ensure_filesystem(root: &Path, making: BorrowedFd<'_>, options: &O
         };
     }
     let size = match (exists(root)?, &options.device) {
-        (true, _) => None,
+        (true, None) => None,
+        (true, Some(device)) => {
+            device::require(root, device)?;
+            None
+        }
         (false, None) => Some(format(root, making, options)?),
         (false, Some(device)) => {
             device::format(root, making, device, options)?;

@@ -73,6 +73,14 @@ fn a_device_with_something_on_it_is_refused_unless_that_may_go() {
     assert!(error.contains("already a store"), "{error}");
     assert_eq!(signature(&other), "");
 
+    // One was begun in a file.
+    let begun = Tupper::new(disk.path().join("begun"));
+    std::fs::create_dir(begun.root()).expect("a directory");
+    std::fs::File::create(begun.root().join("store.btrfs")).expect("a file").set_len(300 << 20).expect("a hole");
+    let error = begun.run_with("store init --device", &[other.path()]).fails(125);
+    assert!(error.contains("a store was begun there already"), "{error}");
+    assert_eq!(signature(&other), "");
+
     for (path, why) in
         [("/dev/null", "not a block device"), ("/nonexistent", "no such file"), ("/tmp", "not a block device")]
     {
