@@ -166,7 +166,7 @@ mod tests {
     #[test]
     fn what_is_no_setting_is_refused_by_name() {
         for (text, why) in [
-            ("name = 'x'", "name: no such key; there are root, log-level, network, pool, cgroup-manager"),
+            ("name = 'x'", "name: no such key; there are root, log-level, network, pool, pull, cgroup-manager"),
             ("pool = true", "pool: not a string"),
             ("root = '/x'\npool = ", "line 2: "),
             ("[run]\npool = 'off'", "run: no such key"),

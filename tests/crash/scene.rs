@@ -352,13 +352,13 @@ impl Scene {
                 // Those of other stores are other sweeps'.
                 ("process", pid) if !self.networks && !is_about(pid, self.root()) => {}
                 ("process", _) => lines.push("process".to_string()),
+                ("cgroup" | "run", path) if self.uuid.is_empty() || !path.contains(&self.uuid) => {}
                 // Which range of ids is free depends on who else is on the host.
-                ("run", path) if path.starts_with("/run/tupper/ids/") && path.contains(&self.uuid) => {
+                ("run", path) if path.starts_with("/run/tupper/ids/") => {
                     let whose = path.split_once('.').expect("a range and whose it is").1;
                     lines.push(format!("range of ids {whose}"));
                 }
                 ("loop", device) => lines.push(format!("loop {}", device.split(' ').next_back().expect("a file"))),
-                ("cgroup" | "run", path) if self.uuid.is_empty() || !path.contains(&self.uuid) => {}
                 _ => lines.push(line.to_string()),
             }
         }

@@ -82,7 +82,7 @@ fn the_example_has_every_key_with_what_holds_without_it() {
         .collect::<Vec<_>>()
         .join("\n");
     let store = Store::new();
-    assert_eq!(all.lines().count(), 5, "{all}");
+    assert_eq!(all.lines().count(), 6, "{all}");
     with(&all, &store, "image ls").ok();
     let said = with("nothing = 'x'", &store, "image ls").fails(125);
     for line in all.lines() {
