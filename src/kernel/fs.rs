@@ -4,6 +4,7 @@ use std::ffi::{CString, OsStr, OsString};
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
@@ -187,6 +188,12 @@ pub(crate) fn is_other_now(e: &Error) -> bool {
 pub(crate) fn metadata_at(at: BorrowedFd<'_>, path: impl AsRef<Path>) -> Result<libc::stat> {
     let path = path.as_ref();
     stat::fstatat(at, path, AtFlags::AT_SYMLINK_NOFOLLOW).map_err(|e| failed("stat", at, path, e))
+}
+
+/// Opens a block device to write to that nobody has mounted or opened so: open(2), O_EXCL.
+pub(crate) fn open_device_alone(device: &Path) -> Result<std::fs::File> {
+    let opened = std::fs::File::options().write(true).custom_flags(libc::O_EXCL).open(device);
+    opened.map_err(|e| Error::from_io(format_args!("open {} alone", device.display()), e))
 }
 
 /// Whether there is something at `path`, a link that leads nowhere included. That it cannot be looked at is an error, not

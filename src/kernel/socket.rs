@@ -134,6 +134,11 @@ pub(crate) fn send(socket: BorrowedFd<'_>, message: &[u8], descriptors: &[Borrow
     }
 }
 
+/// Whether a message was not [sent](send) because the other end is closed.
+pub(crate) fn is_closed(error: &Error) -> bool {
+    matches!(error.errno(), Some(libc::EPIPE | libc::ECONNRESET))
+}
+
 /// recvmsg(2) of one message; `None` when the other end is closed.
 pub(crate) fn receive(socket: BorrowedFd<'_>) -> Result<Option<(Vec<u8>, Vec<OwnedFd>)>> {
     let mut buffer = vec![0; MESSAGE];

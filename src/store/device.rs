@@ -6,7 +6,7 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, FileTypeExt};
 use std::path::{Path, PathBuf};
 
 use super::embedded::{FILE, MAGIC_OFFSET, Options, require_formatted, run_mkfs};
@@ -110,8 +110,7 @@ pub(super) fn format(root: &Path, making: BorrowedFd<'_>, device: &Path, options
 /// Leaves no filesystem on a device that is not mounted: wipefs(8).
 pub(super) fn wipe(device: &Path) -> Result<()> {
     let fail = |e: io::Error| Error::from_io(format_args!("wipe {}", device.display()), e);
-    // Nobody else has it, mounted or opened so: open(2), O_EXCL.
-    let file = File::options().write(true).custom_flags(libc::O_EXCL).open(device).map_err(fail)?;
+    let file = fs::open_device_alone(device)?;
     file.write_all_at(&[0; 8], MAGIC_OFFSET).map_err(fail)?;
     for copy in COPIES {
         match file.write_all_at(&[0; 8], MAGIC_OFFSET + copy) {
