@@ -12,7 +12,7 @@ use tupper::error::Kind;
 use tupper::network::{HostEntry, Mode};
 use tupper::sandbox::{self, DeviceRequest, IdMap, LogDriver, Restart, Signal, Users, Volume};
 
-use super::Waiting;
+use super::Removing;
 use super::chosen::Chosen;
 use super::output;
 
@@ -29,30 +29,27 @@ pub(super) struct Rm {
     /// Remove its volumes that nobody named, too
     #[arg(long, short)]
     volumes: bool,
-    /// Print what would go, and remove nothing
-    #[arg(long)]
-    dry_run: bool,
     #[command(flatten)]
-    waiting: Waiting,
+    removing: Removing,
 }
 
 impl Rm {
     pub(super) fn run(self, root: &Path) -> Result<ExitCode> {
-        let store = super::open_to_remove(root, self.dry_run)?;
+        let store = super::open_to_remove(root, self.removing.dry_run)?;
         let containers = self.chosen.names(&store, |_| true)?;
-        let removal = container::Removal { force: self.force, volumes: self.volumes, dry_run: self.dry_run };
+        let removal = container::Removal { force: self.force, volumes: self.volumes, dry_run: self.removing.dry_run };
         let done = super::for_each(&containers, |text| {
             let removed = container::remove(&store, text, &removal);
-            match removed.and_then(|id| if self.dry_run { Ok(id) } else { self.waiting.synced(&store, id) }) {
+            match removed.and_then(|id| self.removing.synced(&store, id)) {
                 Ok(_) => output::line(text),
                 Err(e) if self.force && e.kind() == Kind::NotFound => Ok(()),
                 Err(e) => Err(e.into()),
             }
         });
-        if !self.dry_run {
+        if !self.removing.dry_run {
             tupper::network::settle(&store)?;
-            self.waiting.finish(&store)?;
         }
+        self.removing.finish(&store)?;
         Ok(done)
     }
 }

@@ -367,9 +367,12 @@ fn open_to_remove(root: &std::path::Path, dry_run: bool) -> Result<Store> {
     Ok(store)
 }
 
-/// What a verb that removes something waits for.
+/// How a verb removes something, and what it waits for.
 #[derive(Debug, Args)]
-struct Waiting {
+struct Removing {
+    /// Print what would go, and remove nothing
+    #[arg(long)]
+    dry_run: bool,
     /// Wait until the removal would survive a power cut
     #[arg(long)]
     sync: bool,
@@ -378,10 +381,10 @@ struct Waiting {
     wait: bool,
 }
 
-impl Waiting {
+impl Removing {
     /// What was removed, durably so if that is wanted.
     fn synced<T>(&self, store: &Store, removed: T) -> tupper::error::Result<T> {
-        if self.sync {
+        if self.sync && !self.dry_run {
             store.sync()?;
         }
         Ok(removed)
@@ -389,7 +392,7 @@ impl Waiting {
 
     /// All is removed.
     fn finish(&self, store: &Store) -> tupper::error::Result<()> {
-        if self.wait { store.await_space() } else { Ok(()) }
+        if self.wait && !self.dry_run { store.await_space() } else { Ok(()) }
     }
 }
 

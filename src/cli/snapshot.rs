@@ -17,7 +17,7 @@ use super::output::{self, Listing};
 use super::prune::Prune;
 use super::snapshot_filter::{Filter, Filters};
 use super::tree::{self, Tree};
-use super::{Broken, Waiting};
+use super::{Broken, Removing};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Verb {
@@ -206,20 +206,17 @@ pub(super) struct Rm {
     /// One that does not exist is no error
     #[arg(long, short)]
     force: bool,
-    /// Print what would go, and remove nothing
-    #[arg(long)]
-    dry_run: bool,
     #[command(flatten)]
-    waiting: Waiting,
+    removing: Removing,
 }
 
 impl Rm {
     fn run(self, root: &Path) -> Result<ExitCode> {
-        let store = super::open_to_remove(root, self.dry_run)?;
+        let store = super::open_to_remove(root, self.removing.dry_run)?;
         let done = super::for_each(&self.snapshots, |text| {
-            let removed = match self.dry_run {
+            let removed = match self.removing.dry_run {
                 true => snapshot::find(&store, text).map(|snapshot| snapshot.id),
-                false => snapshot::remove(&store, text).and_then(|id| self.waiting.synced(&store, id)),
+                false => snapshot::remove(&store, text).and_then(|id| self.removing.synced(&store, id)),
             };
             match removed {
                 Ok(id) => output::line(id),
@@ -227,9 +224,7 @@ impl Rm {
                 Err(e) => Err(e.into()),
             }
         });
-        if !self.dry_run {
-            self.waiting.finish(&store)?;
-        }
+        self.removing.finish(&store)?;
         Ok(done)
     }
 }

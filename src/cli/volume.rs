@@ -14,7 +14,7 @@ use tupper::volume::{self, Volume};
 use tupper::{check, container};
 
 use super::output::{self, Format};
-use super::{Broken, Waiting};
+use super::{Broken, Removing};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Verb {
@@ -173,11 +173,8 @@ pub(super) struct Rm {
     /// Remove the containers that have one, too, even if they run; one that does not exist is no error
     #[arg(long, short)]
     force: bool,
-    /// Print what would go, and remove nothing
-    #[arg(long)]
-    dry_run: bool,
     #[command(flatten)]
-    waiting: Waiting,
+    removing: Removing,
     /// Names, or what only one name begins with
     #[arg(required_unless_present = "all", value_name = "VOLUME")]
     volumes: Vec<String>,
@@ -185,22 +182,20 @@ pub(super) struct Rm {
 
 impl Rm {
     fn run(self, root: &Path) -> Result<ExitCode> {
-        let store = super::open_to_remove(root, self.dry_run)?;
+        let store = super::open_to_remove(root, self.removing.dry_run)?;
         let volumes = match self.all {
             true => volume::list(&store)?.into_iter().map(|volume| volume.name.to_string()).collect(),
             false => self.volumes,
         };
         let done = super::for_each(&volumes, |text| {
-            let removed = container::remove_volume(&store, text, self.force, self.dry_run);
-            match removed.and_then(|name| if self.dry_run { Ok(name) } else { self.waiting.synced(&store, name) }) {
+            let removed = container::remove_volume(&store, text, self.force, self.removing.dry_run);
+            match removed.and_then(|name| self.removing.synced(&store, name)) {
                 Ok(name) => output::line(name),
                 Err(e) if self.force && e.kind() == Kind::NotFound => Ok(()),
                 Err(e) => Err(e.into()),
             }
         });
-        if !self.dry_run {
-            self.waiting.finish(&store)?;
-        }
+        self.removing.finish(&store)?;
         Ok(done)
     }
 }
